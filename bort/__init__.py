@@ -1,0 +1,27 @@
+"""Bort: the optimal subarchitecture of BERT (de Wynter and Perry, 2020) on MXNet.
+
+The names below are imported on first use, so ``import bort`` and everything that needs no network (the 4-tuple, the
+tasks, the text tools) work without MXNet.
+"""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Architecture": "bort.architecture",
+    "BortError": "bort.errors",
+    "get_model": "bort.zoo",
+    "load": "bort.checkpoints",
+    "load_tokenizer": "bort.text.tokenizer",
+    "save": "bort.checkpoints",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'bort' has no attribute {name!r}")

@@ -1,0 +1,132 @@
+"""Files that are never half-written, and JSON that is never trusted: the project's only readers and writers of both."""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Any, Dict, Iterator, List, Union
+
+from bort.errors import BortError
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+MAX_JSON_BYTES = 64 << 20
+"""A settings or index file larger than this is refused before it is parsed."""
+
+
+@contextlib.contextmanager
+def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO]:
+    """Open a file that replaces ``path`` only when the block ends without an error.
+
+    The text encoding is UTF-8 with LF line ends. The data is flushed to the disk before the replacement, so a crash
+    leaves either the old content or the new one. An error inside the block removes the temporary file.
+
+    Raises:
+        BortError: the folder cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    binary = "b" in mode
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise BortError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        with os.fdopen(handle, mode, **({} if binary else {"encoding": "utf-8", "newline": "\n"})) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; a result is meant to be read by whoever may read the folder.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError as error:
+        _remove_quietly(name)
+        raise BortError(f"{path}: writing failed ({error.strerror}); what was there before is untouched") from error
+    except BaseException:
+        _remove_quietly(name)
+        raise
+
+
+def _remove_quietly(name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name)
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically. NaN and infinities are refused: they are not JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path) as stream:
+        stream.write(text + "\n")
+
+
+def parse_json(text: Union[str, bytes], where: str) -> Any:
+    """``json.loads`` whose every failure, deep nesting and undecodable bytes included, is a BortError naming ``where``."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BortError(f"{where}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})") from error
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise BortError(f"{where}: not valid JSON ({type(error).__name__}: {error})") from error
+
+
+def read_json(path: PathLike, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Read a JSON file of at most ``max_bytes`` bytes.
+
+    Raises:
+        BortError: the file is missing, too large, not UTF-8, not JSON or nested too deeply.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise BortError(f"{path}: {size} bytes are more than a file of this kind may have ({max_bytes})")
+        data = path.read_bytes()
+    except OSError as error:
+        raise BortError(f"{path}: cannot be read ({error.strerror})") from error
+    return parse_json(data, str(path))
+
+
+def append_jsonl(path: PathLike, row: Dict[str, Any]) -> None:
+    """Append one JSON line and flush it to the operating system, so that a killed run keeps every finished line."""
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        with open(path, "a", encoding="utf-8", newline="\n") as stream:
+            stream.write(line)
+    except OSError as error:
+        raise BortError(f"{path}: cannot be appended to ({error.strerror})") from error
+
+
+def read_jsonl(path: PathLike) -> List[Any]:
+    """Rows of a JSON-lines file; a last line without its line end (a kill while writing) is dropped.
+
+    Raises:
+        BortError: the file cannot be read, or another line is not JSON (named by number).
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BortError(f"{path}: cannot be read ({error.strerror})") from error
+    complete = data[: data.rfind(b"\n") + 1]
+    return [
+        parse_json(line, f"{path}, line {number}")
+        for number, line in enumerate(complete.split(b"\n"), start=1)
+        if line.strip()
+    ]
+
+
+def sha256_file(path: PathLike) -> str:
+    """SHA-256 of a file's content, in hexadecimal; streams, so the file may be larger than memory."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise BortError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
