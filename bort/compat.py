@@ -1,0 +1,82 @@
+"""The only door to MXNet: sets what must be set before its library starts, then imports it.
+
+* NumPy 1.24 removed the aliases (``np.bool`` and friends) that MXNet 1.9.1 uses at import.
+* OpenMP reads its settings once, when the library is loaded. One thread per core (divided among the Horovod ranks of
+  this machine) and an active wait policy are worth up to 1.7x on a CPU (``../shared/reference/performance.md``).
+* The process's own environment always wins: a variable that is already set is left alone.
+"""
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Dict
+
+import numpy as np
+
+from bort.errors import BortError
+
+LOCAL_SIZE_VARIABLES = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (its affinity mask, not the machine's total)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def local_ranks() -> int:
+    """Processes that share this machine under one Horovod launcher; 1 when there is none."""
+    for variable in LOCAL_SIZE_VARIABLES:
+        value = os.environ.get(variable, "")
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    return 1
+
+
+def thread_settings() -> Dict[str, str]:
+    """Environment variables that MXNet's CPU build runs best with, for this process's share of the machine."""
+    ranks = local_ranks()
+    threads = max(1, usable_cores() // ranks)
+    # Spinning threads of several ranks would fight for the same cores, so only a rank that fits may spin.
+    fits = threads * ranks <= usable_cores()
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "active" if fits else "passive",
+        "MXNET_STORAGE_FALLBACK_LOG_VERBOSE": "0",
+        "MXNET_SUBGRAPH_VERBOSE": "0",
+    }
+
+
+def _restore_numpy_aliases() -> None:
+    for name, builtin in (("bool", bool), ("int", int), ("float", float), ("complex", complex), ("object", object),
+                          ("str", str)):
+        if name not in np.__dict__:
+            setattr(np, name, builtin)
+
+
+def _import_mxnet():
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise BortError(f"MXNet 1.9.1 needs numpy < 2, this environment has {np.__version__}: pip install 'numpy<2'")
+    for variable, value in thread_settings().items():
+        os.environ.setdefault(variable, value)
+    _restore_numpy_aliases()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import mxnet
+    except ImportError as error:
+        raise BortError("MXNet is not installed: pip install 'bort[cpu]' (or 'bort[cu110]' on a GPU with CUDA 11.0)"
+                        f" [{error}]") from error
+    except OSError as error:
+        raise BortError(f"MXNet's library cannot be loaded ({error}); on Debian: apt-get install libgomp1, and "
+                        "mxnet-cu110 needs the CUDA 11.0 libraries") from error
+    return mxnet
+
+
+mx = _import_mxnet()
+nd = mx.nd
+gluon = mx.gluon
+autograd = mx.autograd
+
+__all__ = ["autograd", "gluon", "local_ranks", "mx", "nd", "thread_settings", "usable_cores"]

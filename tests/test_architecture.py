@@ -1,0 +1,102 @@
+"""The 4-tuple: rules, counts against hand-computed figures, the search space and every way to name one."""
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bort.architecture import PRESETS, Architecture, parse, search_space
+from bort.errors import BortError
+
+BORT = Architecture(4, 8, 1024, 768)
+
+
+def test_exact_counts_of_bort_and_its_teacher_are_the_releases():
+    counts = BORT.parameters(50265, 512)
+    assert counts["total"] == 76_208_217
+    assert counts["body"] == 75_106_304
+    assert PRESETS["roberta-large"].architecture.parameters()["total"] == 355_408_985
+
+
+def test_lemmas_equal_hand_computed_values():
+    # <1, 1, 2, 3>, V = 5, S = 7: 1*(4*4 + 2*2*3 + 18 + 3) + 4 + (5 + 7 + 6)*2
+    assert Architecture(1, 1, 2, 3).lemma2_parameters(5, 7) == 49 + 4 + 36
+    # 1*(4*3*2 + 4 + 3*3 + 7*9) + 3*2 + 3*2
+    assert Architecture(1, 1, 2, 3).lemma1_flops() == 24 + 4 + 9 + 63 + 6 + 6
+    assert round(BORT.lemma2_parameters() / 1e6, 1) == 76.2
+
+
+def test_flops_match_the_measured_order():
+    # performance.md: about 28 GFLOP at 512 tokens, 23.6 of them in the linear layers.
+    linear = 512 * 4 * (8 * 1024**2 + 4 * 1024 * 768)
+    assert abs(linear / 1e9 - 23.6) < 0.1
+    assert linear < BORT.flops(512) < 29e9
+    assert BORT.flops(512, masked_positions=1) - BORT.flops(512) > 2 * 1024 * 50265
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 16), st.integers(1, 64), st.integers(1, 100))
+def test_costs_grow_with_every_member(depth, heads, head_size, inner, length):
+    small = Architecture(depth, heads, heads * head_size, inner)
+    for larger in (Architecture(depth + 1, heads, small.hidden, inner), Architecture(depth, heads, small.hidden, inner + 1),
+                   Architecture(depth, heads, small.hidden + heads, inner)):
+        assert larger.parameters()["total"] > small.parameters()["total"]
+        assert larger.lemma2_parameters() > small.lemma2_parameters()
+        assert larger.lemma1_flops() > small.lemma1_flops()
+        assert larger.flops(length) > small.flops(length)
+
+
+@pytest.mark.parametrize("values, rule", [((4, 5, 1024, 768), "divisible"), ((0, 8, 1024, 768), "positive"),
+                                          ((4, 8, -1024, 768), "positive"), ((4.0, 8, 1024, 768), "integer"),
+                                          ((True, 8, 1024, 768), "integer"), (("4", 8, 1024, 768), "integer"),
+                                          ((4, 8, 1024, 1 << 40), "larger")])
+def test_impossible_tuples_name_the_rule(values, rule):
+    with pytest.raises(BortError, match=rule):
+        Architecture(*values)
+
+
+def test_the_papers_space_has_300_of_360_tuples():
+    space = search_space()
+    assert len(space) == len(set(space)) == 300
+    assert space == sorted(space)
+    assert BORT in space and PRESETS["bert-base"].architecture in space
+    with pytest.raises(BortError, match="empty"):
+        search_space(heads=[7])
+    with pytest.raises(BortError, match="heads"):
+        search_space(heads=[0])
+    with pytest.raises(BortError, match="empty"):
+        search_space(depths=[])
+
+
+def test_parse_accepts_every_way_to_name_one(tmp_path):
+    best = tmp_path / "best.json"
+    best.write_text(json.dumps({"architecture": BORT.to_dict(), "W": 8.6}))
+    for text in ("bort", "BORT", "4,8,1024,768", " 4, 8, 1024, 768 ", str(best), BORT):
+        assert parse(text) == BORT
+    assert parse("bort_2_16_512_1024") == Architecture(2, 16, 1024, 512)
+
+
+@pytest.mark.parametrize("text, message", [("nonsense", "preset"), ("4,8,1024", "four"), ("4,8,x,768", "integers"),
+                                           ("4,7,1024,768", "divisible"), ("missing.json", "cannot be read"),
+                                           ("4.0,8,1024,768", "integers"), ("", "preset"), ("-4,8,1024,768", "positive")])
+def test_parse_names_what_is_wrong(text, message):
+    with pytest.raises(BortError, match=message):
+        parse(text)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"architecture": 4}', '{"architecture": {"depth": 4}}', "{", '"x"',
+                                     '{"architecture": {"depth": 4, "heads": 8, "hidden": 1024, "intermediate": null}}'])
+def test_a_broken_best_json_is_a_clear_error(tmp_path, content):
+    path = tmp_path / "best.json"
+    path.write_text(content)
+    with pytest.raises(BortError):
+        parse(str(path))
+
+
+@given(st.text())
+def test_parse_never_fails_otherwise(text):
+    try:
+        assert isinstance(parse(text), Architecture)
+    except BortError:
+        pass
