@@ -1,0 +1,65 @@
+"""Sentence boundaries in English prose, by rule: no model and no data to load."""
+from __future__ import annotations
+
+import re
+from typing import List
+
+_ABBREVIATIONS = frozenset("""
+    mr mrs ms messrs dr prof rev hon st gen col lt capt sgt maj cmdr adm gov sen rep pres supt insp sr jr
+    e.g i.e eg ie cf viz vs v etc al ca approx resp incl excl esp fig figs eq eqs sec secs ch chap vol vols no nos pp
+    p ed eds trans ref refs dept univ inc ltd co corp bros assn est jan feb mar apr jun jul aug sep sept oct nov dec
+    mon tue tues wed thu thurs fri sat sun u.s u.k u.n d.c a.m p.m b.c a.d ph.d m.d b.a m.a
+""".split())
+
+_STILL_ENDS = frozenset("etc inc ltd co corp jr sr a.m p.m b.c a.d ph.d m.d b.a m.a u.s u.k u.n d.c al".split())
+
+# A full stop, question mark or exclamation mark, the quotes and brackets that close with it, and the blank after them.
+_END = re.compile(r"([.!?\u2026]+)([\"'\u2019\u201d)\]]*)\s+(?=([\"'\u2018\u201c(\[]*)(\S))")
+_LAST_WORD = re.compile(r"([^\W\d_]+(?:\.[^\W\d_]+)*)$")
+
+_OPENERS = frozenset("""
+    a an the this that these those i you he she it we they his her its our their my your there here in on at by for from
+    with and but or if when while as after before since although however then so because what who how why where not no
+    one all some many most more each every other another such to
+""".split())
+
+
+def split_sentences(text: str) -> List[str]:
+    """Sentences of a text, in order, without the blanks around them; joined by blanks they are the text again.
+
+    A sentence ends at ``.``, ``!``, ``?`` or an ellipsis before a blank and a capital, digit or opening quote, but not
+    after an abbreviation or an initial.
+    """
+    sentences: List[str] = []
+    begin = 0
+    for match in _END.finditer(text):
+        if _is_end(text, match):
+            sentences.append(text[begin:match.end()].strip())
+            begin = match.end()
+    tail = text[begin:].strip()
+    if tail:
+        sentences.append(tail)
+    return sentences
+
+
+def _is_end(text: str, match: "re.Match[str]") -> bool:
+    following = match.group(4)
+    if following.islower() or following in ",;:.!?)":
+        return False
+    mark = match.group(1)
+    if mark != ".":
+        return True
+    word = _LAST_WORD.search(text, max(0, match.start() - 24), match.start())
+    if word is None:
+        return True
+    last = word.group(1)
+    if match.group(2):
+        return True
+    initial = len(last) == 1 and last.isupper()
+    if not initial and last.lower() not in _ABBREVIATIONS:
+        return True
+    # "J. Smith" and "Mr. Smith" go on; "in the U.S. The ..." and "plan B. The ..." end where a common opener follows.
+    if last.lower() in _STILL_ENDS or (initial and last != "I"):
+        opener = re.match(r"[A-Za-z]+", text[match.end(4) - 1:match.end(4) + 11])
+        return opener is not None and opener.group(0).lower() in _OPENERS
+    return False
