@@ -1,0 +1,338 @@
+"""Model folders and bare ``.params`` files: ``load``, ``save``, ``python -m bort.checkpoints inspect|verify``.
+
+A model folder holds ``config.json``, ``model.params`` and, with a tokenizer, its files. Parameter names are those of
+the original release (H hidden, I intermediate, V vocabulary, P positions, i a layer, C classes):
+
+    encoder.position_weight                                                      (P, H)
+    encoder.layer_norm.{gamma,beta}                                              (H,)
+    encoder.transformer_cells.{i}.attention_cell.proj_{query,key,value}.{weight,bias}   (H, H), (H,)
+    encoder.transformer_cells.{i}.proj.{weight,bias}                             (H, H), (H,)
+    encoder.transformer_cells.{i}.layer_norm.{gamma,beta}                        (H,)
+    encoder.transformer_cells.{i}.ffn.ffn_1.{weight,bias}                        (I, H), (I,)
+    encoder.transformer_cells.{i}.ffn.ffn_2.{weight,bias}                        (H, I), (H,)
+    encoder.transformer_cells.{i}.ffn.layer_norm.{gamma,beta}                    (H,)
+    word_embed.0.weight                                                          (V, H)
+    decoder.0.{weight,bias}, decoder.2.{gamma,beta}, decoder.3.bias              (H, H), (H,); (H,); (V,)
+    decoder.3.weight: word_embed.0.weight again; released files hold it twice, ours once
+
+A classifier's file has all of these under ``bort.`` and its head under ``classifier.``.
+"""
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Union
+
+import numpy as np
+
+from bort.architecture import Architecture, parse
+from bort.errors import BortError, run_command
+from bort.files import PathLike, read_json, sha256_file, write_json
+from bort.models import HEADS, Bert, Classifier, initialize
+from bort.ndarrays import read_ndarrays, write_ndarrays
+
+FORMAT = "bort-model"
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+PARAMETERS_FILE = "model.params"
+TIED = "decoder.3.weight"
+EMBEDDING = "word_embed.0.weight"
+Model = Union[Bert, Classifier]
+
+
+class Located(NamedTuple):
+    """Where a model lies: its parameter file, its config if it has one, and the folder its tokenizer would be in."""
+
+    parameters: Path
+    config: Optional[Dict[str, Any]]
+    folder: Path
+
+
+def locate(path: PathLike) -> Located:
+    """Find the parameter file and config of a model folder or of a bare ``.params`` file.
+
+    Raises:
+        BortError: there is no model at ``path``, or more than one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if (path / CONFIG_FILE).is_file():
+            config = read_json(path / CONFIG_FILE)
+            if not isinstance(config, dict) or config.get("format") != FORMAT:
+                hint = f"; import it first: python -m bort.huggingface import {path} OUT" \
+                    if isinstance(config, dict) and "model_type" in config else ""
+                raise BortError(f"{path / CONFIG_FILE}: not the config of a model folder of this project{hint}")
+            return Located(path / PARAMETERS_FILE, config, path)
+        found = sorted(path.glob("*.params"))
+        if len(found) != 1:
+            raise BortError(f"{path}: not a model folder: no {CONFIG_FILE}, and {len(found)} .params files instead of one")
+        return Located(found[0], None, path)
+    if path.is_file():
+        beside = path.parent / CONFIG_FILE
+        if path.name == PARAMETERS_FILE and beside.is_file():
+            return locate(path.parent)
+        return Located(path, None, path.parent)
+    raise BortError(f"{path}: no such model folder or .params file")
+
+
+def read_parameters(path: PathLike) -> Tuple[Dict[str, np.ndarray], bool]:
+    """Parameters of a file by their names in a ``Bert``, heads under ``classifier.``, and whether it is a classifier.
+
+    A tied matrix that is stored twice is checked and kept once.
+
+    Raises:
+        BortError: the file is broken, or the two copies of the tied matrix differ.
+    """
+    arrays = read_ndarrays(path)
+    is_classifier = any(name.startswith("bort.") for name in arrays)
+    arrays = {name[5:] if is_classifier and name.startswith("bort.") else name: array for name, array in arrays.items()}
+    if TIED in arrays and EMBEDDING in arrays:
+        if not _same(arrays[TIED], arrays[EMBEDDING]):
+            raise BortError(f"{path}: {TIED} and {EMBEDDING} differ, but the MLM head uses the word embedding's matrix")
+        del arrays[TIED]
+    elif TIED in arrays:
+        arrays[EMBEDDING] = arrays.pop(TIED)
+    return arrays, is_classifier
+
+
+def _same(left: np.ndarray, right: np.ndarray) -> bool:
+    return left.shape == right.shape and bool(np.array_equal(left, right, equal_nan=True))
+
+
+def infer_architecture(arrays: Mapping[str, np.ndarray], heads: int, where: str) -> Architecture:
+    """The 4-tuple that the shapes of a parameter file belong to; A cannot be read off and must be given.
+
+    Raises:
+        BortError: the arrays are not those of a network of this family.
+    """
+    cells = {int(match.group(1)) for match in map(re.compile(r"encoder\.transformer_cells\.(\d{1,6})\.").match, arrays)
+             if match}
+    inner = arrays.get("encoder.transformer_cells.0.ffn.ffn_1.weight")
+    if not cells or inner is None or inner.ndim != 2:
+        raise BortError(f"{where}: not a parameter file of this family: no encoder.transformer_cells.0.ffn.ffn_1.weight "
+                        f"of two dimensions among {', '.join(sorted(arrays)[:4]) or 'no arrays'}, ...")
+    return Architecture(max(cells) + 1, heads, int(inner.shape[1]), int(inner.shape[0]))
+
+
+def _bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifier: bool,
+                 architecture: Optional[Union[str, Architecture]], heads: Optional[int]) -> Dict[str, Any]:
+    where = str(located.parameters)
+    named = re.match(r"(bort_4_8_768_1024|bort_2_16_512_1024)\b", located.parameters.name)
+    if architecture is not None:
+        found = parse(architecture)
+    elif named:
+        found = parse(named.group(1))
+    elif heads is not None:
+        found = infer_architecture(arrays, heads, where)
+    else:
+        raise BortError(f"{where}: a bare parameter file does not say how many heads it has; give --architecture "
+                        "D,A,H,I (4,8,1024,768 for the released bort.params) or --heads A")
+    for name in (EMBEDDING, "encoder.position_weight"):
+        if name not in arrays or arrays[name].ndim != 2:
+            raise BortError(f"{where}: not a parameter file of this family: no {name} of two dimensions")
+    config = {"architecture": found.to_dict(), "vocab_size": int(arrays[EMBEDDING].shape[0]),
+              "max_length": int(arrays["encoder.position_weight"].shape[0]), "head": None}
+    if is_classifier:
+        config["head"] = _bare_head(arrays, where)
+    return config
+
+
+def _bare_head(arrays: Mapping[str, np.ndarray], where: str) -> Dict[str, Any]:
+    """The head of a released classifier file; its layers are numbered from 0 when it was made without dropout."""
+    numbers = sorted(int(name.split(".")[1]) for name in arrays if re.fullmatch(r"classifier\.\d\.weight", name))
+    kinds = {(1, 3): ("pooled", 0.1), (0, 1): ("pooled", 0.0), (1,): ("linear", 0.1), (0,): ("linear", 0.0)}
+    if tuple(numbers) not in kinds:
+        raise BortError(f"{where}: its classifier has the layers {numbers}; known are classifier.1 and classifier.3 "
+                        "(classifier.0 and .1 without dropout), or a single one")
+    kind, dropout = kinds[tuple(numbers)]
+    return {"kind": kind, "dropout": dropout, "num_outputs": int(arrays[f"classifier.{numbers[-1]}.weight"].shape[0])}
+
+
+def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None) -> Model:
+    """The uninitialized network that a folder's ``config.json`` describes.
+
+    Raises:
+        BortError: a key is missing or holds what no network of this family has.
+    """
+    try:
+        number = {key: config.get(key, default) for key, default in
+                  (("vocab_size", None), ("max_length", 512), ("dropout", 0.1), ("layer_norm_eps", 1e-5),
+                   ("mlm_layer_norm_eps", 1e-12))}
+        if dropout is not None:
+            number["dropout"] = dropout
+        for key, value in number.items():
+            whole = key in ("vocab_size", "max_length")
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not (
+                    1 <= value <= 1 << 28 if whole else 0 <= value < 1):
+                raise BortError(f"{key} is {value!r}")
+        bert = Bert(Architecture.from_dict(config.get("architecture")), **number)
+        head = config.get("head")
+        if head is None:
+            return bert
+        if not isinstance(head, Mapping):
+            raise BortError(f"head is {head!r}")
+        model = Classifier(bert, head.get("num_outputs"), head.get("kind", ""),
+                           number["dropout"] if dropout is not None else head.get("dropout", 0.1))
+        model.task_name, model.labels = head.get("task"), head.get("labels")
+        model.encoding = head.get("encoding")
+        return model
+    except BortError as error:
+        raise BortError(f"{where}: {error}") from error
+
+
+def expected_shapes(model: Model) -> Dict[str, Tuple[int, ...]]:
+    """Name to shape of every distinct parameter of ``model``, as :func:`read_parameters` names them."""
+    return {_plain(name): tuple(parameter.shape) for name, parameter in model._collect_params_with_prefix().items()
+            if not name.endswith(TIED)}
+
+
+def _plain(name: str) -> str:
+    return name[5:] if name.startswith("bort.") else name
+
+
+def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Give ``model`` its values, cast to each parameter's own dtype.
+
+    Raises:
+        BortError: parameters are missing, extra or of another shape; one message lists all three kinds by name.
+    """
+    wanted = expected_shapes(model)
+    numbers = sorted(int(name.split(".")[1]) for name in arrays if re.fullmatch(r"classifier\.\d\.weight", name))
+    if numbers and numbers[0] == 0:  # a released head made without dropout, see _bare_head
+        renamed = {"0": "1", "1": "3"}
+        arrays = {re.sub(r"^classifier\.(\d)", lambda match: f"classifier.{renamed[match.group(1)]}", name): array
+                  for name, array in arrays.items()}
+    problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
+    problems += [f"extra {name} {array.shape}" for name, array in arrays.items() if name not in wanted]
+    problems += [f"{name} is {arrays[name].shape} instead of {shape}" for name, shape in wanted.items()
+                 if name in arrays and tuple(arrays[name].shape) != shape]
+    if problems:
+        raise BortError(f"{where}: its parameters are not those of {_describe(model)}: " + "; ".join(problems))
+    from bort.compat import mx
+
+    for name, parameter in model._collect_params_with_prefix().items():
+        if not name.endswith(TIED):
+            if parameter._data is None:
+                parameter.initialize(init="zeros")
+            parameter.set_data(mx.nd.array(arrays[_plain(name)], dtype=parameter.dtype))
+
+
+def _describe(model: Model) -> str:
+    head = f" with a {model.head} head of {model.num_outputs}" if isinstance(model, Classifier) else ""
+    return f"{model.architecture.display}, V={model.vocab_size}{head}"
+
+
+def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None, heads: Optional[int] = None,
+         dropout: Optional[float] = None, verify: bool = True) -> Model:
+    """Load a model folder or a bare released ``.params`` file (float32 or float16; held as float32).
+
+    Args:
+        path: a model folder, a folder with one ``.params`` file, or that file.
+        architecture: for a bare file, a preset, ``"D,A,H,I"`` or an :class:`Architecture`; else checked against the
+            folder's own.
+        heads: for a bare file, A alone; the rest is read off the shapes.
+        dropout: replaces the stored probability, also in the head.
+        verify: compare the file with the checksum in ``config.json``.
+
+    Returns:
+        A :class:`Bert`, or a :class:`Classifier` when the file has a head.
+
+    Raises:
+        BortError: nothing there, a broken or foreign file, a checksum that differs, or parameters that do not fit.
+    """
+    located = locate(path)
+    where = str(located.parameters)
+    if located.config is None:
+        arrays, is_classifier = read_parameters(located.parameters)
+        config: Mapping[str, Any] = _bare_config(located, arrays, is_classifier, architecture, heads)
+    else:
+        config = located.config
+        if config.get("format_version") != FORMAT_VERSION:
+            raise BortError(f"{located.folder / CONFIG_FILE}: format_version {config.get('format_version')!r}; this "
+                            f"version of bort reads {FORMAT_VERSION}")
+        recorded = config.get("sha256")
+        if verify and recorded is not None and sha256_file(located.parameters) != recorded:
+            raise BortError(f"{where}: its checksum is not the one in {CONFIG_FILE}: the file was damaged or replaced; "
+                            "copy the folder again")
+        arrays, _ = read_parameters(located.parameters)
+        if architecture is not None and parse(architecture).to_dict() != config.get("architecture"):
+            raise BortError(f"{located.folder}: holds {config.get('architecture')}, not {parse(architecture).display}")
+    _check_claims(config, arrays, where)
+    model = build(config, where if located.config is None else str(located.folder / CONFIG_FILE), dropout)
+    set_parameters(model, arrays, where)
+    return model
+
+
+def _check_claims(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Refuse a config that claims a network out of proportion to its file before anything of that size is built."""
+    claimed = config.get("architecture")
+    cells = sum(name.endswith("attention_cell.proj_query.weight") for name in arrays)
+    if isinstance(claimed, Mapping) and isinstance(claimed.get("depth"), int) and claimed["depth"] > max(cells, 1) + 64:
+        raise BortError(f"{where}: has {cells} layers, not {claimed['depth']}")
+
+
+def load_or_initialize(source: Union[PathLike, Architecture], vocab_size: int, seed: int, **settings: Any) -> Bert:
+    """``source`` as a model folder if there is one, else as an architecture drawn from ``seed``; always a ``Bert``."""
+    if not isinstance(source, Architecture) and Path(source).exists() and not str(source).endswith(".json"):
+        model = load(source, **settings)
+        return model.bort if isinstance(model, Classifier) else model
+    model = Bert(parse(source if isinstance(source, Architecture) else str(source)), vocab_size, **settings)
+    initialize(model, seed)
+    return model
+
+
+def parameter_arrays(model: Model) -> Dict[str, np.ndarray]:
+    """Every distinct parameter by its name in the file; the tied matrix once."""
+    return {name: parameter.data().asnumpy() for name, parameter in model._collect_params_with_prefix().items()
+            if not name.endswith(TIED)}
+
+
+def save(model: Model, folder: PathLike, tokenizer: Any = None, extra: Optional[Mapping[str, Any]] = None) -> Path:
+    """Write a model folder; every file appears whole or not at all, and the config, last, holds the checksum.
+
+    Args:
+        tokenizer: a :class:`bort.text.tokenizer.Tokenizer` whose files go into the folder.
+        extra: more members of ``config.json`` (training provenance); names of our own are not replaced.
+
+    Raises:
+        BortError: the folder cannot be written to; what it held before is still there.
+    """
+    folder = Path(folder)
+    bert = model.bort if isinstance(model, Classifier) else model
+    config: Dict[str, Any] = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "architecture": bert.architecture.to_dict(),
+        "vocab_size": bert.vocab_size, "max_length": bert.max_length, "dropout": bert.dropout,
+        "layer_norm_eps": bert.layer_norm_eps, "mlm_layer_norm_eps": bert.mlm_layer_norm_eps, "head": None,
+        "tokenizer": None,
+    }
+    if isinstance(model, Classifier):
+        config["head"] = {"kind": model.head, "num_outputs": model.num_outputs, "dropout": model.head_dropout,
+                          "task": getattr(model, "task_name", None), "encoding": getattr(model, "encoding", None),
+                          "labels": getattr(model, "labels", None)}
+    if tokenizer is not None:
+        tokenizer.save(folder)
+        config["tokenizer"] = {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint}
+    # The slow part happens beside the old files, so that a kill leaves a folder whose checksum does not fit only if it
+    # comes between the two last lines.
+    fresh = folder / f".{PARAMETERS_FILE}.new"
+    write_ndarrays(fresh, parameter_arrays(model))
+    config["sha256"] = sha256_file(fresh)
+    os.replace(fresh, folder / PARAMETERS_FILE)
+    write_json(folder / CONFIG_FILE, {**dict(extra or {}), **config})
+    return folder
+
+
+def main(argv: Optional[list] = None) -> int:
+    """``python -m bort.checkpoints inspect|verify PATH``."""
+    from bort import inspection
+
+    return inspection.main(argv)
+
+
+__all__ = ["HEADS", "build", "infer_architecture", "load", "load_or_initialize", "locate", "parameter_arrays",
+           "read_parameters", "save", "set_parameters"]
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

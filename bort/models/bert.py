@@ -1,0 +1,187 @@
+"""``Bert``: the one network of the project, from Bort to the RoBERTa-large teacher, parametrized by the 4-tuple.
+
+Shapes: B batch, T length, M masked positions of a sequence, A heads, H hidden, I intermediate, V vocabulary. Parameter
+names are those of the released checkpoints (their table is in ``bort.checkpoints``).
+"""
+from __future__ import annotations
+
+from typing import Any, Optional, Union
+
+import numpy as np
+
+from bort.architecture import Architecture
+from bort.compat import gluon, mx
+from bort.errors import BortError
+from bort.models.layers import MASKED_SCORE, LayerNorm, TiedProjection, TransformerCell
+
+RELEASED_EPSILON = 1e-5
+RELEASED_MLM_EPSILON = 1e-12
+INITIAL_DEVIATION = 0.02
+
+
+class Encoder(gluon.HybridBlock):
+    """Positions, LayerNorm and D post-LayerNorm layers over embedded words."""
+
+    def __init__(self, architecture: Architecture, max_length: int, dropout: float, epsilon: float,
+                 **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._heads, self._hidden, self._max_length = architecture.heads, architecture.hidden, max_length
+        with self.name_scope():
+            self.position_weight = self.params.get("position_weight", shape=(max_length, architecture.hidden))
+            self.dropout = gluon.nn.Dropout(dropout)
+            self.layer_norm = LayerNorm(architecture.hidden, epsilon)
+            self.transformer_cells = gluon.nn.HybridSequential(prefix="")
+            for index in range(architecture.depth):
+                self.transformer_cells.add(TransformerCell(architecture, dropout, epsilon, prefix=f"cell{index}_"))
+
+    def hybrid_forward(self, F: Any, x: Any, valid_length: Any, position_weight: Any) -> Any:
+        """``x`` (B, T, H), ``valid_length`` (B,); returns (B, T, H) with zeros in the rows of padding."""
+        first_unit = F.BlockGrad(F.slice_axis(x, axis=2, begin=0, end=1))        # (B, T, 1)
+        positions = F.broadcast_add(F.zeros_like(F.reshape(first_unit, shape=(0, 0))),
+                                    F.expand_dims(F.contrib.arange_like(first_unit, axis=1), axis=0))  # (B, T)
+        x = x + F.Embedding(positions, position_weight, input_dim=self._max_length, output_dim=self._hidden)
+        x = self.layer_norm(self.dropout(x))
+        padding = F.broadcast_greater_equal(positions, F.expand_dims(valid_length, axis=1)) * MASKED_SCORE
+        # The mask is expanded once for all layers: adding arrays of one shape is fast here, broadcasting is not.
+        rows = F.zeros_like(F.BlockGrad(F.slice_axis(
+            F.reshape(x, shape=(0, 0, -4, self._heads, -1)), axis=3, begin=0, end=1)))            # (B, T, A, 1)
+        score_mask = F.broadcast_add(F.transpose(rows, axes=(0, 2, 1, 3)),                        # (B, A, T, 1)
+                                     F.expand_dims(F.expand_dims(padding, axis=1), axis=1))       # (B, 1, 1, T)
+        score_mask = F.reshape(score_mask, shape=(-3, 0, 0))                                      # (B*A, T, T)
+        for cell in self.transformer_cells:
+            x = cell(x, score_mask)
+        return F.SequenceMask(x, valid_length, use_sequence_length=True, axis=1)
+
+
+class Bert(gluon.HybridBlock):
+    """A member of the family BERT(D, A, H, I) of section 3.1 with RoBERTa's embeddings and a tied MLM head.
+
+    ``model(token_ids, valid_length)`` returns the last hidden states, ``model(token_ids, valid_length,
+    masked_positions)`` those and the vocabulary logits at the masked positions only.
+
+    Args:
+        architecture: the 4-tuple.
+        vocab_size: V.
+        max_length: rows of the position embedding; longer inputs are an error.
+        dropout: probability on embeddings, attention weights, attention output and feed-forward output.
+        layer_norm_eps: epsilon of the encoder's LayerNorms; ``mlm_layer_norm_eps`` that of the MLM head (the release
+            uses 1e-5 and 1e-12).
+    """
+
+    def __init__(self, architecture: Architecture, vocab_size: int, max_length: int = 512, dropout: float = 0.1,
+                 layer_norm_eps: float = RELEASED_EPSILON, mlm_layer_norm_eps: float = RELEASED_MLM_EPSILON,
+                 **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        hidden = architecture.hidden
+        self.architecture = architecture
+        self.vocab_size, self.max_length, self.dropout = vocab_size, max_length, dropout
+        self.layer_norm_eps, self.mlm_layer_norm_eps = layer_norm_eps, mlm_layer_norm_eps
+        with self.name_scope():
+            self.word_embed = gluon.nn.HybridSequential(prefix="word_embed_")
+            with self.word_embed.name_scope():
+                self.word_embed.add(gluon.nn.Embedding(vocab_size, hidden), gluon.nn.Dropout(dropout))
+            self.encoder = Encoder(architecture, max_length, dropout, layer_norm_eps)
+            self.decoder = gluon.nn.HybridSequential(prefix="decoder_")
+            with self.decoder.name_scope():
+                self.decoder.add(gluon.nn.Dense(hidden, flatten=False, in_units=hidden), gluon.nn.GELU(),
+                                 LayerNorm(hidden, mlm_layer_norm_eps),
+                                 TiedProjection(self.word_embed[0], vocab_size))
+
+    def __call__(self, token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> Any:
+        check_inputs(self, token_ids, valid_length, masked_positions)
+        return super().__call__(token_ids, valid_length, masked_positions)
+
+    def forward(self, token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> Any:
+        """Run the network.
+
+        Args:
+            token_ids: (B, T) integers below V; the content of padding has no effect.
+            valid_length: (B,) float32, tokens of each sequence that are not padding, from 1 to T.
+            masked_positions: (B, M) integers below T, or None.
+
+        Returns:
+            Hidden states (B, T, H), zero in padded rows; with ``masked_positions`` a pair of them and the logits
+            (B, M, V).
+
+        Raises:
+            BortError: an id, length or position is out of range, or the shapes do not fit together.
+        """
+        # Not `hybrid_forward`: a compiled block is bound to one set of arguments, and this one has two.
+        sequence = self.encoder(self.word_embed(token_ids), valid_length)
+        if masked_positions is None:
+            return sequence
+        return sequence, self.decode(sequence, masked_positions)
+
+    def decode(self, sequence: Any, masked_positions: Any) -> Any:
+        """Vocabulary logits (B, M, V) of hidden states (B, T, H) at ``masked_positions`` (B, M)."""
+        F = mx.sym if isinstance(sequence, mx.sym.Symbol) else mx.nd
+        first_unit = F.BlockGrad(F.reshape(F.slice_axis(sequence, axis=2, begin=0, end=1), shape=(0, 0)))   # (B, T)
+        row_start = F.slice_axis(F.contrib.arange_like(first_unit), axis=1, begin=0, end=1)                 # (B, 1)
+        index = F.broadcast_add(F.cast(masked_positions, dtype="float32"), row_start)
+        return self.decoder(F.take(F.reshape(sequence, shape=(-3, 0)), index))
+
+
+def check_inputs(model: Union[Bert, Any], token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> None:
+    """Refuse inputs on which MXNet would silently clip, wrap or read padding.
+
+    Raises:
+        BortError: see :meth:`Bert.forward`.
+    """
+    if isinstance(token_ids, mx.sym.Symbol):
+        return
+    if token_ids.ndim != 2 or 0 in token_ids.shape:
+        raise BortError(f"token_ids must have the shape (batch, length), not {token_ids.shape}")
+    batch, length = token_ids.shape
+    if length > model.max_length:
+        raise BortError(f"sequences of {length} tokens are longer than the model's max_length {model.max_length}; "
+                        "truncate them")
+    _check_range("token id", token_ids, 0, model.vocab_size - 1, "the vocabulary and the model do not belong together")
+    if valid_length.shape != (batch,):
+        raise BortError(f"valid_length must have the shape ({batch},), not {valid_length.shape}")
+    if np.dtype(valid_length.dtype) != np.float32:
+        raise BortError(f"valid_length must be float32, not {np.dtype(valid_length.dtype).name}")
+    _check_range("valid_length", valid_length, 1, length, "it counts the tokens of each sequence that are not padding")
+    if masked_positions is not None:
+        if masked_positions.ndim != 2 or masked_positions.shape[0] != batch or 0 in masked_positions.shape:
+            raise BortError(f"masked_positions must have the shape ({batch}, M), not {masked_positions.shape}")
+        _check_range("masked position", masked_positions, 0, length - 1, "positions count from 0 within the sequence")
+
+
+def _check_range(what: str, array: Any, lowest: int, highest: int, hint: str) -> None:
+    values = array.asnumpy()
+    if not (values.min() >= lowest and values.max() <= highest):  # written so that NaN fails too
+        wrong = values[~((values >= lowest) & (values <= highest))][0]
+        raise BortError(f"{what} {wrong} is outside {lowest}..{highest}: {hint}")
+
+
+def initialize(block: gluon.Block, seed: int, only_missing: bool = False) -> None:
+    """Draw every parameter from ``seed``: matrices from N(0, 0.02) cut at two deviations, biases 0, gammas 1.
+
+    The draw depends on the seed and on the parameter's name alone, so two networks that share a part share its values.
+
+    Args:
+        only_missing: leave parameters that already hold values as they are.
+    """
+    import zlib
+
+    for name, parameter in sorted(block._collect_params_with_prefix().items()):
+        if parameter._data is not None and (only_missing or name == "decoder.3.weight"):
+            continue
+        if name.endswith(("beta", "bias")):
+            value = np.zeros(parameter.shape, dtype="float32")
+        elif name.endswith("gamma"):
+            value = np.ones(parameter.shape, dtype="float32")
+        else:
+            value = _truncated_normal(np.random.default_rng([seed, zlib.crc32(name.encode())]), parameter.shape)
+        if parameter._data is None:
+            parameter.initialize(init="zeros")
+        parameter.set_data(mx.nd.array(value, dtype=parameter.dtype))
+
+
+def _truncated_normal(rng: np.random.Generator, shape: Any) -> np.ndarray:
+    value = rng.standard_normal(shape, dtype="float32")
+    outside = np.abs(value) > 2
+    while outside.any():
+        value[outside] = rng.standard_normal(int(outside.sum()), dtype="float32")
+        outside = np.abs(value) > 2
+    return value * np.float32(INITIAL_DEVIATION)

@@ -1,0 +1,129 @@
+"""The layers of the family, written for what MXNet is fast at on a CPU.
+
+Shapes: B batch, T length, A heads, H hidden, I intermediate. Attribute names give the parameter names of the released
+checkpoints (``attention_cell.proj_query.weight``, ``ffn.layer_norm.gamma``, ...): they are part of the file format.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bort.architecture import Architecture
+from bort.compat import gluon
+
+MASKED_SCORE = -1e4
+"""Added to the score of a padded key: far below any real score, and finite in float16 too."""
+
+
+class LayerNorm(gluon.HybridBlock):
+    """Layer normalization over the last axis: (x - mean) / sqrt(var + eps) * gamma + beta.
+
+    MXNet's own operator spends thirty times its forward pass in the backward pass, which reduces over rows one element
+    at a time. The same function out of matrix products with vectors of ones and ``L2Normalization``, whose backward
+    passes are matrix products too, trains about three times faster and is equal to rounding. (``bort.models.fused``
+    uses MXNet's operator, as inference needs only the forward pass.)
+    """
+
+    def __init__(self, units: int, epsilon: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self._units = units
+        with self.name_scope():
+            self.gamma = self.params.get("gamma", shape=(units,), init="ones")
+            self.beta = self.params.get("beta", shape=(units,), init="zeros")
+
+    def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any) -> Any:
+        units = self._units
+        rows = F.reshape(x, shape=(-1, units))
+        ones = F.BlockGrad(F.ones_like(gamma))
+        mean = F.FullyConnected(rows, F.reshape(ones / units, shape=(1, units)), no_bias=True, num_hidden=1)
+        centred = rows - F.FullyConnected(mean, F.reshape(ones, shape=(units, 1)), no_bias=True, num_hidden=units)
+        unit_rows = F.L2Normalization(centred, eps=units * self.epsilon, mode="instance")
+        column = F.ones_like(F.BlockGrad(mean))
+        scale = F.FullyConnected(column, F.reshape(gamma, shape=(units, 1)), no_bias=True, num_hidden=units)
+        shift = F.FullyConnected(column, F.reshape(beta, shape=(units, 1)), no_bias=True, num_hidden=units)
+        return F.reshape_like(unit_rows * scale * math.sqrt(units) + shift, x)
+
+
+class SelfAttention(gluon.HybridBlock):
+    """Multi-head self-attention without its output projection (equation 7).
+
+    Three matrix products instead of one over concatenated weights: MXNet would concatenate again at every call.
+    """
+
+    def __init__(self, architecture: Architecture, dropout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        hidden = architecture.hidden
+        self._heads = architecture.heads
+        self._scale = 1.0 / math.sqrt(architecture.head_size)
+        with self.name_scope():
+            self.proj_query = gluon.nn.Dense(hidden, flatten=False, in_units=hidden, prefix="query_")
+            self.proj_key = gluon.nn.Dense(hidden, flatten=False, in_units=hidden, prefix="key_")
+            self.proj_value = gluon.nn.Dense(hidden, flatten=False, in_units=hidden, prefix="value_")
+            self.dropout = gluon.nn.Dropout(dropout)
+
+    def _split(self, F: Any, x: Any) -> Any:
+        x = F.reshape(x, shape=(0, 0, -4, self._heads, -1))                     # (B, T, A, H/A)
+        return F.reshape(F.transpose(x, axes=(0, 2, 1, 3)), shape=(-3, 0, 0))   # (B*A, T, H/A)
+
+    def hybrid_forward(self, F: Any, x: Any, score_mask: Any) -> Any:
+        """``x`` (B, T, H), ``score_mask`` (B*A, T, T) added to the scores; returns (B, T, H)."""
+        query = self._split(F, self.proj_query(x) * self._scale)
+        key = self._split(F, self.proj_key(x))
+        value = self._split(F, self.proj_value(x))
+        scores = F.batch_dot(query, key, transpose_b=True) + score_mask         # (B*A, T, T)
+        weights = self.dropout(F.softmax(scores, axis=-1))
+        context = F.reshape(F.batch_dot(weights, value), shape=(-4, -1, self._heads, 0, 0))
+        return F.reshape(F.transpose(context, axes=(0, 2, 1, 3)), shape=(0, 0, -3))
+
+
+class FeedForward(gluon.HybridBlock):
+    """The position-wise network of a layer with its residual and LayerNorm (equation 5); erf-GELU, no dropout after it."""
+
+    def __init__(self, architecture: Architecture, dropout: float, epsilon: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        hidden, inner = architecture.hidden, architecture.intermediate
+        with self.name_scope():
+            self.ffn_1 = gluon.nn.Dense(inner, flatten=False, in_units=hidden, prefix="ffn_1_")
+            self.activation = gluon.nn.GELU()
+            self.ffn_2 = gluon.nn.Dense(hidden, flatten=False, in_units=inner, prefix="ffn_2_")
+            self.dropout = gluon.nn.Dropout(dropout)
+            self.layer_norm = LayerNorm(hidden, epsilon)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """``x`` (B, T, H); returns (B, T, H)."""
+        return self.layer_norm(self.dropout(self.ffn_2(self.activation(self.ffn_1(x)))) + x)
+
+
+class TransformerCell(gluon.HybridBlock):
+    """One post-LayerNorm encoder layer (equations 5 and 6)."""
+
+    def __init__(self, architecture: Architecture, dropout: float, epsilon: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        hidden = architecture.hidden
+        with self.name_scope():
+            self.attention_cell = SelfAttention(architecture, dropout)
+            self.proj = gluon.nn.Dense(hidden, flatten=False, in_units=hidden, prefix="proj_")
+            self.dropout = gluon.nn.Dropout(dropout)
+            self.layer_norm = LayerNorm(hidden, epsilon)
+            self.ffn = FeedForward(architecture, dropout, epsilon)
+
+    def hybrid_forward(self, F: Any, x: Any, score_mask: Any) -> Any:
+        """``x`` (B, T, H), ``score_mask`` (B*A, T, T); returns (B, T, H)."""
+        attended = self.dropout(self.proj(self.attention_cell(x, score_mask)))
+        return self.ffn(self.layer_norm(attended + x))
+
+
+class TiedProjection(gluon.HybridBlock):
+    """Hidden states to vocabulary logits with the word embedding's own matrix and a bias of its own."""
+
+    def __init__(self, embedding: gluon.nn.Embedding, vocab_size: int, **kwargs: Any) -> None:
+        super().__init__(params=embedding.params, **kwargs)
+        self._vocab_size = vocab_size
+        with self.name_scope():
+            self.weight = self.params.get("weight")
+            self.bias = self.params.get("bias", shape=(vocab_size,), init="zeros")
+
+    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+        """``x`` (..., H); returns (..., V)."""
+        return F.FullyConnected(x, weight, bias, num_hidden=self._vocab_size, flatten=False)

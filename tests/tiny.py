@@ -1,0 +1,46 @@
+"""Tiny things made in code for the tests: architectures, models, batches."""
+from __future__ import annotations
+
+from typing import Any, Tuple
+
+import numpy as np
+
+from bort.architecture import Architecture
+
+TINY = Architecture(2, 2, 8, 12)
+TINY_TEACHER = Architecture(3, 4, 16, 20)
+VOCAB = 40
+MAX_LENGTH = 24
+
+
+def tiny_bert(seed: int = 0, architecture: Architecture = TINY, vocab_size: int = VOCAB, dropout: float = 0.0,
+              scale: float = 10.0, **settings: Any) -> Any:
+    """A ``Bert`` whose weights are ``scale`` times larger than at initialization, so that errors show."""
+    from bort.models import Bert, initialize
+
+    model = Bert(architecture, vocab_size, max_length=MAX_LENGTH, dropout=dropout, **settings)
+    initialize(model, seed)
+    rng = np.random.default_rng(seed + 1)
+    for name, parameter in sorted(model._collect_params_with_prefix().items()):
+        if name != "decoder.3.weight":
+            noise = rng.normal(0, 0.1, parameter.shape)
+            parameter.set_data(parameter.data() * (scale if name.endswith("weight") else 1.0) + _array(noise))
+    return model
+
+
+def _array(values: np.ndarray) -> Any:
+    from bort.compat import mx
+
+    return mx.nd.array(values, dtype="float32")
+
+
+def tiny_batch(seed: int = 0, batch: int = 3, length: int = 7, vocab_size: int = VOCAB, padded: bool = True,
+               masked: int = 2) -> Tuple[Any, Any, Any]:
+    """``token_ids`` (B, T) int32, ``valid_length`` (B,) float32, ``masked_positions`` (B, M) int32 as NDArrays."""
+    from bort.compat import mx
+
+    rng = np.random.default_rng(seed)
+    valid = rng.integers(max(1, length // 2), length + 1, batch) if padded else np.full(batch, length)
+    ids = rng.integers(0, vocab_size, (batch, length))
+    positions = np.stack([rng.choice(int(count), masked, replace=int(count) < masked) for count in valid])
+    return (mx.nd.array(ids, dtype="int32"), mx.nd.array(valid, dtype="float32"), mx.nd.array(positions, dtype="int32"))
