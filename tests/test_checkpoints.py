@@ -156,7 +156,8 @@ def test_mxnet_and_gluonnlp_read_our_files(tmp_path):
     from gluonnlp.model import BERTEncoder, BERTModel
 
     released_file(tmp_path / "bort.params", tiny_bert(4, mlm_layer_norm_eps=1e-5))
-    encoder = BERTEncoder(num_layers=2, units=8, hidden_size=12, max_length=MAX_LENGTH, num_heads=2, dropout=0.0)
+    encoder = BERTEncoder(num_layers=2, units=8, hidden_size=12, max_length=MAX_LENGTH, num_heads=2, dropout=0.0,
+                          layer_norm_eps=1e-5)
     twin = BERTModel(encoder, VOCAB, units=8, embed_size=8, use_pooler=False, use_token_type_embed=False,
                      use_classifier=False)
     twin.load_parameters(str(tmp_path / "bort.params"))
