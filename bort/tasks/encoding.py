@@ -115,7 +115,7 @@ def encode(task: Task, split: Split, tokenizer: Tokenizer, max_length: int,
 
 
 def _shared_texts(split: Split) -> Tuple[List[str], np.ndarray]:
-    """The distinct texts in order of appearance, and per example the positions of its segments: int32 (N, 2), -1 none."""
+    """The distinct texts in order of appearance, and the positions of each example's segments: int32 (N, 2), -1 none."""
     positions: Dict[str, int] = {}
     pairs = np.full((len(split), 2), -1, dtype=np.int32)
     for row, example in enumerate(split.examples):

@@ -5,7 +5,9 @@ hold quotation marks, which mean nothing. A row whose number of fields differs f
 """
 from __future__ import annotations
 
+import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -17,26 +19,26 @@ from bort.tasks.text import clean
 ENTAILMENT = ("entailment", "not_entailment")
 MNLI_LABELS = ("entailment", "neutral", "contradiction")
 BINARY = ("0", "1")
+_SENTENCES = ("sentence1", "sentence2")
 MAX_INDEX_DIGITS = 12
+
+logger = logging.getLogger("bort.tasks")
 
 
 class TsvTask(Task):
-    """A GLUE task whose splits are one TSV file each."""
+    """A GLUE task whose splits are one TSV file each. ``headerless`` names the columns of train and dev files without
+    a header."""
 
     suite = "glue"
 
     def __init__(self, name: str, text: Sequence[str], labels: Optional[Tuple[str, ...]] = BINARY, *,
-                 label: str = "label", metrics: Tuple[str, ...] = ("accuracy",), headerless: int = 0,
-                 columns: Sequence[str] = (), test_text: Sequence[str] = (), names: Optional[Dict[str, Any]] = None,
-                 folders: Sequence[str] = (), counts: Sequence[int] = (), suite: str = "glue", **attributes: Any) -> None:
+                 label: str = "label", metrics: Tuple[str, ...] = ("accuracy",),
+                 headerless: Sequence[str] = (), names: Optional[Dict[str, Tuple[str, ...]]] = None,
+                 counts: Sequence[int] = (), suite: str = "glue", **attributes: Any) -> None:
         self.name, self.suite, self.labels, self.metrics = name, suite, labels, metrics
         self.text_columns, self.label_column = tuple(text), label
-        self.test_text_columns = tuple(test_text) or self.text_columns
-        self.columns, self.headerless = tuple(columns), headerless
-        self.names = names or {}
-        self.folders = tuple(folders)
-        self.submission = f"{name}.tsv"
-        self.submission_kind = Tsv(labels)
+        self.names, self.headerless = names or {}, tuple(headerless)
+        self.submission, self.submission_kind = f"{name}.tsv", Tsv(labels)
         for attribute, value in attributes.items():
             setattr(self, attribute, value)
         self.official_counts = {split: {"rows": rows} for split, rows in zip(self.splits, counts)}
@@ -45,10 +47,14 @@ class TsvTask(Task):
         return [tuple(self.names.get(split, (f"{split}.tsv",)))]
 
     def _read(self, files: List[Path], split: str) -> Split:
-        path = files[0]
-        reader = _RowReader(self, path, split)
-        examples, bad = read_rows(path, reader.parse, reader.header)
-        return Split(split, examples, rows=len(examples), bad_rows=bad, files=(path,))
+        result = Split(split, [], files=tuple(files))
+        reader = _RowReader(self, files[0], result)
+        result.examples, result.bad_rows = read_rows(files[0], reader.parse, reader.header)
+        result.rows = len(result)
+        return result
+
+    def take_row(self, cells: List[str], header: List[str], result: Split) -> None:
+        """Called with every good row, for tasks that need more of it than the texts and the label."""
 
     def class_of(self, text: str) -> Label:
         """The label a field spells. Raises BadRow when it spells none."""
@@ -68,40 +74,37 @@ class TsvTask(Task):
 class _RowReader:
     """Parses the rows of one file of a :class:`TsvTask`; knows where its columns are."""
 
-    def __init__(self, task: TsvTask, path: Path, split: str) -> None:
-        self.task, self.path, self.split = task, path, split
+    def __init__(self, task: TsvTask, path: Path, result: Split) -> None:
+        self.task, self.path, self.result = task, path, result
+        self.is_test = result.name == "test"
         self.header: Optional[Callable[[str], None]] = self.take_header
         self.seen = set()
-        # A file without a header is known by the number of its fields: CoLA has four in train and dev, two in test.
-        if task.headerless:
-            first = next(numbered_lines(path, None), (1, ""))[1]
-            if first.count("\t") == task.headerless - 1:
-                self.header = None
-                self._place(list(task.columns))
+        if task.headerless and not self.is_test:
+            self.header = None
+            self._place(list(task.headerless))
 
     def take_header(self, line: str) -> None:
         self._place(line.split("\t"))
 
     def _place(self, header: List[str]) -> None:
         task = self.task
-        texts = task.test_text_columns if self.split.startswith("test") else task.text_columns
         labelled = task.label_column in header
-        needed = [*texts] if labelled or self.split.startswith("test") else [*texts, task.label_column]
-        self.width = len(header)
-        self.texts = column_positions(self.path, header, needed)[: len(texts)]
+        needed = [*task.text_columns] if labelled or self.is_test else [*task.text_columns, task.label_column]
+        self.columns = header
+        self.texts = column_positions(self.path, header, needed)[: len(task.text_columns)]
         self.label = header.index(task.label_column) if labelled else None
         self.index = next((header.index(name) for name in ("index", "id") if name in header), None)
 
     def parse(self, line: str, position: int) -> Example:
         cells = line.split("\t")
-        if len(cells) != self.width:
-            raise BadRow(f"expected {self.width} tab-separated fields, found {len(cells)}")
+        if len(cells) != len(self.columns):
+            raise BadRow(f"expected {len(self.columns)} tab-separated fields, found {len(cells)}")
         segments = tuple(clean(cells[column]) for column in self.texts)
         if not any(segments):
             raise BadRow("expected some text, found none")
         label = None if self.label is None else self.task.class_of(cells[self.label].strip())
         idx = position
-        if self.index is not None and self.split.startswith("test"):
+        if self.index is not None and self.is_test:
             text = cells[self.index].strip()
             if not (text.isascii() and text.isdigit() and len(text) <= MAX_INDEX_DIGITS):
                 raise BadRow(f"expected a number as the index, found {shorten(text)!r}")
@@ -109,12 +112,62 @@ class _RowReader:
             if idx in self.seen:
                 raise BadRow(f"expected every index once, found {idx} again")
             self.seen.add(idx)
+        self.task.take_row(cells, self.columns, self.result)
         return Example(idx, segments, label)
 
 
-COLA = TsvTask("CoLA", ["sentence"], metrics=("mcc", "accuracy"), headerless=4,
-               columns=("source", "label", "mark", "sentence"), head="linear_extra", counts=(8551, 1043, 1063))
-SST2 = TsvTask("SST-2", ["sentence"], counts=(67349, 872, 1821))
-RTE = TsvTask("RTE", ["sentence1", "sentence2"], ENTAILMENT, counts=(2490, 277, 3000))
+class ParaphraseTask(TsvTask):
+    """MRPC in GLUE's layout, or as ``msr_paraphrase_train.txt`` and ``msr_paraphrase_test.txt``.
 
-GLUE_TASKS: List[Task] = [COLA, SST2, RTE]
+    The latter has no development set. GLUE's is the rows whose two ids are in ``dev_ids.tsv`` (also named
+    ``mrpc_dev_ids.tsv``); without that file every tenth row is taken, which gives as many (408 of 4,076) but others.
+    """
+
+    def file_names(self, split: str) -> List[Tuple[str, ...]]:
+        return [(f"{split}.tsv", f"msr_paraphrase_{'test' if split == 'test' else 'train'}.txt")]
+
+    def _read(self, files: List[Path], split: str) -> Split:
+        path = files[0]
+        result = super()._read(files, split)
+        if split == "test" or path.suffix == ".tsv":
+            return result
+        ids = next((file for file in (path.with_name("dev_ids.tsv"), path.with_name("mrpc_dev_ids.tsv"))
+                    if file.is_file()), None)
+        if ids is None:
+            logger.warning("%s: there is no mrpc_dev_ids.tsv beside it, so every tenth row is taken as development set "
+                           "instead of GLUE's", path)
+            held_out = [example.idx % 10 == 0 for example in result.examples]
+        else:
+            wanted = {tuple(line.split("\t")) for _, line in numbered_lines(ids)}
+            held_out = [pair in wanted for pair in result.meta["ids"]]
+        result = result.subset([index for index, held in enumerate(held_out) if held == (split == "dev")])
+        return replace(result, rows=len(result), meta={})
+
+    def take_row(self, cells: List[str], header: List[str], result: Split) -> None:
+        if "#1 ID" in header and "#2 ID" in header:
+            pair = (cells[header.index("#1 ID")].strip(), cells[header.index("#2 ID")].strip())
+            result.meta.setdefault("ids", []).append(pair)
+
+
+COLA = TsvTask("CoLA", ["sentence"], metrics=("mcc", "accuracy"),
+               headerless=("source", "label", "mark", "sentence"), head="linear_extra", counts=(8551, 1043, 1063))
+SST2 = TsvTask("SST-2", ["sentence"], counts=(67349, 872, 1821))
+MRPC = ParaphraseTask("MRPC", ["#1 String", "#2 String"], label="Quality", metrics=("f1", "accuracy"),
+                      counts=(3668, 408, 1725))
+STSB = TsvTask("STS-B", _SENTENCES, None, label="score", metrics=("pearson", "spearman", "rounded_accuracy"),
+               counts=(5749, 1500, 1379))
+QQP = TsvTask("QQP", ["question1", "question2"], label="is_duplicate", metrics=("f1", "accuracy"),
+              folders=("QQP-clean",), counts=(363846, 40430, 390965))
+MNLI_M = TsvTask("MNLI-m", _SENTENCES, MNLI_LABELS, label="gold_label", folders=("MNLI",), companions=("MNLI-mm", "AX"),
+                 names={"dev": ("dev_matched.tsv",), "test": ("test_matched.tsv",)}, counts=(392702, 9815, 9796))
+MNLI_MM = TsvTask("MNLI-mm", _SENTENCES, MNLI_LABELS, label="gold_label", folders=("MNLI",), companions=("MNLI-m", "AX"),
+                  names={"dev": ("dev_mismatched.tsv",), "test": ("test_mismatched.tsv",)},
+                  counts=(392702, 9832, 9847))
+QNLI = TsvTask("QNLI", ["question", "sentence"], ENTAILMENT, folders=("QNLIv2",), counts=(104743, 5463, 5463))
+RTE = TsvTask("RTE", _SENTENCES, ENTAILMENT, counts=(2490, 277, 3000))
+WNLI = TsvTask("WNLI", _SENTENCES, counts=(635, 71, 146))
+AX = TsvTask("AX", _SENTENCES, MNLI_LABELS, metrics=("mcc", "accuracy"), splits=("test",), model_task="MNLI-m",
+             names={"test": ("diagnostic.tsv", "AX.tsv", "ax.tsv", "test.tsv")}, folders=("diagnostic", "MNLI"),
+             counts=(1104,))
+
+GLUE_TASKS: List[Task] = [COLA, SST2, MRPC, STSB, QQP, MNLI_M, MNLI_MM, QNLI, RTE, WNLI, AX]

@@ -22,6 +22,9 @@ file: one typo in a 70-row file is not a wrong file, and QQP as published has a 
 REPORTED = 5
 """Bad rows of one file that are logged one by one; the others are only counted."""
 
+MAX_ROW_CHARACTERS = 10_000_000
+"""Characters that the examples of one row may have together: a row of question-answer pairs repeats its question."""
+
 Row = TypeVar("Row")
 
 
@@ -30,7 +33,7 @@ class BadRow(ValueError):
 
 
 class RowCounter:
-    """Counts the good and bad rows of one file (or one folder of files) and decides when there are too many bad ones."""
+    """Counts the good and bad rows of one file (or one folder of files) and decides when too many are bad."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -199,5 +202,8 @@ def parse_record(text: str) -> Any:
 
 def shorten(text: Any, limit: int = 60) -> str:
     """A value for an error message, on one line and at most ``limit`` characters long."""
-    line = " ".join(str(text)[: 4 * limit].split())
+    try:
+        line = " ".join(str(text)[: 4 * limit].split())
+    except RecursionError:
+        return "a deeply nested value"
     return line if len(line) <= limit else line[: limit - 3] + "..."

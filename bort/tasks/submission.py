@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 from bort.errors import BortError
-from bort.files import atomic_write
+from bort.files import PathLike, atomic_write
 from bort.tasks.reading import BadRow, numbered_lines, parse_record, shorten
 
 MAX_PROBLEMS = 10
@@ -14,12 +14,21 @@ MAX_PROBLEMS = 10
 
 
 class Kind:
-    """A form of submission file: writes ``(idx, value)`` pairs, reads them back strictly."""
-
-    unit = "predictions"
+    """A form of submission file: writes ``(idx, value)`` pairs, reads them back strictly. Most are JSON lines."""
 
     def write(self, path: Path, predictions: Iterable[Tuple[Any, Any]]) -> None:
-        raise NotImplementedError
+        """Write the file atomically. Raises BortError when it cannot be written."""
+        with atomic_write(path) as stream:
+            for idx, value in predictions:
+                stream.write(json.dumps(self.record(idx, value), ensure_ascii=False) + "\n")
+
+    def record(self, idx: Any, value: Any) -> Any:
+        """What one line holds."""
+        return {"idx": idx, "label": value}
+
+    def differs(self, value: Any, official: Any) -> str:
+        """What is wrong with the form of one prediction, given any prediction in the right form; "" if nothing."""
+        return ""
 
     def parse(self, number: int, line: str) -> Tuple[Any, Any]:
         """``(idx, value)`` of one line; ``(None, None)`` for a header. Raises BadRow saying what was expected."""
@@ -27,7 +36,7 @@ class Kind:
 
 
 class Tsv(Kind):
-    """GLUE: ``index<TAB>prediction`` with that header. ``values`` are the accepted spellings; None means a float 0-5."""
+    """GLUE: ``index<TAB>prediction`` with that header. ``values`` are the spellings; None means a float from 0 to 5."""
 
     def __init__(self, values: Optional[Sequence[str]]) -> None:
         self.values = None if values is None else tuple(values)
@@ -71,14 +80,6 @@ class JsonLines(Kind):
     def __init__(self, values: Optional[Sequence[Any]] = None) -> None:
         self.values = values
 
-    def write(self, path: Path, predictions: Iterable[Tuple[Any, Any]]) -> None:
-        with atomic_write(path) as stream:
-            for idx, value in predictions:
-                stream.write(json.dumps(self.record(idx, value), ensure_ascii=False) + "\n")
-
-    def record(self, idx: Any, value: Any) -> Any:
-        return {"idx": idx, "label": value}
-
     def parse(self, number: int, line: str) -> Tuple[Any, Any]:
         record = parse_record(line)
         if not isinstance(record, dict) or set(record) != {"idx", "label"}:
@@ -97,21 +98,20 @@ class JsonLines(Kind):
                          f"found {shorten(json.dumps(value))}")
 
 
-def validate(path: Path, kind: Kind, expected: Optional[Sequence[Any]] = None,
-             extra: Optional[Callable[[Any, Any], Optional[str]]] = None) -> int:
+def validate(path: PathLike, kind: Kind, official: Optional[Sequence[Tuple[Any, Any]]] = None) -> int:
     """Check a submission file; the number of its predictions.
 
-    ``expected`` holds the official idx values of the test set, each of which must occur exactly once. ``extra`` may
-    say what is wrong with one ``(idx, value)``.
+    ``official`` holds a prediction in the right form for every idx of the test set, each of which must occur exactly
+    once; without it only the form of each line is checked.
 
     Raises:
         BortError: anything is wrong; the message lists the first problems with their lines.
     """
     problems: List[str] = []
     seen = set()
-    wanted = None if expected is None else set(expected)
+    wanted = None if official is None else dict(official)
     count = 0
-    for number, line in numbered_lines(path):
+    for number, line in numbered_lines(Path(path)):
         try:
             idx, value = kind.parse(number, line)
             if idx is None:
@@ -122,16 +122,16 @@ def validate(path: Path, kind: Kind, expected: Optional[Sequence[Any]] = None,
             seen.add(idx)
             if wanted is not None and idx not in wanted:
                 raise BadRow(f"idx {shorten(idx)} is not in the test set")
-            complaint = extra(idx, value) if extra is not None else None
+            complaint = kind.differs(value, wanted[idx]) if wanted is not None else ""
             if complaint:
-                raise BadRow(complaint)
+                raise BadRow(f"{shorten(idx)}: {complaint}")
         except BadRow as error:
             problems.append(f"{path}:{number}: {error}")
             if len(problems) > MAX_PROBLEMS:
                 problems[-1] = "..."
                 break
-    if wanted is not None and wanted - seen and len(problems) <= MAX_PROBLEMS:
-        missing = [idx for idx in expected or () if idx not in seen]
+    missing = [idx for idx in wanted or () if idx not in seen]
+    if wanted and missing and len(problems) <= MAX_PROBLEMS:
         problems.append(f"{path}: {len(missing)} of {len(wanted)} idx are missing, the first {shorten(missing[0])}")
     if not count and not problems:
         problems.append(f"{path}: holds no predictions")

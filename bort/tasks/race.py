@@ -1,0 +1,229 @@
+"""RACE: one JSON file per passage in ``{train,dev,test}/{high,middle}`` (paper, section 5.3 and Table 6).
+
+Encodings:
+
+* "paper": four examples per question, ``article </s> question option`` (the option in place of the blank where the
+  question has one); the option with the highest positive probability is the answer. For training, half of the passages
+  of RACE-H are discarded, then negatives at random until the labels are balanced (about two thirds of them).
+* "released": one example per question with four classes, ``article </s> question option1 </sep> option2 ...``. The
+  release put the question behind the article, where the cut of a long article lost it; here it leads the options.
+
+Only the article is cut when an example is too long.
+"""
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from bort.errors import BortError
+from bort.files import PathLike
+from bort.tasks.base import Example, Prediction, Split, Task, balanced_indices
+from bort.tasks.grouped import GroupedTask
+from bort.tasks.jsonl import take, take_list, take_text
+from bort.tasks.reading import MAX_LINE_BYTES, BadRow, RowCounter, parse_record, shorten
+from bort.tasks.submission import Kind
+from bort.tasks.text import clean
+
+LETTERS = ("A", "B", "C", "D")
+LEVELS = {"RACE-M": ("middle",), "RACE-H": ("high",), "RACE": ("high", "middle")}
+PASSAGES = {"train": {"high": 18728, "middle": 6409}, "dev": {"high": 1021, "middle": 368},
+            "test": {"high": 1045, "middle": 362}}
+QUESTIONS = {"train": {"high": 62445, "middle": 25421}, "dev": {"high": 3451, "middle": 1436},
+             "test": {"high": 3498, "middle": 1436}}
+_BLANK = re.compile(r"_+")
+
+
+class RaceLines(Kind):
+    """``{"id": ..., "answers": ["A", ...]}``, one passage per line; a prediction's value is the list of letters."""
+
+    def record(self, idx: Any, value: Any) -> Any:
+        return {"id": idx, "answers": value}
+
+    def parse(self, number: int, line: str) -> Tuple[Any, Any]:
+        record = parse_record(line)
+        answers = take_list(record, "answers")
+        if any(answer not in LETTERS for answer in answers if isinstance(answer, str)) or not all(
+                isinstance(answer, str) for answer in answers):
+            raise BadRow(f"expected answers from A to D, found {shorten(answers)!r}")
+        return take_text(record, "id"), answers
+
+    def differs(self, value: Any, official: Any) -> str:
+        if len(value) == len(official):
+            return ""
+        return f"it has {len(value)} answers, the test set has {len(official)} questions"
+
+
+def filled(question: str, option: str) -> str:
+    """The question with its answer: in place of the blank if it has just one, else after it."""
+    blanks = list(_BLANK.finditer(question))
+    if len(blanks) != 1:
+        return f"{question} {option}"
+    before, after = question[:blanks[0].start()].strip(), question[blanks[0].end():].strip()
+    return f"{before} {option}{'' if after[:1] in '.,;:?!' else ' '}{after}".strip()
+
+
+class RaceTask(Task):
+    """One of RACE-M, RACE-H and both together; what their encodings share."""
+
+    suite = "race"
+    metrics = ("accuracy",)
+    truncation = "first"
+    submission_kind = RaceLines()
+    folders = ("RACE",)
+
+    def __init__(self, name: str) -> None:
+        self.name, self.levels, self.submission = name, LEVELS[name], f"{name}.jsonl"
+        self.official_counts = {
+            split: {"rows": sum(PASSAGES[split][level] for level in self.levels),
+                    "questions": sum(QUESTIONS[split][level] for level in self.levels)} for split in self.splits}
+
+    def file_names(self, split: str) -> List[Tuple[str, ...]]:
+        return [(f"{split}/{level}",) for level in self.levels]
+
+    def files(self, data_dir: PathLike, split: str) -> List[Path]:
+        """The folders of the split's passages. ``data_dir`` is the root of RACE, or the folder above it."""
+        folders = super().files(data_dir, split)
+        for folder in folders:
+            if not folder.is_dir():
+                raise BortError(f"{folder}: expected a folder with one .txt file per passage")
+        return folders
+
+    def _read(self, files: List[Path], split: str) -> Split:
+        result = Split(split, [], files=tuple(files), counts={"questions": 0})
+        seen = set()
+        for folder in files:
+            counter = RowCounter(folder)
+            for path in _passage_files(folder):
+                try:
+                    examples = self._passage(path, folder.name, split, seen)
+                except BadRow as error:
+                    counter.bad_row(str(path), error)
+                    continue
+                counter.good_row()
+                result.examples.extend(examples)
+                result.counts["questions"] += len({example.group for example in examples})
+            result.bad_rows += counter.finish()
+            result.rows += counter.rows - counter.bad
+        return result
+
+    def _passage(self, path: Path, level: str, split: str, seen: set) -> List[Example]:
+        record = parse_record(_content(path))
+        article = take_text(record, "article")
+        identity = take_text(record, "id") if "id" in record else f"{level}{path.name}"
+        questions, options = take_list(record, "questions"), take_list(record, "options")
+        answers: Sequence[Any] = [None] * len(questions)
+        if "answers" in record or split != "test":
+            answers = take_list(record, "answers")
+        if not len(questions) == len(options) == len(answers):
+            raise BadRow(f"expected as many options and answers as questions, found {len(questions)} questions, "
+                         f"{len(options)} options and {len(answers)} answers")
+        if len(identity) > 200 or identity in seen:
+            raise BadRow(f"expected an id that no other passage has, found {shorten(identity)!r}")
+        examples: List[Example] = []
+        for number, (question, choices, answer) in enumerate(zip(questions, options, answers)):
+            if not isinstance(question, str):
+                raise BadRow(f"expected questions that are texts, found {shorten(question)!r}")
+            if not isinstance(choices, list) or len(choices) != len(LETTERS) or not all(
+                    isinstance(choice, str) for choice in choices):
+                raise BadRow(f"expected four options that are texts, found {shorten(choices)!r}")
+            if answer is not None and (not isinstance(answer, str) or answer not in LETTERS):
+                raise BadRow(f"expected an answer from A to D, found {shorten(answer)!r}")
+            right = None if answer is None else LETTERS.index(answer)
+            texts = [clean(choice) for choice in choices]
+            examples.extend(self._examples((identity, number), article, clean(question), texts, right))
+        seen.add(identity)
+        return examples
+
+    def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
+                  right: Any) -> List[Example]:
+        raise NotImplementedError
+
+    def _half_of_high(self, split: Split, rng: np.random.Generator) -> Split:
+        """The split without a random half of its high-school passages, each with all of its questions."""
+        passages = sorted({example.group[0] for example in split.examples if example.group[0].startswith("high")})
+        dropped = set(rng.permutation(len(passages))[: len(passages) // 2].tolist())
+        gone = {passage for index, passage in enumerate(passages) if index in dropped}
+        return split.subset([index for index, example in enumerate(split.examples) if example.group[0] not in gone])
+
+    def training_subset(self, split: Split, rng: np.random.Generator) -> Split:
+        return self._half_of_high(split, rng)
+
+    @staticmethod
+    def _by_passage(letters: Dict[Any, str]) -> List[Prediction]:
+        passages: Dict[str, List[str]] = {}
+        for (passage, _), letter in letters.items():
+            passages.setdefault(passage, []).append(letter)
+        return list(passages.items())
+
+
+class RacePairsTask(GroupedTask, RaceTask):
+    """The paper's question-answer pairs."""
+
+    labels = ("0", "1")
+
+    def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
+                  right: Any) -> List[Example]:
+        return [Example((*group, option), (article, filled(question, choice)),
+                        None if right is None else int(option == right), group, option)
+                for option, choice in enumerate(choices)]
+
+    def training_subset(self, split: Split, rng: np.random.Generator) -> Split:
+        split = self._half_of_high(split, rng)
+        return split.subset(balanced_indices([example.label for example in split.examples], rng))
+
+    def predict(self, split: Split, scores: np.ndarray) -> List[Prediction]:
+        return self._by_passage({group: LETTERS[split.examples[index].option or 0]
+                                 for group, index in self.chosen(split, scores).items()})
+
+
+class RaceChoiceTask(RaceTask):
+    """The release's four-way classification of whole questions."""
+
+    labels = LETTERS
+    encoding = "released"
+
+    def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
+                  right: Any) -> List[Example]:
+        return [Example(group, (article, f"{question} {' </sep> '.join(choices)}"), right, group)]
+
+    def predict(self, split: Split, scores: np.ndarray) -> List[Prediction]:
+        classes = self.outputs(split, scores).tolist()
+        return self._by_passage({example.group: LETTERS[value] for example, value in zip(split.examples, classes)})
+
+
+def _passage_files(folder: Path) -> List[Path]:
+    """The folder's ``.txt`` files by number (``N.txt``), those named otherwise after them by name."""
+    def order(name: str) -> Tuple[bool, int, str]:
+        stem = name[:-4]
+        numbered = stem.isascii() and stem.isdigit() and len(stem) < 19
+        return not numbered, int(stem) if numbered else 0, name
+
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(".txt")]
+    except OSError as error:
+        raise BortError(f"{folder}: cannot be read ({error.strerror})") from error
+    return [folder / name for name in sorted(names, key=order)]
+
+
+def _content(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise BadRow("expected a regular file")
+        with open(path, "rb") as stream:
+            data = stream.read(MAX_LINE_BYTES + 1)
+    except OSError as error:
+        raise BadRow(f"expected a readable file ({error.strerror})") from error
+    if len(data) > MAX_LINE_BYTES:
+        raise BadRow(f"expected a file of at most {MAX_LINE_BYTES:,} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadRow(f"expected UTF-8 text, found byte 0x{data[error.start]:02x} at offset {error.start}") from error
+
+
+RACE_TASKS: List[Task] = [RacePairsTask(name) for name in LEVELS]
+RELEASED_TASKS: List[Task] = [RaceChoiceTask(name) for name in LEVELS]

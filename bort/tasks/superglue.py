@@ -1,0 +1,166 @@
+"""SuperGLUE's classification tasks (paper, section 5.2 and Table 5); ``superglue_qa`` has the question-answering ones.
+
+Encodings ("paper" is the default):
+
+* BoolQ: ``passage </s> question``; only the passage is cut when both are too long.
+* CB, RTE, AX-b, AX-g: ``premise </s> hypothesis``.
+* COPA: two examples per record, ``premise </s> because|so choice``; the choice with the higher positive probability
+  wins. "released": one example, ``premise because|so choice1 </s> premise because|so choice2``.
+* WiC: both sentences, the target word between two markers in each.
+* WSC: the text, both spans between markers (the paper's "specialized token"). "released": ``text </s> span2 means
+  span1``, without markers.
+* AX-b and AX-g have no training set: an RTE model scores them (an MNLI model may, its classes folded into two).
+"""
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from bort.tasks import metrics as metric_functions
+from bort.tasks.base import Example, Split, Task
+from bort.tasks.glue import ENTAILMENT
+from bort.tasks.grouped import GroupedTask
+from bort.tasks.jsonl import JsonlTask, Record, take, take_int, take_text
+from bort.tasks.reading import BadRow, shorten
+from bort.tasks.submission import JsonLines
+from bort.tasks.text import clean, locate_span, mark
+
+CB_LABELS = ("entailment", "contradiction", "neutral")
+BOOLEAN = ("false", "true")
+CONNECTIVES = {"cause": "because", "effect": "so"}
+_LOWERED = frozenset("A An The He She It They We You His Her Its Their Our My Your This That These Those There".split())
+
+
+class PairTask(JsonlTask):
+    """Records with two texts and a label."""
+
+    def __init__(self, name: str, text: Sequence[str], labels: Tuple[str, ...], label_values: Sequence[Any], *,
+                 spelling: Optional[Sequence[Any]] = None, metrics: Tuple[str, ...] = ("accuracy",),
+                 submission: str = "", counts: Sequence[int] = (), **attributes: Any) -> None:
+        self.name, self.labels, self.metrics = name, labels, metrics
+        self.text_keys, self.label_values = tuple(text), tuple(label_values)
+        self.spelling = tuple(spelling or labels)
+        self.submission = submission or f"{name}.jsonl"
+        self.submission_kind = JsonLines(self.spelling)
+        for attribute, value in attributes.items():
+            setattr(self, attribute, value)
+        self.official_counts = {split: {"rows": rows} for split, rows in zip(self.splits, counts)}
+
+    def examples(self, record: Record, idx: Any, split: str, result: Split) -> List[Example]:
+        segments = tuple(take_text(record, key) for key in self.text_keys)
+        return [Example(idx, segments, self.take_label(record, split))]
+
+    def spell(self, value: Any) -> Any:
+        return self.spelling[value]
+
+
+class DiagnosticTask(PairTask):
+    """AX-b and AX-g: one labelled file, published with the capitalisation of its letter not always the same."""
+
+    splits = ("test",)
+    model_task = "SuperGLUE-RTE"
+
+    def file_names(self, split: str) -> List[Tuple[str, ...]]:
+        return [(f"{self.name}.jsonl", f"{self.name.upper()}.jsonl", "test.jsonl", "val.jsonl")]
+
+    def evaluate(self, split: Split, scores: np.ndarray) -> Dict[str, float]:
+        predicted, gold = self.outputs(split, scores), split.gold()
+        return {name: metric_functions.gender_parity(predicted) if name == "gender_parity"
+                else metric_functions.METRICS[name](predicted, gold) for name in self.metrics}
+
+
+class WordInContextTask(PairTask):
+    """WiC: where the target word stands is given in characters, the end exclusive."""
+
+    def examples(self, record: Record, idx: Any, split: str, result: Split) -> List[Example]:
+        segments = tuple(self._marked(record, number) for number in ("1", "2"))
+        return [Example(idx, segments, self.take_label(record, split))]
+
+    @staticmethod
+    def _marked(record: Record, number: str) -> str:
+        text = take_text(record, f"sentence{number}", strip=False)
+        start, end = take_int(record, f"start{number}"), take_int(record, f"end{number}")
+        if not 0 <= start < end <= len(text):
+            raise BadRow(f"expected 0 <= start{number} < end{number} <= {len(text)} (the length of the sentence), "
+                         f"found {start} and {end}")
+        return mark(text, [(start, end)]).strip()
+
+
+class WinogradTask(PairTask):
+    """WSC: does the pronoun (span 2) refer to the noun phrase (span 1)?"""
+
+    def examples(self, record: Record, idx: Any, split: str, result: Split) -> List[Example]:
+        text = take_text(record, "text", strip=False)
+        target = take(record, "target", dict, "an object")
+        spans = []
+        for number in ("1", "2"):
+            span, index = take_text(target, f"span{number}_text"), take_int(target, f"span{number}_index")
+            try:
+                spans.append((span, locate_span(text, span, index)))
+            except ValueError as error:
+                raise BadRow(f"expected span{number} {shorten(span)!r} in the text, found {error}") from error
+        if self.encoding == "released":
+            segments: Tuple[str, ...] = (clean(text), f"{spans[1][0]} means {spans[0][0]}")
+        else:
+            segments = (mark(text, [place for _, place in spans]).strip(),)
+        return [Example(idx, segments, self.take_label(record, split))]
+
+
+def _copa_parts(record: Record) -> Tuple[str, str, List[str]]:
+    question = record.get("question")
+    if not isinstance(question, str) or question not in CONNECTIVES:
+        raise BadRow(f"expected 'cause' or 'effect' in 'question', found {shorten(question)!r}")
+    return (take_text(record, "premise"), CONNECTIVES[question],
+            [take_text(record, "choice1"), take_text(record, "choice2")])
+
+
+class ReleasedCopaTask(PairTask):
+    """COPA as the original release fed it: both continuations in one input, the label says which is right."""
+
+    def examples(self, record: Record, idx: Any, split: str, result: Split) -> List[Example]:
+        premise, connective, choices = _copa_parts(record)
+        segments = tuple(f"{premise} {connective} {choice}" for choice in choices)
+        return [Example(idx, segments, self.take_label(record, split))]
+
+
+class CopaTask(GroupedTask, JsonlTask):
+    """COPA as two question-answer pairs per record."""
+
+    name, labels, metrics = "COPA", ("0", "1"), ("accuracy",)
+    label_values = (0, 1)
+    submission, submission_kind = "COPA.jsonl", JsonLines((0, 1))
+    official_counts = {split: {"rows": rows} for split, rows in (("train", 400), ("dev", 100), ("test", 500))}
+
+    def examples(self, record: Record, idx: Any, split: str, result: Split) -> List[Example]:
+        premise, connective, choices = _copa_parts(record)
+        right = self.take_label(record, split)
+        return [Example(idx, (premise, f"{connective} {_lowered(choice)}"),
+                        None if right is None else int(right == option), group=idx, option=option)
+                for option, choice in enumerate(choices)]
+
+
+def _lowered(choice: str) -> str:
+    """A sentence to go on with after "because": its capital goes if only its place at the beginning explains it."""
+    return choice[0].lower() + choice[1:] if choice.split(None, 1)[0] in _LOWERED else choice
+
+
+BOOLQ = PairTask("BoolQ", ["passage", "question"], BOOLEAN, (False, True), truncation="first",
+                 counts=(9427, 3270, 3245))
+CB = PairTask("CB", ["premise", "hypothesis"], CB_LABELS, CB_LABELS, metrics=("macro_f1", "accuracy"),
+              counts=(250, 56, 250))
+COPA = CopaTask()
+RTE = PairTask("SuperGLUE-RTE", ["premise", "hypothesis"], ENTAILMENT, ENTAILMENT, submission="RTE.jsonl",
+               folders=("RTE",), companions=("AX-b", "AX-g"), counts=(2490, 277, 3000))
+WIC = WordInContextTask("WiC", [], BOOLEAN, (False, True), counts=(5428, 638, 1400))
+WSC = WinogradTask("WSC", [], BOOLEAN, (False, True), spelling=("False", "True"), counts=(554, 104, 146))
+AXB = DiagnosticTask("AX-b", ["sentence1", "sentence2"], ENTAILMENT, ENTAILMENT, metrics=("mcc", "accuracy"),
+                     counts=(1104,))
+AXG = DiagnosticTask("AX-g", ["premise", "hypothesis"], ENTAILMENT, ENTAILMENT, metrics=("gender_parity", "accuracy"),
+                     counts=(356,))
+
+RELEASED_TASKS: List[Task] = [
+    ReleasedCopaTask("COPA", [], ("0", "1"), (0, 1), spelling=(0, 1), counts=(400, 100, 500), encoding="released"),
+    WinogradTask("WSC", [], BOOLEAN, (False, True), spelling=("False", "True"), counts=(554, 104, 146),
+                 encoding="released"),
+]
