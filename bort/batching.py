@@ -1,0 +1,59 @@
+"""Ragged token sequences into padded batches, with as little padding and as few shapes as possible. No MXNet."""
+from __future__ import annotations
+
+from typing import Iterator, List, Sequence, Tuple
+
+import numpy as np
+
+LENGTH_MULTIPLE = 8
+"""Batches are padded to a multiple of this, so that few shapes are compiled and vector units are filled."""
+
+
+def pad_batch(sequences: Sequence[np.ndarray], pad_id: int, max_length: int,
+              multiple: int = LENGTH_MULTIPLE) -> Tuple[np.ndarray, np.ndarray]:
+    """Pad sequences to their longest member, rounded up to ``multiple`` but never beyond ``max_length``.
+
+    Returns:
+        ``token_ids`` (B, T) int32 and ``valid_length`` (B,) float32.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    longest = int(lengths.max())
+    width = max(longest, min(-(-longest // multiple) * multiple, max_length))
+    token_ids = np.full((len(sequences), width), pad_id, dtype=np.int32)
+    for row, sequence in enumerate(sequences):
+        token_ids[row, :len(sequence)] = sequence
+    return token_ids, lengths.astype(np.float32)
+
+
+def sorted_batches(lengths: np.ndarray, batch_size: int) -> List[np.ndarray]:
+    """Indices in batches of similar length, longest first (so that memory is claimed once). For evaluation."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def shuffled_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator,
+                     window: int = 32) -> List[np.ndarray]:
+    """One epoch of training batches: shuffled, then sorted by length within windows of ``window`` batches.
+
+    Every index is in exactly one batch. All batches but one hold ``batch_size`` indices. The order of the batches is
+    shuffled again, so that the training sees no curriculum of lengths.
+    """
+    order = rng.permutation(len(lengths))
+    span = batch_size * window
+    batches: List[np.ndarray] = []
+    for start in range(0, len(order), span):
+        part = order[start:start + span]
+        part = part[np.argsort(np.asarray(lengths)[part], kind="stable")]
+        batches.extend(part[begin:begin + batch_size] for begin in range(0, len(part), batch_size))
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def share(batch: np.ndarray, part: int, parts: int) -> np.ndarray:
+    """The members of ``batch`` that ``part`` of ``parts`` handles: strided, so that lengths stay alike everywhere."""
+    return batch[part::parts]
+
+
+def chunks(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Consecutive pieces of at most ``size``."""
+    for start in range(0, len(indices), size):
+        yield indices[start:start + size]

@@ -1,0 +1,102 @@
+"""BERTAdam over a network's parameters, with global-norm clipping, exact state and a guard against bad gradients."""
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, List, Mapping, Tuple
+
+import numpy as np
+
+from bort.compat import gluon, nd
+
+
+def _decays(name: str) -> bool:
+    return not name.endswith(("gamma", "beta", "bias"))
+
+
+class BertAdam:
+    """Adam as the release trains with: no bias correction, epsilon 1e-6, decoupled weight decay.
+
+    For a gradient g clipped to global norm ``clip``: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
+    w = w - lr (m / (sqrt(v) + eps) + decay w), where ``decay`` is 0 for biases and LayerNorm parameters.
+
+    MXNet's fused ``adamw_update`` runs on one thread; its ``adam_update`` with the decay applied before is the same
+    function and runs on all of them. Float16 parameters are updated through float32 copies.
+
+    Args:
+        parameters: name to parameter, as ``_collect_params_with_prefix`` gives them; repeated ones count once.
+        weight_decay: decay for weights and embeddings.
+        clip: largest global norm of the gradient; 0 does not clip.
+    """
+
+    def __init__(self, parameters: Mapping[str, gluon.Parameter], weight_decay: float = 0.0, clip: float = 1.0,
+                 beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-6) -> None:
+        distinct: Dict[int, Tuple[str, gluon.Parameter]] = {}
+        for name, parameter in sorted(parameters.items()):
+            if parameter.grad_req != "null":
+                distinct.setdefault(id(parameter), (name, parameter))
+        self.parameters: List[Tuple[str, gluon.Parameter]] = sorted(distinct.values(), key=lambda item: item[0])
+        self.weight_decay, self.clip = weight_decay, clip
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.skipped = 0
+        self._mean = {name: nd.zeros(p.shape, ctx=p.data().context) for name, p in self.parameters}
+        self._variance = {name: nd.zeros(p.shape, ctx=p.data().context) for name, p in self.parameters}
+        self._master = {name: p.data().astype("float32") for name, p in self.parameters
+                        if np.dtype(p.dtype) != np.float32}
+
+    def gradients(self) -> List[Any]:
+        """The gradient arrays, in the order of :attr:`parameters` (the same on every rank)."""
+        return [parameter.grad() for _, parameter in self.parameters]
+
+    def zero_gradients(self) -> None:
+        """Start accumulating anew."""
+        for gradient in self.gradients():
+            gradient[:] = 0
+
+    def gradient_norm(self, scale: float = 1.0) -> float:
+        """Euclidean norm of all gradients together, times ``scale``; not finite when any of them is not."""
+        flat = [gradient.reshape(-1).astype("float32", copy=False) for gradient in self.gradients()]
+        squares = [nd.dot(array, array) for array in flat]
+        return scale * math.sqrt(max(0.0, float(sum(square.asscalar() for square in squares))))
+
+    def step(self, rate: float, scale: float = 1.0) -> float:
+        """Update the parameters with their present gradients.
+
+        Args:
+            rate: learning rate of this step.
+            scale: factor on the gradients (the inverse of a loss scale).
+
+        Returns:
+            The gradient's global norm before clipping. When it is not finite nothing is updated and ``skipped`` grows.
+        """
+        norm = self.gradient_norm(scale)
+        if not math.isfinite(norm):
+            self.skipped += 1
+            return norm
+        if self.clip and norm > self.clip:
+            scale *= self.clip / norm
+        for name, parameter in self.parameters:
+            weight = self._master.get(name)
+            weight = parameter.data() if weight is None else weight
+            gradient = parameter.grad().astype("float32", copy=False)
+            if self.weight_decay and _decays(name):
+                weight *= 1 - rate * self.weight_decay
+            nd.adam_update(weight, gradient, self._mean[name], self._variance[name], lr=rate, beta1=self.beta1,
+                           beta2=self.beta2, epsilon=self.epsilon, wd=0, rescale_grad=scale, out=weight)
+            if name in self._master:
+                parameter.set_data(weight.astype(parameter.dtype))
+        return norm
+
+    def state_arrays(self) -> Dict[str, np.ndarray]:
+        """Everything a checkpoint needs to go on exactly: moments and float32 copies, by name."""
+        kinds = (("mean", self._mean), ("variance", self._variance), ("master", self._master))
+        return {f"{kind}/{name}": array.asnumpy() for kind, arrays in kinds for name, array in arrays.items()}
+
+    def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """The inverse of :meth:`state_arrays`.
+
+        Raises:
+            KeyError: the arrays are of another network.
+        """
+        for kind, target in (("mean", self._mean), ("variance", self._variance), ("master", self._master)):
+            for name, array in target.items():
+                array[:] = nd.array(arrays[f"{kind}/{name}"], dtype="float32")
