@@ -49,6 +49,11 @@ class Located(NamedTuple):
     config: Optional[Dict[str, Any]]
     folder: Path
 
+    @property
+    def config_file(self) -> Path:
+        """The file that errors about the config should name."""
+        return self.parameters if self.config is None else self.folder / CONFIG_FILE
+
 
 def locate(path: PathLike) -> Located:
     """Find the parameter file and config of a model folder or of a bare ``.params`` file.
@@ -209,7 +214,7 @@ def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -
     problems += [f"{name} is {arrays[name].shape} instead of {shape}" for name, shape in wanted.items()
                  if name in arrays and tuple(arrays[name].shape) != shape]
     if problems:
-        raise BortError(f"{where}: its parameters are not those of {_describe(model)}: " + "; ".join(problems))
+        raise BortError(f"{where}: its parameters are not those of {_in_words(model)}: " + "; ".join(problems))
     from bort.compat import mx
 
     for name, parameter in model._collect_params_with_prefix().items():
@@ -219,9 +224,41 @@ def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -
             parameter.set_data(mx.nd.array(arrays[_plain(name)], dtype=parameter.dtype))
 
 
-def _describe(model: Model) -> str:
+def _in_words(model: Model) -> str:
     head = f" with a {model.head} head of {model.num_outputs}" if isinstance(model, Classifier) else ""
     return f"{model.architecture.display}, V={model.vocab_size}{head}"
+
+
+class Stored(NamedTuple):
+    """What a model's files hold; the config is their own, or derived from the shapes of a bare file."""
+
+    located: Located
+    config: Mapping[str, Any]
+    arrays: Dict[str, np.ndarray]
+
+
+def read(path: PathLike, architecture: Optional[Union[str, Architecture]] = None, heads: Optional[int] = None,
+         verify: bool = True) -> Stored:
+    """What :func:`load` reads before it builds the network: views of the mapped file in the file's own dtype."""
+    located = locate(path)
+    where = str(located.parameters)
+    if located.config is None:
+        arrays, is_classifier = read_parameters(located.parameters)
+        config: Mapping[str, Any] = _bare_config(located, arrays, is_classifier, architecture, heads)
+    else:
+        config = located.config
+        if config.get("format_version") != FORMAT_VERSION:
+            raise BortError(f"{located.config_file}: format_version {config.get('format_version')!r}; this version of "
+                            f"bort reads {FORMAT_VERSION}")
+        recorded = config.get("sha256")
+        if verify and recorded is not None and sha256_file(located.parameters) != recorded:
+            raise BortError(f"{where}: its checksum is not the one in {CONFIG_FILE}: the file was damaged or replaced; "
+                            "copy the folder again")
+        arrays, _ = read_parameters(located.parameters)
+        if architecture is not None and parse(architecture).to_dict() != config.get("architecture"):
+            raise BortError(f"{located.folder}: holds {config.get('architecture')}, not {parse(architecture).display}")
+    _check_claims(config, arrays, where)
+    return Stored(located, config, arrays)
 
 
 def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None, heads: Optional[int] = None,
@@ -242,26 +279,9 @@ def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
     Raises:
         BortError: nothing there, a broken or foreign file, a checksum that differs, or parameters that do not fit.
     """
-    located = locate(path)
-    where = str(located.parameters)
-    if located.config is None:
-        arrays, is_classifier = read_parameters(located.parameters)
-        config: Mapping[str, Any] = _bare_config(located, arrays, is_classifier, architecture, heads)
-    else:
-        config = located.config
-        if config.get("format_version") != FORMAT_VERSION:
-            raise BortError(f"{located.folder / CONFIG_FILE}: format_version {config.get('format_version')!r}; this "
-                            f"version of bort reads {FORMAT_VERSION}")
-        recorded = config.get("sha256")
-        if verify and recorded is not None and sha256_file(located.parameters) != recorded:
-            raise BortError(f"{where}: its checksum is not the one in {CONFIG_FILE}: the file was damaged or replaced; "
-                            "copy the folder again")
-        arrays, _ = read_parameters(located.parameters)
-        if architecture is not None and parse(architecture).to_dict() != config.get("architecture"):
-            raise BortError(f"{located.folder}: holds {config.get('architecture')}, not {parse(architecture).display}")
-    _check_claims(config, arrays, where)
-    model = build(config, where if located.config is None else str(located.folder / CONFIG_FILE), dropout)
-    set_parameters(model, arrays, where)
+    stored = read(path, architecture, heads, verify)
+    model = build(stored.config, str(stored.located.config_file), dropout)
+    set_parameters(model, stored.arrays, str(stored.located.parameters))
     return model
 
 
@@ -289,6 +309,20 @@ def parameter_arrays(model: Model) -> Dict[str, np.ndarray]:
             if not name.endswith(TIED)}
 
 
+def describe(model: Model) -> Dict[str, Any]:
+    """The members of ``config.json`` that say what network ``model`` is."""
+    bert = model.bort if isinstance(model, Classifier) else model
+    config: Dict[str, Any] = {
+        "architecture": bert.architecture.to_dict(), "vocab_size": bert.vocab_size, "max_length": bert.max_length,
+        "dropout": bert.dropout, "layer_norm_eps": bert.layer_norm_eps, "mlm_layer_norm_eps": bert.mlm_layer_norm_eps,
+        "head": None}
+    if isinstance(model, Classifier):
+        config["head"] = {"kind": model.head, "num_outputs": model.num_outputs, "dropout": model.head_dropout,
+                          "task": getattr(model, "task_name", None), "encoding": getattr(model, "encoding", None),
+                          "labels": getattr(model, "labels", None)}
+    return config
+
+
 def save(model: Model, folder: PathLike, tokenizer: Any = None, extra: Optional[Mapping[str, Any]] = None) -> Path:
     """Write a model folder; every file appears whole or not at all, and the config, last, holds the checksum.
 
@@ -299,25 +333,21 @@ def save(model: Model, folder: PathLike, tokenizer: Any = None, extra: Optional[
     Raises:
         BortError: the folder cannot be written to; what it held before is still there.
     """
+    return write(folder, describe(model), parameter_arrays(model), tokenizer, extra)
+
+
+def write(folder: PathLike, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], tokenizer: Any = None,
+          extra: Optional[Mapping[str, Any]] = None) -> Path:
+    """:func:`save` of a network that was never built; ``arrays`` may make each array only when it is asked for."""
     folder = Path(folder)
-    bert = model.bort if isinstance(model, Classifier) else model
-    config: Dict[str, Any] = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "architecture": bert.architecture.to_dict(),
-        "vocab_size": bert.vocab_size, "max_length": bert.max_length, "dropout": bert.dropout,
-        "layer_norm_eps": bert.layer_norm_eps, "mlm_layer_norm_eps": bert.mlm_layer_norm_eps, "head": None,
-        "tokenizer": None,
-    }
-    if isinstance(model, Classifier):
-        config["head"] = {"kind": model.head, "num_outputs": model.num_outputs, "dropout": model.head_dropout,
-                          "task": getattr(model, "task_name", None), "encoding": getattr(model, "encoding", None),
-                          "labels": getattr(model, "labels", None)}
+    config = {"format": FORMAT, "format_version": FORMAT_VERSION, **description, "tokenizer": None}
     if tokenizer is not None:
         tokenizer.save(folder)
         config["tokenizer"] = {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint}
     # The slow part happens beside the old files, so that a kill leaves a folder whose checksum does not fit only if it
     # comes between the two last lines.
     fresh = folder / f".{PARAMETERS_FILE}.new"
-    write_ndarrays(fresh, parameter_arrays(model))
+    write_ndarrays(fresh, arrays)
     config["sha256"] = sha256_file(fresh)
     os.replace(fresh, folder / PARAMETERS_FILE)
     write_json(folder / CONFIG_FILE, {**dict(extra or {}), **config})
@@ -331,8 +361,8 @@ def main(argv: Optional[list] = None) -> int:
     return inspection.main(argv)
 
 
-__all__ = ["HEADS", "build", "infer_architecture", "load", "load_or_initialize", "locate", "parameter_arrays",
-           "read_parameters", "save", "set_parameters"]
+__all__ = ["HEADS", "build", "describe", "expected_shapes", "infer_architecture", "load", "load_or_initialize",
+           "locate", "parameter_arrays", "read", "read_parameters", "save", "set_parameters", "write"]
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

@@ -5,6 +5,7 @@ names are those of the released checkpoints (their table is in ``bort.checkpoint
 """
 from __future__ import annotations
 
+import zlib
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -162,20 +163,22 @@ def initialize(block: gluon.Block, seed: int, only_missing: bool = False) -> Non
     Args:
         only_missing: leave parameters that already hold values as they are.
     """
-    import zlib
-
     for name, parameter in sorted(block._collect_params_with_prefix().items()):
         if parameter._data is not None and (only_missing or name == "decoder.3.weight"):
             continue
-        if name.endswith(("beta", "bias")):
-            value = np.zeros(parameter.shape, dtype="float32")
-        elif name.endswith("gamma"):
-            value = np.ones(parameter.shape, dtype="float32")
-        else:
-            value = _truncated_normal(np.random.default_rng([seed, zlib.crc32(name.encode())]), parameter.shape)
+        value = initial_value(name, parameter.shape, seed)
         if parameter._data is None:
             parameter.initialize(init="zeros")
         parameter.set_data(mx.nd.array(value, dtype=parameter.dtype))
+
+
+def initial_value(name: str, shape: Any, seed: int) -> np.ndarray:
+    """What :func:`initialize` gives the parameter ``name``: float32 of ``shape``."""
+    if name.endswith(("beta", "bias")):
+        return np.zeros(shape, dtype="float32")
+    if name.endswith("gamma"):
+        return np.ones(shape, dtype="float32")
+    return _truncated_normal(np.random.default_rng([seed, zlib.crc32(name.encode())]), shape)
 
 
 def _truncated_normal(rng: np.random.Generator, shape: Any) -> np.ndarray:
