@@ -18,6 +18,7 @@ from bort.errors import BortError
 from bort.files import PathLike
 from bort.tasks import metrics as metric_functions
 from bort.tasks import submission as submissions
+from bort.tasks.reading import without_collection
 
 logger = logging.getLogger("bort.tasks")
 
@@ -90,7 +91,8 @@ class Task:
         metrics: names of what :meth:`evaluate` returns; the first selects the best epoch.
         splits: names :meth:`read` accepts.
         truncation: what an over-long pair loses: "even" cuts the longer segment first, "first" only segment A.
-        submission: file name the leaderboard expects; ``submission_kind`` its form.
+        submission: file name the leaderboard expects; ``submission_kind`` its form; ``submission_unit`` the official
+            count (see :attr:`official_counts`) that it has one line of each for.
         encoding: "paper", or "released" where the original release fed the model differently.
         model_task: for sets without training data, the task whose model scores them; else None.
         companions: sets that this task's model is scored on as well.
@@ -105,6 +107,7 @@ class Task:
     truncation = "even"
     submission = ""
     submission_kind: "submissions.Kind"
+    submission_unit = "rows"
     encoding = "paper"
     model_task: Optional[str] = None
     companions: Tuple[str, ...] = ()
@@ -176,14 +179,17 @@ class Task:
         Raises:
             BortError: missing or unreadable files, or too many bad rows (see ``reading.RowCounter``).
         """
-        result = self._read(self.files(data_dir, split), split)
+        files = self.files(data_dir, split)
+        with without_collection():
+            result = self._read(files, split)
         if not result.examples:
             raise BortError(f"{', '.join(map(str, result.files))}: no examples for {self.name} in it")
         found = {"rows": result.rows, **result.counts}
-        for unit, expected in self.official_counts.get(split, {}).items():
-            if found.get(unit, expected) != expected:
-                logger.warning("%s: %d %s, the official %s split has %d", result.files[0], found[unit], unit, split,
-                               expected)
+        official = self.official_counts.get(split, {})
+        if any(found.get(unit, count) != count for unit, count in official.items()):
+            sizes = [", ".join(f"{counts[unit]:,} {unit}" for unit in official) for counts in (found, official)]
+            logger.warning("%s: %s, the official %s split has %s", ", ".join(map(str, result.files)), sizes[0], split,
+                           sizes[1])
         return result
 
     def _read(self, files: List[Path], split: str) -> Split:

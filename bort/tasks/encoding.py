@@ -6,6 +6,7 @@ array, so that a split of 350,000 examples is three files and no Python lists.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import numpy as np
 from bort.errors import BortError
 from bort.files import PathLike, read_json, write_json
 from bort.tasks.base import Split, Task
+from bort.tasks.reading import without_collection
 from bort.text.base import Tokenizer
 
 logger = logging.getLogger("bort.tasks")
@@ -104,7 +106,8 @@ def encode(task: Task, split: Split, tokenizer: Tokenizer, max_length: int,
         cached = _load(folder, key, len(split))
         if cached is not None:
             return cached
-    tokens, lengths, truncated = _assemble(tokenizer, texts, pairs, max_length, task.truncation)
+    with without_collection():
+        tokens, lengths, truncated = _assemble(tokenizer, texts, pairs, max_length, task.truncation)
     arrays = {"tokens": tokens, "lengths": lengths, "labels": _labels(task, split)}
     if folder is not None:
         _store(folder, key, arrays, truncated)
@@ -115,7 +118,7 @@ def encode(task: Task, split: Split, tokenizer: Tokenizer, max_length: int,
 
 
 def _shared_texts(split: Split) -> Tuple[List[str], np.ndarray]:
-    """The distinct texts in order of appearance, and the positions of each example's segments: int32 (N, 2), -1 none."""
+    """The distinct texts in order of appearance, and where each example's segments are in it: int32 (N, 2), -1 none."""
     positions: Dict[str, int] = {}
     pairs = np.full((len(split), 2), -1, dtype=np.int32)
     for row, example in enumerate(split.examples):
@@ -143,12 +146,28 @@ def _fingerprint(task: Task, split: Split, texts: List[str], pairs: np.ndarray, 
     return digest.hexdigest()
 
 
+def token_lengths(split: Split, tokenizer: Tokenizer) -> np.ndarray:
+    """Length of each example with its special tokens, before any truncation: int64 of shape (N,)."""
+    texts, pairs = _shared_texts(split)
+    full = np.asarray([len(row) for row in _token_ids(tokenizer, texts)], dtype=np.int64)
+    single = pairs[:, 1] < 0
+    return full[pairs[:, 0]] + np.where(single, 0, full[pairs[:, 1]]) + SPECIALS - single
+
+
+def _token_ids(tokenizer: Tokenizer, texts: List[str]) -> List[np.ndarray]:
+    ids: List[np.ndarray] = []
+    for start in range(0, len(texts), BATCH_TEXTS):
+        rows = tokenizer.encode_batch(texts[start:start + BATCH_TEXTS])
+        ends = list(itertools.accumulate(map(len, rows)))
+        flat = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32, count=ends[-1])
+        ids += [flat[begin:end] for begin, end in zip([0, *ends], ends)]
+    return ids
+
+
 def _assemble(tokenizer: Tokenizer, texts: List[str], pairs: np.ndarray, max_length: int,
               truncation: str) -> Tuple[np.ndarray, np.ndarray, int]:
     """The flat ids (int32), the length of each example (int32, (N,)) and the number of truncated examples."""
-    ids: List[np.ndarray] = []
-    for start in range(0, len(texts), BATCH_TEXTS):
-        ids.extend(np.asarray(row, dtype=np.int32) for row in tokenizer.encode_batch(texts[start:start + BATCH_TEXTS]))
+    ids = _token_ids(tokenizer, texts)
     full = np.asarray([len(row) for row in ids], dtype=np.int64)
     kept = np.zeros((len(pairs), 2), dtype=np.int64)
     single = pairs[:, 1] < 0

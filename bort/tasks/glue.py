@@ -160,8 +160,8 @@ QQP = TsvTask("QQP", ["question1", "question2"], label="is_duplicate", metrics=(
               folders=("QQP-clean",), counts=(363846, 40430, 390965))
 MNLI_M = TsvTask("MNLI-m", _SENTENCES, MNLI_LABELS, label="gold_label", folders=("MNLI",), companions=("MNLI-mm", "AX"),
                  names={"dev": ("dev_matched.tsv",), "test": ("test_matched.tsv",)}, counts=(392702, 9815, 9796))
-MNLI_MM = TsvTask("MNLI-mm", _SENTENCES, MNLI_LABELS, label="gold_label", folders=("MNLI",), companions=("MNLI-m", "AX"),
-                  names={"dev": ("dev_mismatched.tsv",), "test": ("test_mismatched.tsv",)},
+MNLI_MM = TsvTask("MNLI-mm", _SENTENCES, MNLI_LABELS, label="gold_label", folders=("MNLI",),
+                  names={"dev": ("dev_mismatched.tsv",), "test": ("test_mismatched.tsv",)}, companions=("MNLI-m", "AX"),
                   counts=(392702, 9832, 9847))
 QNLI = TsvTask("QNLI", ["question", "sentence"], ENTAILMENT, folders=("QNLIv2",), counts=(104743, 5463, 5463))
 RTE = TsvTask("RTE", _SENTENCES, ENTAILMENT, counts=(2490, 277, 3000))

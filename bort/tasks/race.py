@@ -8,7 +8,7 @@ Encodings:
 * "released": one example per question with four classes, ``article </s> question option1 </sep> option2 ...``. The
   release put the question behind the article, where the cut of a long article lost it; here it leads the options.
 
-Only the article is cut when an example is too long.
+White space of any kind becomes single blanks, and only the article is cut when an example is too long.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bort.tasks.grouped import GroupedTask
 from bort.tasks.jsonl import take, take_list, take_text
 from bort.tasks.reading import MAX_LINE_BYTES, BadRow, RowCounter, parse_record, shorten
 from bort.tasks.submission import Kind
-from bort.tasks.text import clean
+from bort.tasks.text import flatten
 
 LETTERS = ("A", "B", "C", "D")
 LEVELS = {"RACE-M": ("middle",), "RACE-H": ("high",), "RACE": ("high", "middle")}
@@ -57,13 +57,14 @@ class RaceLines(Kind):
         return f"it has {len(value)} answers, the test set has {len(official)} questions"
 
 
-def filled(question: str, option: str) -> str:
-    """The question with its answer: in place of the blank if it has just one, else after it."""
+def answered(question: str, options: Sequence[str]) -> List[str]:
+    """The question with each answer: in place of the blank if it has just one, else after the question."""
     blanks = list(_BLANK.finditer(question))
     if len(blanks) != 1:
-        return f"{question} {option}"
+        return [f"{question} {option}".strip() for option in options]
     before, after = question[:blanks[0].start()].strip(), question[blanks[0].end():].strip()
-    return f"{before} {option}{'' if after[:1] in '.,;:?!' else ' '}{after}".strip()
+    after = after if after[:1] in ",.;:?!" else f" {after}"
+    return [f"{before} {option}{after}".strip() for option in options]
 
 
 class RaceTask(Task):
@@ -97,23 +98,25 @@ class RaceTask(Task):
         seen = set()
         for folder in files:
             counter = RowCounter(folder)
-            for path in _passage_files(folder):
+            for path, is_file in _passage_files(folder):
                 try:
+                    if not is_file:
+                        raise BadRow("expected a regular file")
                     examples = self._passage(path, folder.name, split, seen)
                 except BadRow as error:
-                    counter.bad_row(str(path), error)
+                    counter.bad_row(path, error)
                     continue
                 counter.good_row()
-                result.examples.extend(examples)
-                result.counts["questions"] += len({example.group for example in examples})
+                result.examples += examples
+                result.counts["questions"] += examples[-1].group[1] + 1
             result.bad_rows += counter.finish()
             result.rows += counter.rows - counter.bad
         return result
 
-    def _passage(self, path: Path, level: str, split: str, seen: set) -> List[Example]:
+    def _passage(self, path: str, level: str, split: str, seen: set) -> List[Example]:
         record = parse_record(_content(path))
-        article = take_text(record, "article")
-        identity = take_text(record, "id") if "id" in record else f"{level}{path.name}"
+        article = flatten(take_text(record, "article"))
+        identity = take_text(record, "id") if "id" in record else f"{level}{os.path.basename(path)}"
         questions, options = take_list(record, "questions"), take_list(record, "options")
         answers: Sequence[Any] = [None] * len(questions)
         if "answers" in record or split != "test":
@@ -133,8 +136,8 @@ class RaceTask(Task):
             if answer is not None and (not isinstance(answer, str) or answer not in LETTERS):
                 raise BadRow(f"expected an answer from A to D, found {shorten(answer)!r}")
             right = None if answer is None else LETTERS.index(answer)
-            texts = [clean(choice) for choice in choices]
-            examples.extend(self._examples((identity, number), article, clean(question), texts, right))
+            texts = [flatten(choice) for choice in choices]
+            examples.extend(self._examples((identity, number), article, flatten(question), texts, right))
         seen.add(identity)
         return examples
 
@@ -167,9 +170,8 @@ class RacePairsTask(GroupedTask, RaceTask):
 
     def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
                   right: Any) -> List[Example]:
-        return [Example((*group, option), (article, filled(question, choice)),
-                        None if right is None else int(option == right), group, option)
-                for option, choice in enumerate(choices)]
+        return [Example((*group, option), (article, text), None if right is None else int(option == right), group, option)
+                for option, text in enumerate(answered(question, choices))]
 
     def training_subset(self, split: Split, rng: np.random.Generator) -> Split:
         split = self._half_of_high(split, rng)
@@ -195,24 +197,24 @@ class RaceChoiceTask(RaceTask):
         return self._by_passage({example.group: LETTERS[value] for example, value in zip(split.examples, classes)})
 
 
-def _passage_files(folder: Path) -> List[Path]:
-    """The folder's ``.txt`` files by number (``N.txt``), those named otherwise after them by name."""
-    def order(name: str) -> Tuple[bool, int, str]:
-        stem = name[:-4]
+def _passage_files(folder: Path) -> List[Tuple[str, bool]]:
+    """The folder's ``.txt`` files by number (``N.txt``), those named otherwise after them by name; whether each is one."""
+    def order(entry: Tuple[str, bool]) -> Tuple[bool, int, str]:
+        stem = os.path.basename(entry[0])[:-4]
         numbered = stem.isascii() and stem.isdigit() and len(stem) < 19
-        return not numbered, int(stem) if numbered else 0, name
+        return not numbered, int(stem) if numbered else 0, entry[0]
 
     try:
-        names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(".txt")]
+        # Paths stay strings: 28,000 Path objects are a noticeable part of reading the files.
+        with os.scandir(folder) as entries:
+            found = [(entry.path, entry.is_file()) for entry in entries if entry.name.endswith(".txt")]
     except OSError as error:
         raise BortError(f"{folder}: cannot be read ({error.strerror})") from error
-    return [folder / name for name in sorted(names, key=order)]
+    return sorted(found, key=order)
 
 
-def _content(path: Path) -> str:
+def _content(path: str) -> str:
     try:
-        if not path.is_file():
-            raise BadRow("expected a regular file")
         with open(path, "rb") as stream:
             data = stream.read(MAX_LINE_BYTES + 1)
     except OSError as error:

@@ -1,7 +1,7 @@
 """MultiRC and ReCoRD, which the paper casts as classification of question-answer pairs (section 5.2).
 
-* MultiRC: ``passage </s> question answer``, texts lightly cleaned (``text.tidy``). Every answer is right or wrong on its
-  own, at a positive probability above 1/2; F1a is over all answers, EM over questions.
+* MultiRC: ``passage </s> question answer``, texts lightly cleaned (``text.tidy``). Each answer is right or wrong on
+  its own, at a positive probability above 1/2; F1a is over all answers, EM over questions.
 * ReCoRD: ``passage </s> query``, the placeholder filled with one entity of the passage at a time. The entity with the
   highest positive probability is the prediction.
 

@@ -21,12 +21,17 @@ MAX_SPAN = 500
 
 def sanitize(text: str) -> str:
     """``text`` of the same length without the private character that marks spans and without lone surrogates."""
-    return without_surrogates(text.replace(MARKER, "\ufffd"))
+    return text if text.isascii() else without_surrogates(text.replace(MARKER, "\ufffd"))
 
 
 def clean(text: str) -> str:
     """:func:`sanitize` without white space at the ends."""
     return sanitize(text).strip()
+
+
+def flatten(text: str) -> str:
+    """:func:`sanitize` with every run of white space, line ends included, as one blank."""
+    return " ".join(sanitize(text).split())
 
 
 def tidy(text: str) -> str:
