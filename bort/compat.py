@@ -13,6 +13,7 @@ from typing import Dict
 
 import numpy as np
 
+from bort import numpy_aliases
 from bort.errors import BortError
 
 LOCAL_SIZE_VARIABLES = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
@@ -48,19 +49,12 @@ def thread_settings() -> Dict[str, str]:
     }
 
 
-def _restore_numpy_aliases() -> None:
-    for name, builtin in (("bool", bool), ("int", int), ("float", float), ("complex", complex), ("object", object),
-                          ("str", str)):
-        if name not in np.__dict__:
-            setattr(np, name, builtin)
-
-
 def _import_mxnet():
     if int(np.__version__.split(".")[0]) >= 2:
         raise BortError(f"MXNet 1.9.1 needs numpy < 2, this environment has {np.__version__}: pip install 'numpy<2'")
     for variable, value in thread_settings().items():
         os.environ.setdefault(variable, value)
-    _restore_numpy_aliases()
+    numpy_aliases.restore()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

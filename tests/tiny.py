@@ -1,14 +1,22 @@
 """Tiny things made in code for the tests: architectures, models, batches."""
 from __future__ import annotations
 
-from typing import Any, Tuple
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Dict, Tuple
 
 import numpy as np
+import pytest
 
 from bort.architecture import Architecture
 
 TINY = Architecture(2, 2, 8, 12)
 TINY_TEACHER = Architecture(3, 4, 16, 20)
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+needs_horovod = pytest.mark.skipif(shutil.which("horovodrun", path=str(BIN)) is None, reason="Horovod is not installed")
 VOCAB = 40
 MAX_LENGTH = 24
 
@@ -44,3 +52,13 @@ def tiny_batch(seed: int = 0, batch: int = 3, length: int = 7, vocab_size: int =
     ids = rng.integers(0, vocab_size, (batch, length))
     positions = np.stack([rng.choice(int(count), masked, replace=int(count) < masked) for count in valid])
     return (mx.nd.array(ids, dtype="int32"), mx.nd.array(valid, dtype="float32"), mx.nd.array(positions, dtype="int32"))
+
+
+def two_rank_environment() -> Dict[str, str]:
+    """Environment for ``subprocess.run(["horovodrun", "-np", "2", sys.executable, ...], env=...)``.
+
+    Horovod's launcher imports MXNet itself, so NumPy's old aliases are restored for it as the README describes.
+    """
+    aliases = ROOT / ".ci" / "numpy-aliases"
+    return dict(os.environ, PYTHONPATH=f"{ROOT}{os.pathsep}{aliases}", PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}",
+                OMP_WAIT_POLICY="passive")

@@ -55,8 +55,8 @@ class BertAdam:
     def gradient_norm(self, scale: float = 1.0) -> float:
         """Euclidean norm of all gradients together, times ``scale``; not finite when any of them is not."""
         flat = [gradient.reshape(-1).astype("float32", copy=False) for gradient in self.gradients()]
-        squares = [nd.dot(array, array) for array in flat]
-        return scale * math.sqrt(max(0.0, float(sum(square.asscalar() for square in squares))))
+        square = float(nd.add_n(*[nd.dot(array, array) for array in flat]).asscalar())
+        return scale * math.sqrt(square) if math.isfinite(square) else square
 
     def step(self, rate: float, scale: float = 1.0) -> float:
         """Update the parameters with their present gradients.

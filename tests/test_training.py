@@ -1,0 +1,196 @@
+"""Schedules and the optimizer against hand-computed values; run folders that survive kills and damage."""
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bort.batching import pad_batch, share, shuffled_batches
+from bort.compat import autograd, gluon, mx, nd
+from bort.errors import BortError
+from bort.scoring import token_batches
+from bort.training import losses
+from bort.training.optimizer import BertAdam
+from bort.training.schedules import linear, make_schedule, noam, released_pretraining
+from bort.training.state import RunFolder
+
+
+def test_schedules_follow_their_formulas():
+    rate = linear(1.0, 10, 0.25)  # int(10 * 0.25) = 2 warmup steps
+    assert [rate(step) for step in (0, 1, 2, 6, 9)] == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.125])
+    assert linear(1e-6, 10, 0.0)(10) == 1e-7
+    rate = noam(2.0, 100, 0.04)
+    assert [rate(step) for step in (0, 3, 15, 99)] == pytest.approx([0.5, 2.0, 1.0, 0.4])
+    rate = released_pretraining(1.0, 10, 0.2)
+    assert [rate(step) for step in (0, 1, 4, 9)] == pytest.approx([0.5, 0.8, 0.5, 0.0])
+    for wrong in (("cosine", 1, 1, 0), ("linear", 0, 1, 0), ("linear", 1, 1, 1.0), ("linear", float("nan"), 1, 0)):
+        with pytest.raises(BortError):
+            make_schedule(*wrong)
+
+
+def parameters(*shapes):
+    net = gluon.nn.HybridSequential()
+    made = {f"layer{i}.{'bias' if len(shape) == 1 else 'weight'}": net.params.get(f"p{i}", shape=shape, init="zeros")
+            for i, shape in enumerate(shapes)}
+    rng = np.random.default_rng(0)
+    for parameter in made.values():
+        parameter.initialize()
+        parameter.set_data(nd.array(rng.normal(size=parameter.shape)))
+    return made
+
+
+def test_bert_adam_equals_the_formula_and_gluonnlps():
+    import gluonnlp  # noqa: F401  registers the optimizer "bertadam"
+
+    made = parameters((3, 4), (5,))
+    ours = {name: p.data().asnumpy().astype("float64") for name, p in made.items()}
+    theirs = {name: p.data().copy() for name, p in made.items()}
+    reference = mx.optimizer.create("bertadam", learning_rate=1.0, wd=0.1, epsilon=1e-6)
+    states = {name: reference.create_state(0, weight) for name, weight in theirs.items()}
+    mean = {name: np.zeros(p.shape) for name, p in made.items()}
+    variance = {name: np.zeros(p.shape) for name, p in made.items()}
+    optimizer = BertAdam(made, weight_decay=0.1, clip=1.0)
+    rng = np.random.default_rng(1)
+    for step in range(4):
+        rate = 0.01 * (step + 1)
+        gradients = {name: rng.normal(size=p.shape) * (3 if step % 2 else 0.01) for name, p in made.items()}
+        norm = math.sqrt(sum((g ** 2).sum() for g in gradients.values()))
+        for name, p in made.items():
+            p.grad()[:] = nd.array(gradients[name])
+        assert optimizer.step(rate) == pytest.approx(norm, rel=1e-5)
+        reference.lr = rate
+        for name in made:
+            g = gradients[name] * min(1.0, 1.0 / norm)
+            mean[name] = 0.9 * mean[name] + 0.1 * g
+            variance[name] = 0.999 * variance[name] + 0.001 * g * g
+            decay = 0.0 if name.endswith("bias") else 0.1
+            ours[name] -= rate * (mean[name] / (np.sqrt(variance[name]) + 1e-6) + decay * ours[name])
+            reference.wd = decay
+            reference.update(0, theirs[name], nd.array(g), states[name])
+    for name, p in made.items():
+        np.testing.assert_allclose(p.data().asnumpy(), ours[name], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(p.data().asnumpy(), theirs[name].asnumpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_bad_gradients_change_nothing_and_state_round_trips():
+    made = parameters((3, 4), (5,))
+    optimizer = BertAdam(made, 0.1)
+    for value in (1.0, float("nan"), float("inf")):
+        before = {name: p.data().asnumpy() for name, p in made.items()}
+        for p in made.values():
+            p.grad()[:] = value
+        norm = optimizer.step(0.1)
+        same = all((before[name] == p.data().asnumpy()).all() for name, p in made.items())
+        assert same == (not math.isfinite(norm)) == (value != 1.0)
+    assert optimizer.skipped == 2
+    twin = BertAdam(made, 0.1)
+    twin.load_state_arrays(optimizer.state_arrays())
+    assert all((twin.state_arrays()[name] == array).all() for name, array in optimizer.state_arrays().items())
+    assert any(array.any() for array in twin.state_arrays().values())
+
+
+def test_float16_parameters_are_updated_through_float32():
+    made = parameters((3, 4))
+    exact = made["layer0.weight"].data().asnumpy().astype("float16").astype("float64")
+    made["layer0.weight"].cast("float16")
+    optimizer = BertAdam(made, clip=0.0)
+    for _ in range(50):  # steps of 1e-4, each smaller than float16 resolves at most of these weights
+        made["layer0.weight"].grad()[:] = 1.0
+        optimizer.step(1e-5)
+    moved = exact - made["layer0.weight"].data().asnumpy().astype("float64")
+    assert np.abs(moved - 50 * 1e-5 * 5).max() < 5e-3 and moved.mean() > 1e-3
+
+
+def test_losses_equal_hand_computed_values():
+    scores, teacher = np.array([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), np.array([[0.5, 0.1, 2.0], [1.0, 1.0, 1.0]])
+
+    def softmax(x):
+        return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+    np.testing.assert_allclose(losses.hard_loss(nd.array(scores), nd.array([2, 0])).asnumpy(),
+                               -np.log(softmax(scores))[[0, 1], [2, 0]], rtol=1e-5)
+    expected = -(softmax(teacher / 2) * np.log(softmax(scores / 2))).sum(-1) * 4
+    np.testing.assert_allclose(losses.soft_loss(nd.array(scores), nd.array(teacher), 2.0).asnumpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.regression_loss(nd.array([[1.0], [3.0]]), nd.array([0.5, 1.0])).asnumpy(), [0.25, 4])
+    x = nd.array(scores)
+    x.attach_grad()
+    with autograd.record():
+        loss = losses.soft_loss(x, nd.array(teacher), 2.0).sum()
+    loss.backward()
+    np.testing.assert_allclose(x.grad.asnumpy(), 2 * (softmax(scores / 2) - softmax(teacher / 2)), rtol=1e-4, atol=1e-6)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(1, 17), st.integers(1, 4), st.integers(0, 9))
+def test_batches_hold_every_example_once(lengths, batch_size, parts, seed):
+    lengths = np.array(lengths)
+    batches = shuffled_batches(lengths, batch_size, np.random.default_rng(seed), window=3)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert all(len(batch) <= batch_size for batch in batches)
+    assert len(batches) == -(-len(lengths) // batch_size)
+    shares = [share(batches[0], part, parts) for part in range(parts)]
+    assert sorted(np.concatenate(shares)) == sorted(batches[0])
+    evaluation = token_batches(lengths, 100)
+    assert sorted(np.concatenate(evaluation)) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= 100 for batch in evaluation)
+
+
+def test_padding_is_bounded():
+    ids, valid = pad_batch([np.arange(3), np.arange(11)], pad_id=9, max_length=12)
+    assert ids.shape == (2, 12) and valid.tolist() == [3, 11] and (ids[0, 3:] == 9).all() and ids.dtype == np.int32
+
+
+def test_a_run_folder_keeps_one_writer_and_one_set_of_settings(tmp_path):
+    with RunFolder(tmp_path / "run", {"lr": 1}) as run:
+        run.log({"step": 1, "loss": float("nan")})
+        with pytest.raises(BortError, match="another process"):
+            RunFolder(tmp_path / "run", {"lr": 1}, resume=True)
+    with pytest.raises(BortError, match="--resume"):
+        RunFolder(tmp_path / "run", {"lr": 1})
+    with pytest.raises(BortError, match="lr was 1 and is 2"):
+        RunFolder(tmp_path / "run", {"lr": 2}, resume=True)
+    with RunFolder(tmp_path / "run", {"lr": 1}, resume=True):
+        pass
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text()) == {"step": 1, "loss": None}
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BortError, match="cannot be made"):
+        RunFolder(tmp_path / "file" / "run", {})
+
+
+def test_checkpoints_keep_the_last_and_pass_over_damaged_ones(tmp_path):
+    with RunFolder(tmp_path, {}) as run:
+        for step in (1, 2, 3):
+            run.log({"step": step})
+            run.save(step, {"epoch": step}, {"a.params": {"x": np.full((2,), step, "float32")}}, keep=2, protect=[1])
+        run.log({"step": 4})
+        assert run.steps() == [1, 2, 3]
+        run.save(5, {}, {"a.params": {"x": np.zeros(1, "float32")}}, keep=2, protect=[1])
+        assert run.steps() == [1, 3, 5]
+        path = tmp_path / "checkpoints" / "step-00000005" / "a.params"
+        path.write_bytes(path.read_bytes()[:-1] + b"\7")
+        with pytest.warns(UserWarning, match="damaged"):
+            checkpoint = run.latest()
+        assert (checkpoint.step, checkpoint.state) == (3, {"epoch": 3})
+        np.testing.assert_array_equal(checkpoint.arrays["a.params"]["x"], [3, 3])
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+        run.finish({"ok": True})
+        assert run.results == {"ok": True} and run.steps() == []
+
+
+def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
+    from bort.training import state
+
+    with RunFolder(tmp_path, {}) as run:
+        run.save(1, {}, {"a.params": {"x": np.zeros(1, "float32")}})
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+        monkeypatch.setattr(state, "write_json", full)
+        with pytest.raises(BortError, match="No space left"):
+            run.save(2, {}, {"a.params": {"x": np.zeros(1, "float32")}})
+        assert run.steps() == [1] and run.latest().step == 1
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
