@@ -43,8 +43,8 @@ def tidy(text: str) -> str:
     """
     text = " ".join(_UNSEEN.sub("", text).split())
     text = " ".join(_TAGS.sub(" ", _SENTENCE_NUMBERS.sub(" ", text)).split())
-    text = _SPACE_BEFORE_MARK.sub(r"\1", text)
-    text = _TWO_DOTS.sub(".", _REPEATED_MARK.sub(r"\1", text))
+    text = _SPACE_BEFORE_MARK.sub(r"\1", _REPEATED_MARK.sub(r"\1", text))
+    text = _TWO_DOTS.sub(".", text)
     return _DOUBLED_WORD.sub(r"\1", text)
 
 
