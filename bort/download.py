@@ -195,7 +195,7 @@ class _Transfer:
                         return
                     self._forget()
                     raise _Retry("the server no longer has the part that was asked for") from error
-                failure = f"the server answered {error.code} {error.reason}"
+                failure = " ".join(f"the server answered {error.code} {error.reason}".split())
                 raise (_GiveUp if error.code in _FINAL_STATUS or error.code < 400 else _Retry)(failure) from error
         except (http.client.HTTPException, OSError) as error:
             raise _Retry(str(getattr(error, "reason", "") or f"{type(error).__name__}: {error}")) from error
