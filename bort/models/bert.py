@@ -121,6 +121,21 @@ class Bert(gluon.HybridBlock):
         index = F.broadcast_add(F.cast(masked_positions, dtype="float32"), row_start)
         return self.decoder(F.take(F.reshape(sequence, shape=(-3, 0)), index))
 
+    def masked_states(self, sequence: Any, rows: Any) -> Any:
+        """What the MLM head multiplies with the vocabulary matrix, for training without an array of logits per batch.
+
+        Args:
+            sequence: (B, T, H) hidden states.
+            rows: (N,) int32, the masked positions counted through the batch: b * T + t.
+
+        Returns:
+            (N, H); ``decoder[3]`` of it are the logits (N, V).
+        """
+        states = mx.nd.take(sequence.reshape((-3, 0)), rows)
+        for layer in list(self.decoder)[:-1]:
+            states = layer(states)
+        return states
+
 
 def check_inputs(model: Union[Bert, Any], token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> None:
     """Refuse inputs on which MXNet would silently clip, wrap or read padding.

@@ -29,7 +29,7 @@ MAX_CHUNK_ELEMENTS = 1 << 25
 """Logits held at a time (128 MiB of float32 for each model); more positions are worked on in turns."""
 
 Teacher = Callable[[int, int], Any]
-"""``teacher(start, stop)``: probabilities softmax(t / T) of those positions, (n, V) float32, for the caller to overwrite."""
+"""``teacher(start, stop)``: probabilities softmax(t / T) of those positions, (n, V) float32, to be overwritten."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def gradient_in_place(scores: Any, labels: Any, weights: LossWeights, teacher: O
         weights: see :class:`LossWeights`.
         teacher: (n, V) float32 probabilities softmax(t / T), or None for the masked language model alone. Overwritten.
     """
-    correct = row_argmax(scores) == labels.asnumpy()
+    best = row_argmax(scores)
     if teacher is None:
         mlm = _log_softmax_then_softmax(scores, labels)
         scores *= weights.mlm_weight
@@ -83,11 +83,11 @@ def gradient_in_place(scores: Any, labels: Any, weights: LossWeights, teacher: O
     elif weights.kd_formula == "released":
         mlm, kd = _released(scores, labels, weights, teacher)
     else:
-        mlm, kd = _distilled(scores, labels, weights, teacher)
+        mlm, kd = _distilled(scores, labels, weights, teacher, nd.array(best, dtype="int32", ctx=scores.context))
     if weights.mlm_weight:
         rows = nd.arange(len(labels), dtype="int32", ctx=scores.context)
         scores[rows, labels] = nd.pick(scores, labels) - weights.mlm_weight
-    return PositionLosses(mlm, kd, correct)
+    return PositionLosses(mlm, kd, best == labels.asnumpy())
 
 
 def _log_softmax_then_softmax(scores: Any, labels: Any) -> Any:
@@ -103,7 +103,7 @@ def _row_dot(left: Any, right: Any) -> Any:
     return nd.batch_dot(left.expand_dims(1), right.expand_dims(2)).reshape((-1,))
 
 
-def _distilled(scores: Any, labels: Any, weights: LossWeights, teacher: Any) -> Any:
+def _distilled(scores: Any, labels: Any, weights: LossWeights, teacher: Any, best: Any) -> Any:
     temperature, vocabulary = weights.temperature, scores.shape[1]
     if temperature != 1:
         scores *= 1 / temperature
@@ -112,7 +112,7 @@ def _distilled(scores: Any, labels: Any, weights: LossWeights, teacher: Any) -> 
     label_log = nd.pick(scores, labels)
     nd.softmax(scores, axis=-1, out=scores)                                        # q
     nd.elemwise_sub(scores, teacher, out=teacher)                                  # q - softmax(t / T)
-    # softmax(s) is q^T, normalized. Both logarithms stay finite however far apart the logits are.
+    # softmax(s) is q^T over its sum Z. Where q underflows, log q does not, so mlm = log Z - T log q_y stays exact.
     if temperature == 2:
         nd.square(scores, out=scores)
         total = nd.FullyConnected(scores, nd.ones((1, vocabulary), ctx=scores.context), no_bias=True, num_hidden=1)
@@ -121,7 +121,8 @@ def _distilled(scores: Any, labels: Any, weights: LossWeights, teacher: Any) -> 
     else:
         nd.log(scores, out=scores)
         scores *= temperature
-        mlm = _log_softmax_then_softmax(scores, labels)
+        best_power = nd.pick(scores, best)                                         # log q^T where it is largest
+        mlm = best_power + _log_softmax_then_softmax(scores, best) - label_log * temperature
         scores *= weights.mlm_weight
     teacher *= weights.kd_weight * temperature
     nd.elemwise_add(scores, teacher, out=scores)

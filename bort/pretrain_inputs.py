@@ -1,0 +1,117 @@
+"""From folders on disk to what :func:`bort.pretrain.pretrain` takes: corpus, student, and a teacher that fits both."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+from bort import checkpoints, teacher_cache
+from bort.architecture import parse
+from bort.errors import BortError
+from bort.files import PathLike, sha256_file
+from bort.models import Bert, Classifier, initialize
+from bort.pretrain import Corpus
+from bort.text.masking import MaskingPolicy
+from bort.training.teacher import LiveTeacher
+
+
+def read_corpus(folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = False) -> Tuple[Corpus, Dict[str, Any]]:
+    """The train and dev splits of a prepared corpus, and the facts that determine what a batch of it looks like.
+
+    Raises:
+        BortError: the folder is not a prepared corpus, or damaged.
+    """
+    from bort.text.shards import ShardDataset
+
+    train, dev = ShardDataset(folder, "train"), ShardDataset(folder, "dev")
+    tokenizer = train.tokenizer
+    policy = MaskingPolicy(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids, mask_ratio,
+                           word_starts=tokenizer.word_starts() if whole_words else None)
+    facts = {"data": train.fingerprint, "mask_ratio": mask_ratio, "whole_words": whole_words}
+    return Corpus(train, dev, policy, tokenizer.pad_id, tokenizer), facts
+
+
+def make_student(architecture: Optional[str], init: Optional[PathLike], vocab_size: int, seed: int,
+                 dropout: Optional[float] = None, max_length: int = 512) -> Bert:
+    """A student drawn from ``seed``, or the network in ``init``.
+
+    Raises:
+        BortError: neither or both of them say what it is, or its vocabulary is not the corpus's.
+    """
+    settings: Dict[str, Any] = {} if dropout is None else {"dropout": dropout}
+    if init is not None:
+        model = _body(checkpoints.load(init, architecture, **settings))
+        if model.vocab_size != vocab_size:
+            raise BortError(f"--init {init}: its vocabulary has {model.vocab_size} tokens, the corpus's {vocab_size}; "
+                            "prepare the corpus with this model's tokenizer")
+        return model
+    if architecture is None:
+        raise BortError("--architecture or --init must say which network to train")
+    model = Bert(parse(architecture), vocab_size, max_length=max_length, **settings)
+    initialize(model, seed)
+    return model
+
+
+def _body(model: Any) -> Bert:
+    return model.bort if isinstance(model, Classifier) else model
+
+
+def teacher_facts(path: PathLike, corpus: Corpus) -> Dict[str, Any]:
+    """What identifies a teacher, read without loading it.
+
+    Raises:
+        BortError: there is no model at ``path``, or it was trained with another tokenizer than the corpus's.
+    """
+    located = checkpoints.locate(path)
+    config = located.config or {}
+    vocab_size = config.get("vocab_size", corpus.policy.vocab_size)
+    if vocab_size != corpus.policy.vocab_size:
+        raise _wrong_vocabulary(path, vocab_size, corpus.policy.vocab_size)
+    theirs = (config.get("tokenizer") or {}).get("fingerprint")
+    ours = getattr(corpus.tokenizer, "fingerprint", None)
+    if theirs is not None and ours is not None and theirs != ours:
+        raise BortError(f"--teacher {path}: its tokenizer is not the corpus's, so its answers would be about other "
+                        f"tokens; prepare the corpus with --tokenizer {path}")
+    return {"teacher": config.get("sha256") or sha256_file(located.parameters)}
+
+
+def _wrong_vocabulary(path: PathLike, theirs: int, ours: int) -> BortError:
+    return BortError(f"--teacher {path}: its vocabulary has {theirs} tokens, the student's {ours}; distillation "
+                     "compares them token by token, so prepare the corpus with the teacher's tokenizer "
+                     f"(--tokenizer {path})")
+
+
+def load_teacher(path: PathLike, corpus: Corpus, temperature: float, max_length: int,
+                 architecture: Optional[str] = None, dtype: str = "float32") -> LiveTeacher:
+    """A teacher that answers for this corpus.
+
+    Raises:
+        BortError: its vocabulary or its longest sequence do not fit.
+    """
+    model = _body(checkpoints.load(path, architecture))
+    if model.vocab_size != corpus.policy.vocab_size:
+        raise _wrong_vocabulary(path, model.vocab_size, corpus.policy.vocab_size)
+    longest = max(int(corpus.train.lengths.max()), 1)
+    if longest > model.max_length:
+        raise BortError(f"--teacher {path}: it takes {model.max_length} tokens, the corpus has sequences of {longest}; "
+                        f"prepare the corpus with --max-length {model.max_length}")
+    if dtype != "float32":
+        model.cast(dtype)
+    return LiveTeacher(model, temperature)
+
+
+def cached_teacher(folder: PathLike, top_k: int, passes: int, path: PathLike, corpus: Corpus, facts: Dict[str, Any],
+                   seed: int, temperature: float, max_length: int,
+                   architecture: Optional[str] = None) -> teacher_cache.CachedTeacher:
+    """Answers on disk, computed now if they are not there yet; with them there, the teacher is not even loaded.
+
+    Raises:
+        BortError: ``top_k`` is not below the vocabulary size, or what :func:`bort.teacher_cache.build_cache` raises.
+    """
+    if not 1 <= top_k <= corpus.policy.vocab_size:
+        raise BortError(f"--cache-teacher {top_k}: keep from 1 to {corpus.policy.vocab_size} tokens for each position")
+    facts = {**facts, "seed": seed, "temperature": temperature, "top_k": top_k, "passes": passes}
+    place = Path(folder) / teacher_cache.cache_key(facts)
+    if not (place / "index.json").is_file():
+        teacher = load_teacher(path, corpus, temperature, max_length, architecture)
+        teacher_cache.build_cache(folder, facts, teacher, corpus.train, corpus.policy, corpus.pad_id, max_length)
+    return teacher_cache.CachedTeacher(place)
