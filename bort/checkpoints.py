@@ -28,9 +28,10 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Union
 import numpy as np
 
 from bort.architecture import Architecture, parse
+from bort.compat import mx
 from bort.errors import BortError, run_command
 from bort.files import PathLike, read_json, sha256_file, write_json
-from bort.models import HEADS, Bert, Classifier, initialize
+from bort.models import Bert, Classifier, initialize
 from bort.ndarrays import read_ndarrays, write_ndarrays
 
 FORMAT = "bort-model"
@@ -197,8 +198,8 @@ def _plain(name: str) -> str:
     return name[5:] if name.startswith("bort.") else name
 
 
-def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Give ``model`` its values, cast to each parameter's own dtype.
+def fit(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> Dict[str, np.ndarray]:
+    """``arrays`` under the names that ``model`` has for them.
 
     Raises:
         BortError: parameters are missing, extra or of another shape; one message lists all three kinds by name.
@@ -215,8 +216,12 @@ def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -
                  if name in arrays and tuple(arrays[name].shape) != shape]
     if problems:
         raise BortError(f"{where}: its parameters are not those of {_in_words(model)}: " + "; ".join(problems))
-    from bort.compat import mx
+    return dict(arrays)
 
+
+def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Give ``model`` its values, cast to each parameter's own dtype; errors as :func:`fit`."""
+    arrays = fit(model, arrays, where)
     for name, parameter in model._collect_params_with_prefix().items():
         if not name.endswith(TIED):
             if parameter._data is None:
@@ -360,9 +365,6 @@ def main(argv: Optional[list] = None) -> int:
 
     return inspection.main(argv)
 
-
-__all__ = ["HEADS", "build", "describe", "expected_shapes", "infer_architecture", "load", "load_or_initialize",
-           "locate", "parameter_arrays", "read", "read_parameters", "save", "set_parameters", "write"]
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

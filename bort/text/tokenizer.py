@@ -96,7 +96,7 @@ def _load_folder(folder: Path) -> Tokenizer:
     if vocabulary and merges:
         return bpe.from_vocab_json(vocabulary, merges)
     single = first("tokenizer.json")
-    if single:
+    if single and not first(pieces.MODEL_FILE):  # exported for transformers beside the model that it was made from
         return _load_tokenizer_json(single)
     model = first(pieces.MODEL_FILE, "*.model")
     if model:

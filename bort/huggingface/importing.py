@@ -1,0 +1,271 @@
+"""From Hugging Face's format, or from GluonNLP's BERT, into a model folder."""
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from bort import checkpoints
+from bort.errors import BortError
+from bort.files import PathLike, read_json, sha256_file
+from bort.huggingface import names
+from bort.huggingface.heads import unscaled
+from bort.huggingface.safetensors import SAFETENSORS_FILE, Lazy, Makers, Tensor, inside, open_folder
+from bort.inspection import mlm_head_state
+from bort.models.bert import initial_value
+from bort.ndarrays import read_ndarrays
+from bort.tasks.registry import get_task
+from bort.text.tokenizer import Tokenizer, find_tokenizer_files, load_tokenizer
+
+logger = logging.getLogger("bort.huggingface")
+
+CONFIG_FILE = "config.json"
+MAX_CONFIG_BYTES = 1 << 20
+MAX_OUTPUTS = 1 << 16
+TOKEN_TYPES = ("refuse", "fold")
+
+
+class Report(NamedTuple):
+    """What a conversion did: the folder written, and remarks on what was left out, folded or invented."""
+
+    folder: Path
+    notes: List[str]
+
+
+class Source(NamedTuple):
+    """A foreign model, read and checked but not yet converted.
+
+    ``description`` is what ``checkpoints.describe`` would say of it, ``arrays`` its parameters by our names (float32,
+    made when asked for), ``record`` what the model folder's config remembers of its origin.
+    """
+
+    description: Dict[str, Any]
+    arrays: Lazy
+    record: Dict[str, Any]
+    notes: List[str]
+
+
+def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool = False, seed: int = 0) -> Source:
+    """Read a folder of transformers without writing anything; arguments and errors as :func:`import_folder`."""
+    folder = Path(folder)
+    where = str(folder / CONFIG_FILE)
+    if not folder.is_dir():
+        raise BortError(f"{folder}: no such folder; give the one that holds {CONFIG_FILE} and {SAFETENSORS_FILE}")
+    config = read_json(inside(folder, CONFIG_FILE), max_bytes=MAX_CONFIG_BYTES)
+    description = names.read_config(config, where)
+    layout, pad_id, head_dropout = config["model_type"], description.pop("pad_id"), description.pop("head_dropout")
+    tensors, files = open_folder(folder)
+    full = names.canonical(list(tensors), layout, str(folder))
+    stored = {full[name]: tensor for name, tensor in tensors.items()}
+    depth = description["architecture"]["depth"]
+    if depth > len(stored):
+        raise BortError(f"{where}: num_hidden_layers is {depth}, but there are only {len(stored)} tensors")
+    head = None if body_only else names.head_name(layout, config, list(stored), where)
+    mlm = not body_only and any(theirs in stored for _, theirs in names.MLM_NAMES[layout])
+    ours = config.get(names.OUR_KEY)
+    ours = ours if isinstance(ours, dict) else {}
+    description["mlm_layer_norm_eps"] = ours.get("mlm_layer_norm_eps", description["mlm_layer_norm_eps"])
+    if head == "classifier":
+        description["head"] = _read_head(config, ours.get("head"), stored, layout, head_dropout)
+    shapes = checkpoints.expected_shapes(checkpoints.build(description, where))
+    mapping = names.name_map(layout, depth, mlm, head == "classifier")
+    notes: List[str] = []
+    makers = _pick(folder, stored, shapes, mapping, layout, pad_id, body_only, notes)
+    token_type = stored.get(f"{layout}.{names.TOKEN_TYPES}")
+    if token_type is not None:
+        _fold_token_types(token_type.array(), makers, shapes, token_types, str(folder), notes)
+    if head == "classifier":
+        kind = unscaled(makers, ours.get("head"), notes)
+        description["head"]["kind"] = kind or "pooled"
+        if layout == "roberta":
+            notes.append("transformers gives a RoBERTa classifier two </s> between the texts of a pair, this project "
+                         "one: expect slightly other scores on pairs")
+    state = _complete_mlm_head(makers, shapes, mlm, seed, notes)
+    record = {"mlm_head": state, "imported_from": {
+        "model_type": layout, "architectures": config.get("architectures"), "notes": notes,
+        "files": {path.name: sha256_file(path) for path in files}}}
+    return Source(description, Lazy(makers), record, notes)
+
+
+def _read_head(config: Mapping[str, Any], ours: Any, stored: Mapping[str, Tensor], layout: str,
+               dropout: float) -> Dict[str, Any]:
+    tensor = stored[dict(names.HEAD_NAMES[layout])["classifier.3.weight"]]
+    if len(tensor.shape) != 2 or not 1 <= tensor.shape[0] <= MAX_OUTPUTS:
+        raise BortError(f"{tensor.where} has the shape {tensor.shape}; it should be (classes, hidden_size)")
+    ours = ours if isinstance(ours, dict) else {}
+    task = ours.get("task") or config.get("finetuning_task")
+    try:
+        task = get_task(task).name if isinstance(task, str) else None
+    except BortError:
+        task = None
+    encoding = ours.get("encoding")
+    return {"kind": "pooled", "num_outputs": tensor.shape[0], "dropout": dropout, "task": task,
+            "encoding": encoding if encoding in ("paper", "released") else None,
+            "labels": names.read_labels(config, tensor.shape[0])}
+
+
+def _pick(folder: Path, stored: Mapping[str, Tensor], shapes: Mapping[str, Tuple[int, ...]], mapping: Mapping[str, str],
+          layout: str, pad_id: int, body_only: bool, notes: List[str]) -> Makers:
+    """Our parameters' makers, after every tensor of the folder was placed, explained or refused."""
+    problems = [f"missing {theirs}" for theirs in mapping.values() if theirs not in stored]
+    for ours, theirs in mapping.items():
+        wanted = names.expected_shape(ours, shapes[ours], layout, pad_id)
+        if theirs in stored and stored[theirs].shape != wanted:
+            problems.append(f"{theirs} is {stored[theirs].shape} instead of {wanted}")
+    copies = {theirs: ours for theirs, ours in names.TIED_COPIES[layout].items() if ours in mapping}
+    used = {*mapping.values(), *copies, f"{layout}.{names.TOKEN_TYPES}"}
+    used.update(f"{layout}.{name}" for name in names.NOT_PARAMETERS)
+    others = [name for name in stored if name not in used]
+    in_body = re.compile(rf"{layout}\.(embeddings|encoder)\.").match
+    left_out = [name for name in others if name.startswith(names.LEFT_OUT[layout]) or body_only and not in_body(name)]
+    problems += [f"extra {name} {stored[name].shape}" for name in others if name not in left_out]
+    if problems:
+        raise BortError(f"{folder}: its tensors are not those of the network in {CONFIG_FILE}: "
+                        + "; ".join(problems[:20]) + ("; ..." if len(problems) > 20 else ""))
+    for theirs, ours in copies.items():
+        if theirs in stored and not np.array_equal(stored[theirs].array(), stored[mapping[ours]].array()):
+            raise BortError(f"{folder}: {theirs} and {mapping[ours]} differ, but the MLM head uses the same one")
+    if left_out:
+        parts = sorted({".".join(name.split(".")[:2]) for name in left_out})
+        notes.append(f"left out, as no network of this project has them: {', '.join(parts)} ({len(left_out)} tensors)")
+    makers: Makers = {ours: stored[theirs].array for ours, theirs in mapping.items()}
+    if layout == "roberta":
+        positions = makers["encoder.position_weight"]
+        makers["encoder.position_weight"] = lambda: positions()[pad_id + 1:]
+    return makers
+
+
+def _fold_token_types(rows: np.ndarray, makers: Makers, shapes: Mapping[str, Tuple[int, ...]], choice: str, where: str,
+                      notes: List[str]) -> None:
+    """Add row 0 of the token types to the positions: every token has a position, and here all have type 0."""
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != shapes["encoder.position_weight"][1]:
+        raise BortError(f"{where}: its token type embeddings have the shape {rows.shape}")
+    if (rows != rows[0]).any():
+        if choice != "fold":
+            raise BortError(f"{where}: it tells {len(rows)} types of tokens apart, and models of this project none. If "
+                            "every token is to count as one of the first segment (as in masked language modelling of "
+                            "single texts), import it with --token-types fold")
+        notes.append(f"token types 1 to {len(rows) - 1} were left out: every token counts as type 0 (--token-types fold)")
+    if rows[0].any():  # adding zeros would turn -0.0 into 0.0
+        positions = makers["encoder.position_weight"]
+        makers["encoder.position_weight"] = lambda: positions() + rows[0]
+        notes.append("the embedding of token type 0 was added to the position embeddings, which gives the same outputs")
+
+
+def _complete_mlm_head(makers: Makers, shapes: Mapping[str, Tuple[int, ...]], there: bool, seed: int,
+                       notes: List[str]) -> str:
+    """"trained", "untrained" or "absent"; in the last case the makers get a random head."""
+    parts = [name for name in shapes if name.startswith("decoder.")]
+    if there:
+        state = mlm_head_state({name: makers[name]() for name in parts})
+        what = "the MLM head is RANDOM: it was stored as it had been initialized"
+    else:
+        state = "absent"
+        what = f"there is no MLM head; a RANDOM one was drawn from seed {seed}"
+        makers.update((name, _initial(name, shapes[name], seed)) for name in parts)
+    if state != "trained":
+        notes.append(f"{what}. The body is not affected, but fill-mask and distilling from this model need a trained one")
+    return state
+
+
+def _initial(name: str, shape: Tuple[int, ...], seed: int) -> Callable[[], np.ndarray]:
+    return lambda: initial_value(name, shape, seed)
+
+
+def import_folder(source: PathLike, out: PathLike, tokenizer: Optional[PathLike] = None, token_types: str = "refuse",
+                  body_only: bool = False, seed: int = 0) -> Report:
+    """Make a model folder of a folder that transformers wrote.
+
+    Args:
+        source: holds ``config.json`` and ``model.safetensors`` (or its shards, or ``pytorch_model.bin``); its class is
+            one of ``names.CLASSES``. float64, float16 and bfloat16 become float32.
+        out: the model folder to write.
+        tokenizer: a folder to take the tokenizer from instead of ``source``.
+        token_types: "fold" takes token type 0 for every token; "refuse" stops where types differ.
+        body_only: leave heads out, of whatever class.
+        seed: of the MLM head where there is none.
+
+    Raises:
+        BortError: a broken or hostile file, or a network that is not of this family; the message says which part.
+    """
+    return _write(read_folder(source, token_types, body_only, seed), source, out, tokenizer)
+
+
+def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Optional[PathLike] = None,
+                  token_types: str = "refuse", seed: int = 0, layer_norm_eps: Optional[float] = None) -> Report:
+    """Make a model folder of a GluonNLP ``.params`` file that ``bort.load`` does not take as it is: BERT's.
+
+    It has token types, a pooler and a next-sentence head beside what RoBERTa's has, and is treated as Hugging Face's
+    is. ``heads`` is A, which the file does not say. ``layer_norm_eps`` is 1e-12 for a file with token types (BERT) and
+    1e-5 for others (RoBERTa) unless given.
+
+    Raises:
+        BortError: see :func:`import_folder`.
+    """
+    arrays = dict(read_ndarrays(source))
+    where = str(source)
+    architecture = checkpoints.infer_architecture(arrays, heads, where)
+    types = arrays.pop("token_type_embed.0.weight", None)
+    copy = arrays.pop(checkpoints.TIED, None)
+    needed = (checkpoints.EMBEDDING, "encoder.position_weight")
+    if any(name not in arrays or arrays[name].ndim != 2 for name in needed):
+        raise BortError(f"{where}: not a parameter file of this family: no {' or '.join(needed)} of two dimensions")
+    if copy is not None and not np.array_equal(copy, arrays[checkpoints.EMBEDDING]):
+        raise BortError(f"{where}: {checkpoints.TIED} and {checkpoints.EMBEDDING} differ, but the MLM head uses the same")
+    epsilon = (1e-5 if types is None else 1e-12) if layer_norm_eps is None else layer_norm_eps
+    description = {"architecture": architecture.to_dict(), "vocab_size": int(arrays[needed[0]].shape[0]),
+                   "max_length": int(arrays[needed[1]].shape[0]), "dropout": 0.1, "layer_norm_eps": epsilon,
+                   "mlm_layer_norm_eps": epsilon, "head": None}
+    shapes = checkpoints.expected_shapes(checkpoints.build(description, where))
+    left_out = [name for name in arrays if re.fullmatch(r"(pooler|classifier)\.(weight|bias)", name)]
+    mlm = any(name.startswith("decoder.") for name in arrays)
+    problems = [f"missing {name}" for name in shapes if name not in arrays and (mlm or not name.startswith("decoder."))]
+    problems += [f"extra {name} {array.shape}" for name, array in arrays.items()
+                 if name not in shapes and name not in left_out]
+    problems += [f"{name} is {arrays[name].shape} instead of {shape}" for name, shape in shapes.items()
+                 if name in arrays and arrays[name].shape != shape]
+    if problems:
+        raise BortError(f"{where}: its parameters are not those of this family: " + "; ".join(problems[:20]))
+    notes = [f"left out, as no network of this project has them: {', '.join(left_out)}"] if left_out else []
+    makers: Makers = {name: _as_float32(array) for name, array in arrays.items() if name in shapes}
+    if types is not None:
+        _fold_token_types(np.asarray(types, dtype="float32"), makers, shapes, token_types, where, notes)
+    state = _complete_mlm_head(makers, shapes, mlm, seed, notes)
+    record = {"mlm_head": state, "imported_from": {"format": "GluonNLP", "notes": notes,
+                                                   "files": {Path(source).name: sha256_file(source)}}}
+    return _write(Source(description, Lazy(makers), record, notes), source, out, tokenizer)
+
+
+def _as_float32(array: np.ndarray) -> Callable[[], np.ndarray]:
+    return lambda: np.asarray(array, dtype="float32")
+
+
+def _write(model: Source, source: PathLike, out: PathLike, tokenizer: Optional[PathLike]) -> Report:
+    if Path(out).resolve() == Path(source).resolve():
+        raise BortError(f"{out}: the model folder must be another than the one that is imported")
+    found = _find_tokenizer(Path(source if tokenizer is None else tokenizer), tokenizer is not None)
+    if found is None:
+        model.notes.append(f"there is no tokenizer in it: give one with --tokenizer, or copy its files into {out}")
+    elif found.vocab_size > model.description["vocab_size"]:
+        raise BortError(f"{source}: vocab_size is {model.description['vocab_size']}, less than the {found.vocab_size} of "
+                        "the tokenizer: they do not belong together (--tokenizer DIR takes another)")
+    prefix = "bort." if model.description["head"] else ""
+    arrays = Lazy({name if name.startswith("classifier.") else prefix + name: maker
+                   for name, maker in model.arrays.makers.items()})
+    for note in model.notes:
+        logger.warning("%s: %s", source, note)
+    return Report(checkpoints.write(out, model.description, arrays, found, model.record), model.notes)
+
+
+def _find_tokenizer(path: Path, required: bool) -> Optional[Tokenizer]:
+    if path.is_file() and not required:
+        return None
+    files = find_tokenizer_files(path)
+    for file in files:
+        inside(path, file.name)
+    if not required and all(file.name == "tokenizer_config.json" for file in files):
+        return None
+    return load_tokenizer(path)
