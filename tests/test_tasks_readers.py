@@ -207,6 +207,8 @@ def test_ax_b_has_text_idx_and_extra_keys(tmp_path):
     make_task("AX-b", tmp_path)
     split = read_one("AX-b", tmp_path, "test")
     assert [example.idx for example in split.examples] == list("012345") and split.labelled
+    make_task("SuperGLUE-RTE", tmp_path)
+    assert not get_task("AX-g").available(tmp_path, "test")  # RTE's test.jsonl is none of its files
     (tmp_path / "AX-b.jsonl").rename(tmp_path / "AX-B.jsonl")
     assert len(read_one("AX-b", tmp_path, "test")) == 6
 
@@ -380,3 +382,15 @@ def test_the_real_wsc_spans_are_marked_where_they_are(real_data):
         marked = text.split(MARKER)
         spans = {" ".join(record["target"][f"span{number}_text"].lower().split()) for number in "12"}
         assert {" ".join(marked[1].lower().split()), " ".join(marked[3].lower().split())} == spans
+
+
+def test_the_embedded_task_reads_what_the_embedded_corpus_writes(tmp_path):
+    embedded = pytest.importorskip("bort.text.embedded")
+    embedded.write_embedded_task(tmp_path, seed=3, sizes=(40, 10, 10))
+    task = get_task("Embedded")
+    sizes = [len(task.read(tmp_path, split)) for split in task.splits]
+    assert sizes == [40, 10, 10]
+    test = task.read(tmp_path, "test")
+    assert test.gold().sum() == 5 and task.evaluate(test, np.eye(2)[test.gold()]) == {"mcc": 1.0, "accuracy": 1.0}
+    (tmp_path / "test_labels.tsv").unlink()
+    assert not task.read(tmp_path, "test").labelled

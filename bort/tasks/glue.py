@@ -167,7 +167,7 @@ QNLI = TsvTask("QNLI", ["question", "sentence"], ENTAILMENT, folders=("QNLIv2",)
 RTE = TsvTask("RTE", _SENTENCES, ENTAILMENT, counts=(2490, 277, 3000))
 WNLI = TsvTask("WNLI", _SENTENCES, counts=(635, 71, 146))
 AX = TsvTask("AX", _SENTENCES, MNLI_LABELS, metrics=("mcc", "accuracy"), splits=("test",), model_task="MNLI-m",
-             names={"test": ("diagnostic.tsv", "AX.tsv", "ax.tsv", "test.tsv")}, folders=("diagnostic", "MNLI"),
+             names={"test": ("diagnostic.tsv", "AX.tsv", "ax.tsv")}, folders=("diagnostic", "MNLI"),
              counts=(1104,))
 
 GLUE_TASKS: List[Task] = [COLA, SST2, MRPC, STSB, QQP, MNLI_M, MNLI_MM, QNLI, RTE, WNLI, AX]

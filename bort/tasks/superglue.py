@@ -56,13 +56,16 @@ class PairTask(JsonlTask):
 
 
 class DiagnosticTask(PairTask):
-    """AX-b and AX-g: one labelled file, published with the capitalisation of its letter not always the same."""
+    """AX-b and AX-g: one labelled file, whose letter is not capitalised the same everywhere.
+
+    Names like ``test.jsonl`` are not accepted: the set is looked for in RTE's folder as well, which has such a file.
+    """
 
     splits = ("test",)
     model_task = "SuperGLUE-RTE"
 
     def file_names(self, split: str) -> List[Tuple[str, ...]]:
-        return [(f"{self.name}.jsonl", f"{self.name.upper()}.jsonl", "test.jsonl", "val.jsonl")]
+        return [(f"{self.name}.jsonl", f"{self.name.upper()}.jsonl")]
 
     def evaluate(self, split: Split, scores: np.ndarray) -> Dict[str, float]:
         predicted, gold = self.outputs(split, scores), split.gold()
