@@ -92,11 +92,18 @@ def read_json(path: PathLike, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def append_jsonl(path: PathLike, row: Dict[str, Any]) -> None:
-    """Append one JSON line and flush it to the operating system, so that a killed run keeps every finished line."""
+    """Append one JSON line and flush it to the operating system, so that a killed run keeps every finished line.
+
+    Half a line left behind by a kill is removed first: appended to, it would spoil this one too.
+    """
     line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        with open(path, "a", encoding="utf-8", newline="\n") as stream:
-            stream.write(line)
+        with open(path, "ab+") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            if end and (stream.seek(end - 1), stream.read(1))[1] != b"\n":
+                stream.seek(0)
+                stream.truncate(stream.read().rfind(b"\n") + 1)
+            stream.write(line.encode("utf-8"))
     except OSError as error:
         raise BortError(f"{path}: cannot be appended to ({error.strerror})") from error
 

@@ -1,0 +1,148 @@
+"""Files are whole or untouched, JSON is bounded, and commands turn bad input into exit code 2."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bort.errors import BortError, run_command
+from bort.files import append_jsonl, atomic_write, parse_json, read_json, read_jsonl, sha256_file, write_json
+from tests.tiny import ROOT
+
+
+def test_an_interrupted_write_leaves_the_old_content_and_nothing_else(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    with atomic_write(path) as stream:
+        stream.write("old\n")
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            with atomic_write(path) as stream:
+                stream.write("half")
+                raise error
+    assert path.read_text() == "old\n" and os.listdir(path.parent) == ["file.txt"]
+    with atomic_write(path, "wb") as stream:
+        stream.write(b"\r\n")
+    assert path.read_bytes() == b"\r\n"
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BortError, match="cannot be written"):
+        with atomic_write(tmp_path / "file" / "below"):
+            pass
+    with pytest.raises(BortError, match="appended"):
+        append_jsonl(tmp_path / "file" / "below", {})
+
+
+def test_a_full_disk_is_a_clear_error_and_keeps_the_old_file(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"x": 1})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BortError, match="No space left"):
+        write_json(tmp_path / "a.json", {"x": 2})
+    assert read_json(tmp_path / "a.json") == {"x": 1} and os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("content, message", [(b"{", "line 1, column 2"), (b"[" * 200000, "not valid JSON"),
+                                              (b'"\xff"', "not valid JSON"), (b"", "not valid JSON")])
+def test_broken_json_is_a_clear_error(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(BortError, match=message):
+        read_json(tmp_path / "a.json")
+
+
+def test_json_is_bounded_in_size(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps("x" * 1000))
+    with pytest.raises(BortError, match="1002 bytes"):
+        read_json(tmp_path / "a.json", max_bytes=1000)
+    with pytest.raises(BortError, match="cannot be read"):
+        read_json(tmp_path / "missing.json")
+    with pytest.raises(BortError, match="cannot be read"):
+        read_json(tmp_path)
+
+
+@given(st.one_of(st.text(), st.binary()))
+def test_parsing_fails_in_one_way_only(text):
+    try:
+        parse_json(text, "here")
+    except BortError as error:
+        assert str(error).startswith("here: ")
+
+
+def test_half_a_line_left_by_a_kill_spoils_no_other(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_jsonl(path, {"n": 1})
+    append_jsonl(path, {"n": "é"})
+    with open(path, "ab") as stream:
+        stream.write(b'{"n": 3, "hal')
+    assert read_jsonl(path) == [{"n": 1}, {"n": "é"}]
+    append_jsonl(path, {"n": 4})
+    assert read_jsonl(path) == [{"n": 1}, {"n": "é"}, {"n": 4}]
+    path.write_text('{"n": 1}\nnonsense\n{"n": 2}\n')
+    with pytest.raises(BortError, match="rows.jsonl, line 2"):
+        read_jsonl(path)
+    (tmp_path / "only").write_bytes(b"half")
+    append_jsonl(tmp_path / "only", {"n": 1})
+    assert read_jsonl(tmp_path / "only") == [{"n": 1}]
+
+
+def test_checksum(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_exit_codes(capsys):
+    def fails(error):
+        def main(_):
+            raise error
+        return main
+
+    assert run_command(lambda _: None) == 0 and run_command(lambda _: 1) == 1
+    assert run_command(fails(BortError("file.txt, line 3: mend it"))) == 2
+    assert capsys.readouterr().err == "error: file.txt, line 3: mend it\n"
+    assert run_command(fails(KeyboardInterrupt())) == 130
+    with pytest.raises(ZeroDivisionError):
+        run_command(fails(ZeroDivisionError()))
+
+
+def test_a_closed_pipe_is_quiet():
+    code = "import sys; from bort.errors import run_command\ndef main(_):\n    for _ in range(10**6): print('x' * 100)\n" \
+           "sys.exit(run_command(main))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.wait(60) == 141 and process.stderr.read() == b""
+
+
+def test_what_needs_no_mxnet_does_not_import_it():
+    code = ("import sys, bort, bort.architecture, bort.ndarrays, bort.batching, bort.tasks, bort.text, bort.download\n"
+            "from bort.tasks.registry import get_task\nfrom bort.text.tokenizer import load_tokenizer\n"
+            "assert 'mxnet' not in sys.modules, 'MXNet was imported'")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_threads_are_divided_among_the_ranks_of_a_machine():
+    code = ("import os; from bort import compat; s = compat.thread_settings(); "
+            "print(s['OMP_NUM_THREADS'], s['OMP_WAIT_POLICY'], compat.usable_cores(), os.environ['OMP_NUM_THREADS'])")
+
+    def run(**variables):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "HOROVOD_"))}
+        out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**environment, **variables}, check=True,
+                             stdout=subprocess.PIPE, universal_newlines=True).stdout.split()
+        return int(out[0]), out[1], int(out[2]), int(out[3])
+
+    threads, policy, cores, used = run()
+    assert (threads, policy, used) == (cores, "active", cores)
+    threads, policy, cores, _ = run(HOROVOD_LOCAL_SIZE=str(2 * cores))
+    assert (threads, policy) == (1, "passive")
+    assert run(OMP_NUM_THREADS="7")[3] == 7
