@@ -23,7 +23,7 @@ from bort.errors import BortError
 from bort.files import PathLike
 from bort.tasks.base import Example, Prediction, Split, Task, balanced_indices
 from bort.tasks.grouped import GroupedTask
-from bort.tasks.jsonl import take, take_list, take_text
+from bort.tasks.jsonl import take_list, take_text
 from bort.tasks.reading import MAX_LINE_BYTES, BadRow, RowCounter, parse_record, shorten
 from bort.tasks.submission import Kind
 from bort.tasks.text import flatten
@@ -102,7 +102,12 @@ class RaceTask(Task):
                 try:
                     if not is_file:
                         raise BadRow("expected a regular file")
-                    examples = self._passage(path, folder.name, split, seen)
+                    record = parse_record(_content(path))
+                    examples = self.passage(record, f"{folder.name}{os.path.basename(path)}", split)
+                    identity = examples[0].group[0]
+                    if identity in seen:
+                        raise BadRow(f"expected an id that no other passage has, found {shorten(identity)!r}")
+                    seen.add(identity)
                 except BadRow as error:
                     counter.bad_row(path, error)
                     continue
@@ -113,10 +118,10 @@ class RaceTask(Task):
             result.rows += counter.rows - counter.bad
         return result
 
-    def _passage(self, path: str, level: str, split: str, seen: set) -> List[Example]:
-        record = parse_record(_content(path))
+    def passage(self, record: Any, otherwise: str, split: str) -> List[Example]:
+        """The examples of one passage's JSON object; ``otherwise`` is its id if it has none. Raises BadRow."""
         article = flatten(take_text(record, "article"))
-        identity = take_text(record, "id") if "id" in record else f"{level}{os.path.basename(path)}"
+        identity = take_text(record, "id") if "id" in record else otherwise
         questions, options = take_list(record, "questions"), take_list(record, "options")
         answers: Sequence[Any] = [None] * len(questions)
         if "answers" in record or split != "test":
@@ -124,8 +129,8 @@ class RaceTask(Task):
         if not len(questions) == len(options) == len(answers):
             raise BadRow(f"expected as many options and answers as questions, found {len(questions)} questions, "
                          f"{len(options)} options and {len(answers)} answers")
-        if len(identity) > 200 or identity in seen:
-            raise BadRow(f"expected an id that no other passage has, found {shorten(identity)!r}")
+        if len(identity) > 200:
+            raise BadRow(f"expected an id of at most 200 characters, found {shorten(identity)!r}")
         examples: List[Example] = []
         for number, (question, choices, answer) in enumerate(zip(questions, options, answers)):
             if not isinstance(question, str):
@@ -138,7 +143,6 @@ class RaceTask(Task):
             right = None if answer is None else LETTERS.index(answer)
             texts = [flatten(choice) for choice in choices]
             examples.extend(self._examples((identity, number), article, flatten(question), texts, right))
-        seen.add(identity)
         return examples
 
     def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
@@ -170,8 +174,8 @@ class RacePairsTask(GroupedTask, RaceTask):
 
     def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
                   right: Any) -> List[Example]:
-        return [Example((*group, option), (article, text), None if right is None else int(option == right), group, option)
-                for option, text in enumerate(answered(question, choices))]
+        return [Example((*group, option), (article, text), None if right is None else int(option == right),
+                        group=group, option=option) for option, text in enumerate(answered(question, choices))]
 
     def training_subset(self, split: Split, rng: np.random.Generator) -> Split:
         split = self._half_of_high(split, rng)
@@ -198,7 +202,7 @@ class RaceChoiceTask(RaceTask):
 
 
 def _passage_files(folder: Path) -> List[Tuple[str, bool]]:
-    """The folder's ``.txt`` files by number (``N.txt``), those named otherwise after them by name; whether each is one."""
+    """The folder's ``.txt`` files by number (``N.txt``), others after them by name; whether each is a regular file."""
     def order(entry: Tuple[str, bool]) -> Tuple[bool, int, str]:
         stem = os.path.basename(entry[0])[:-4]
         numbered = stem.isascii() and stem.isdigit() and len(stem) < 19
