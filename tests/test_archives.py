@@ -77,8 +77,8 @@ def test_directories_dots_and_macos_files(tmp_path):
     assert tree(extract(make_tar(tmp_path / "a.tgz", members), tmp_path / "out")) == {"a.txt": b"a"}
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a/./b", "a//b", "C:/evil", "a\\..\\evil", "..",
-                                  "x" * 300, "/".join("a" * 40), "a/.."])
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a/./b", "a//b", "C:/evil",
+                                  "a\\..\\evil", "..", "x" * 300, "/".join("a" * 40), "a/.."])
 @pytest.mark.parametrize("build", [make_zip, make_tar])
 def test_paths_that_lead_outside_are_refused(build, name, tmp_path):
     archive = build(tmp_path / "archive", [("fine.txt", b"1"), (name, b"2")])

@@ -21,7 +21,8 @@ def get(site, folder, name="data.bin", sha256=SHA, **settings):
 
 
 def leftovers(folder):
-    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock") and path.name != "target.bin")
+    names = {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
+    return sorted(names - {"target.bin"})
 
 
 def test_a_whole_file_arrives_and_is_not_fetched_twice(tmp_path):
@@ -44,7 +45,8 @@ def test_a_later_process_resumes(tmp_path):
     with serve(Site({"/data.bin": BODY}, drop_after=[100_000, *[0] * 5])) as site:
         with pytest.raises(BortError, match="could not be downloaded"):
             get(site, tmp_path)
-        assert not (tmp_path / "target.bin").exists() and leftovers(tmp_path) == ["target.bin.part", "target.bin.part.json"]
+        assert not (tmp_path / "target.bin").exists()
+        assert leftovers(tmp_path) == ["target.bin.part", "target.bin.part.json"]
         site.requests.clear()
         assert get(site, tmp_path).read_bytes() == BODY
         assert [asked for _, asked in site.requests] == ["bytes=100000-"]

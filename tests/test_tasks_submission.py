@@ -188,9 +188,11 @@ def test_evaluating_without_labels_or_with_broken_scores(tmp_path):
 DAMAGES = [
     ("CoLA", 0, "idx\tprediction", "expected the header"), ("CoLA", 1, "0\tyes", "expected 0 or 1, found 'yes'"),
     ("CoLA", 1, "0,1", "expected an index, a tab"), ("CoLA", 2, "77\t1", "idx 77 is not in the test set"),
-    ("RTE", 1, "0\t1", "expected entailment or not_entailment"), ("STS-B", 1, "0\t5.5", "expected a number from 0 to 5"),
+    ("RTE", 1, "0\t1", "expected entailment or not_entailment"),
+    ("STS-B", 1, "0\t5.5", "expected a number from 0 to 5"),
     ("STS-B", 1, "0\tnan", "expected a number from 0 to 5"), ("BoolQ", 0, '{"idx": 0, "label": true}', '"true"'),
-    ("WSC", 0, '{"idx": 0, "label": "true"}', '"True"'), ("COPA", 0, '{"idx": 0, "label": "1"}', "expected the label 0 or"),
+    ("WSC", 0, '{"idx": 0, "label": "true"}', '"True"'),
+    ("COPA", 0, '{"idx": 0, "label": "1"}', "expected the label 0 or 1"),
     ("COPA", 0, '{"idx": 0, "label": true}', "expected the label 0 or 1"), ("CB", 0, '{"idx": 0}', 'expected {"idx"'),
     ("CB", 0, "not json", "expected a JSON object"), ("CB", 0, '{"idx": [], "label": "neutral"}', "expected an idx"),
     ("ReCoRD", 0, '{"idx": 0, "label": 3}', "expected a text"),

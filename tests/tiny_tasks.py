@@ -1,4 +1,4 @@
-"""Every task's files in the official layout, a few rows each, made in code; and a tokenizer that needs no vocabulary."""
+"""Every task's files in the official layout, a few rows each, made in code; a tokenizer that needs no vocabulary."""
 from __future__ import annotations
 
 import json
@@ -54,6 +54,9 @@ class Maker:
         return bool(self.rng.integers(2))
 
 
+Builder = Callable[[Path, Maker, int], None]
+
+
 def tsv(path: Path, rows: Iterable[Sequence[Any]], end: str = "\n", bom: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(bom + "\n".join("\t".join(map(str, row)) for row in rows) + end, encoding="utf-8", newline="\n")
@@ -73,7 +76,7 @@ def _cola(folder: Path, make: Maker, rows: int) -> None:
 
 
 def _table(columns: Sequence[str], test_columns: Sequence[str], labels: Sequence[Any], bom: str = "",
-           names: Dict[str, Sequence[str]] = {}) -> Callable[[Path, Maker, int], None]:
+           names: Dict[str, Sequence[str]] = {}) -> Builder:
     def cell(column: str, row: int, label: int, make: Maker) -> Any:
         if column in ("index", "id"):
             return row
@@ -96,7 +99,7 @@ def _table(columns: Sequence[str], test_columns: Sequence[str], labels: Sequence
     return build
 
 
-def _records(record: Callable[[Maker, int, bool], Any], names: Dict[str, str] = {}) -> Callable[[Path, Maker, int], None]:
+def _records(record: Callable[[Maker, int, bool], Any], names: Dict[str, str] = {}) -> Builder:
     def build(folder: Path, make: Maker, rows: int) -> None:
         for split, name in (names or {"train": "train", "dev": "val", "test": "test"}).items():
             jsonl(folder / f"{name}.jsonl", [record(make, row, split == "test" and not names) for row in range(rows)],
@@ -183,7 +186,7 @@ _NLI = ("entailment", "not_entailment")
 _MNLI_BUILDER = _table((*_MNLI, "label1", "gold_label"), _MNLI, ("entailment", "neutral", "contradiction"),
                        names=_MNLI_FILES)
 
-BUILDERS: Dict[str, Callable[[Path, Maker, int], None]] = {
+BUILDERS: Dict[str, Builder] = {
     "CoLA": _cola,
     "SST-2": _table(("sentence", "label"), ("index", "sentence"), (0, 1)),
     "MRPC": _table(("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),

@@ -106,7 +106,7 @@ class Task:
     splits: Tuple[str, ...] = ("train", "dev", "test")
     truncation = "even"
     submission = ""
-    submission_kind: "submissions.Kind"
+    submission_kind: submissions.Kind
     submission_unit = "rows"
     encoding = "paper"
     model_task: Optional[str] = None

@@ -18,6 +18,8 @@ logger = logging.getLogger("bort.tasks")
 MAX_BYTES = 1 << 30
 """No official archive has more than 312 MB (MNLI)."""
 RECORD = "downloads.json"
+ARRIVING = ".downloads"
+"""Folder for unfinished downloads, beside the tasks' folders."""
 _GLUE = "https://dl.fbaipublicfiles.com/glue/data/"
 _SUPERGLUE = "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/"
 _SENTEVAL = "https://dl.fbaipublicfiles.com/senteval/senteval_data/"
@@ -110,15 +112,19 @@ def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (), fro
     if sha256 is not None and len(sources) > 1:
         raise BortError(f"{task.name} has {len(sources)} files, so one checksum cannot be given for it")
     local = _matched(sources, [Path(path) for path in from_files])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock(folder.parent / f".{folder.name}.lock"):
+    arriving = folder.parent / ARRIVING
+    try:
+        arriving.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BortError(f"{arriving}: cannot be made ({error.strerror})") from error
+    with lock(arriving / f"{folder.name}.lock"):
         record = _Record(folder.parent / RECORD)
         for source in sources:
-            expected = (sha256 or source.sha256 or record.sha256(source)) if source.name not in local else sha256
             path = local.get(source.name)
             fetched = path is None
+            expected = (sha256 or source.sha256 or record.sha256(source)) if fetched else sha256
             if path is None:
-                path = fetch(mirrored(source.url, mirrors), folder.parent / f".{folder.name}-{source.name}", expected,
+                path = fetch(mirrored(source.url, mirrors), arriving / f"{folder.name}-{source.name}", expected,
                              progress, max_bytes=MAX_BYTES, wait=wait)
             _check_local(source, path, expected, fetched)
             try:

@@ -7,7 +7,7 @@ from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 from bort.errors import BortError
 from bort.files import PathLike, atomic_write
-from bort.tasks.reading import BadRow, numbered_lines, parse_record, shorten
+from bort.tasks.reading import MAX_ROWS, BadRow, numbered_lines, parse_record, shorten
 
 MAX_PROBLEMS = 10
 """Problems named in one report; a file of the wrong kind has one on every line."""
@@ -117,6 +117,8 @@ def validate(path: PathLike, kind: Kind, official: Optional[Sequence[Tuple[Any, 
             if idx is None:
                 continue
             count += 1
+            if count > MAX_ROWS:
+                raise BortError(f"{path}: more than {MAX_ROWS:,} predictions are more than any task has")
             if idx in seen:
                 raise BadRow(f"idx {shorten(idx)} occurs more than once")
             seen.add(idx)
