@@ -1,0 +1,257 @@
+"""Inference: a trained model as graphs compiled for MXNet's fast CPU operators.
+
+``compile_for_inference(model)`` is called like the model and gives the same outputs to rounding. A graph is compiled
+per batch shape at its first use (some hundredths of a second) and kept; ``trim`` keeps shapes few and batches short.
+The model stays the owner of its parameters: nothing is saved from here, and ``refresh`` follows further training.
+"""
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from bort.compat import autograd, mx
+from bort.errors import BortError
+from bort.models import graph, int8
+from bort.models.bert import Bert, check_inputs
+from bort.models.heads import Classifier
+
+DTYPES = ("float32", "int8", "bfloat16")
+LENGTH_MULTIPLE = 8
+MAX_GRAPHS = 64
+MAX_GRAPH_BYTES = 1 << 30
+FLAGS = (("static_alloc", True), ("static_shape", True))
+BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+INT8_FLAGS = ("avx512f", "avx2")
+Batch = Tuple[Any, ...]
+
+
+def trim(token_ids: np.ndarray, valid_length: np.ndarray, max_length: int = 512) -> np.ndarray:
+    """``token_ids`` (B, T) cut or padded to the width at which its longest member is computed fastest.
+
+    Widths are rounded up, so that few graphs serve all lengths: to a multiple of 16 while the batch is small enough for
+    packed weights (see :func:`bort.models.graph.float32_form`), then to a multiple of 8. New columns hold zeros, whose
+    value has no effect. A longer single sequence keeps its exact width and needs no mask.
+    """
+    batch, width = token_ids.shape
+    longest = int(np.max(valid_length))
+    small = -(-longest // graph.CONVOLUTION_MULTIPLE) * graph.CONVOLUTION_MULTIPLE
+    if batch * small <= graph.CONVOLUTION_TOKENS:
+        target = small
+    else:
+        target = longest if batch == 1 else -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    target = min(target, max_length)
+    if target <= width:
+        return token_ids[:, :target]
+    return np.pad(token_ids, ((0, 0), (0, target - width)))
+
+
+def cpu_flags() -> frozenset:
+    """Instruction sets of this processor as Linux names them; empty where that cannot be read."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
+            for line in stream:
+                if line.startswith("flags"):
+                    return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def check_dtype(dtype: str, device: Any = None) -> None:
+    """Refuse a number format that this machine computes slower than float32, or not at all.
+
+    Raises:
+        BortError: with the reason.
+    """
+    if dtype not in DTYPES:
+        raise BortError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}"
+                        + (" (MXNet cannot compute in float16 on a CPU)" if dtype == "float16" else ""))
+    if dtype == "float32":
+        return
+    if device is not None and device.device_type != "cpu":
+        raise BortError(f"{dtype} inference is for CPUs; the model is on {device}")
+    if "MKLDNN" not in mx.runtime.Features() or not mx.runtime.Features().is_enabled("MKLDNN"):
+        raise BortError(f"{dtype} needs an MXNet built with oneDNN; this one is not")
+    wanted = BFLOAT16_FLAGS if dtype == "bfloat16" else INT8_FLAGS
+    if not any(flag in cpu_flags() for flag in wanted):
+        raise BortError(f"{dtype} needs a CPU with {' or '.join(wanted)}; without these instructions it is emulated, "
+                        "slower than float32")
+
+
+class InferenceModel:
+    """A compiled model; made by :func:`compile_for_inference`.
+
+    Attributes:
+        model: the model it was made from.
+        dtype: "float32", "int8" or "bfloat16".
+        thresholds: int8's calibration, empty otherwise.
+    """
+
+    def __init__(self, model: Union[Bert, Classifier], dtype: str = "float32", attention: bool = True,
+                 form: Optional[str] = None) -> None:
+        self.model, self.dtype = model, dtype
+        self.spec = graph.spec_of(model)
+        self.thresholds: int8.Thresholds = {}
+        self._attention, self._form = attention, form
+        self._graphs: "OrderedDict[graph.Shape, Tuple[Callable[..., Any], int]]" = OrderedDict()
+        self._symbols: Dict[graph.Shape, Any] = {}
+        self.refresh()
+
+    @property
+    def architecture(self) -> Any:
+        """The 4-tuple."""
+        return self.spec.architecture
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.spec.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence it takes."""
+        return self.spec.max_length
+
+    def refresh(self) -> None:
+        """Read the model's parameters again, after training steps or ``set_parameters``.
+
+        Costs a copy of the attention weights; graphs are made anew at their next use, as their operators keep packed
+        weights. Thresholds of int8 are kept: calibrate again if the model has changed much.
+        """
+        self.parameters = graph.fused_parameters(self.model)
+        self._device = self.parameters["word_weight"].context
+        self._reshaped: Dict[str, Dict[str, Any]] = {}
+        self._graphs.clear()
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Collect the ranges of activations for int8 from batches ``(token_ids, valid_length)``.
+
+        Raises:
+            BortError: there is no batch, or its values are refused by the model.
+        """
+        thresholds: int8.Thresholds = {}
+        count = 0
+        for token_ids, valid_length in ((batch[0], batch[1]) for batch in batches):
+            shape, inputs = self._inputs(token_ids, valid_length, None)
+            int8.calibrate(graph.build_graph(self.spec, shape, "product"), self.parameters, [inputs], thresholds,
+                           self._attention)
+            count += 1
+        if not count:
+            raise BortError("int8 needs calibration data: at least one batch of token ids and lengths")
+        self.thresholds = thresholds
+        self._graphs.clear()
+
+    def __call__(self, token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> Any:
+        """What the model returns for the same arguments, as NDArrays.
+
+        Args:
+            token_ids: (B, T) integers; NDArray or numpy array, as all three.
+            valid_length: (B,) float32 (any number type when it is a numpy array).
+            masked_positions: (B, M) integers, for a ``Bert`` only.
+
+        Returns:
+            ``Bert``: hidden states (B, T, H), zero in padded rows, or a pair of them and logits (B, M, V).
+            ``Classifier``: (B, C).
+
+        Raises:
+            BortError: what the model itself refuses.
+        """
+        shape, inputs = self._inputs(token_ids, valid_length, masked_positions)
+        run = self._graph(shape)
+        with autograd.pause(train_mode=False):
+            outputs = run(inputs)
+        return tuple(outputs) if shape.masked else outputs
+
+    def _inputs(self, token_ids: Any, valid_length: Any,
+                masked_positions: Optional[Any]) -> Tuple[graph.Shape, Dict[str, Any]]:
+        if masked_positions is not None and self.spec.head is not None:
+            raise BortError("a classifier takes no masked_positions")
+        ids, lengths = _array(token_ids, "int32"), _array(valid_length, "float32")
+        positions = None if masked_positions is None else _array(masked_positions, "int32")
+        check_inputs(self.model, ids, lengths, positions)
+        host_lengths = lengths.asnumpy()
+        shape = graph.Shape(ids.shape[0], ids.shape[1], bool(host_lengths.min() < ids.shape[1]),
+                            0 if positions is None else positions.shape[1])
+        inputs = graph.batch_inputs(shape, ids.asnumpy(), host_lengths,
+                                    None if positions is None else positions.asnumpy())
+        inputs.update(graph.graph_inputs(self.spec, shape))
+        return shape, {name: mx.nd.array(value, ctx=self._device, dtype=value.dtype) for name, value in inputs.items()}
+
+    def _graph(self, shape: graph.Shape) -> Callable[[Dict[str, Any]], Any]:
+        if shape in self._graphs:
+            self._graphs.move_to_end(shape)
+            return self._graphs[shape][0]
+        form = self._form_of(shape)
+        size = graph.graph_bytes(self.spec, shape, "int8" if self.dtype == "int8" else form)
+        while self._graphs and (len(self._graphs) >= MAX_GRAPHS
+                                or size + sum(entry[1] for entry in self._graphs.values()) > MAX_GRAPH_BYTES):
+            self._graphs.popitem(last=False)
+        self._graphs[shape] = (self._compile(shape, form), size)
+        return self._graphs[shape][0]
+
+    def _compile(self, shape: graph.Shape, form: str) -> Callable[[Dict[str, Any]], Any]:
+        if form not in self._reshaped:
+            self._reshaped[form] = graph.reshape_parameters(self.parameters, form)
+        parameters = self._reshaped[form]
+        if len(self._symbols) > 16 * MAX_GRAPHS:
+            self._symbols.clear()
+        if shape not in self._symbols:
+            symbol = graph.build_graph(self.spec, shape, form)
+            self._symbols[shape] = symbol if self.dtype == "int8" else _optimize(symbol, self._device)
+        symbol = self._symbols[shape]
+        if self.dtype == "int8":
+            if not self.thresholds:
+                raise BortError("int8 needs calibration data: give compile_for_inference batches, or call calibrate")
+            symbol, parameters = int8.quantize(symbol, parameters, self.thresholds, self._attention)
+        operator = mx.nd.CachedOp(symbol, FLAGS)
+        names = symbol.list_arguments()
+        fixed: List[Optional[Any]] = [parameters.get(name) for name in names]
+
+        def run(inputs: Dict[str, Any]) -> Any:
+            return operator(*[inputs[name] if array is None else array for name, array in zip(names, fixed)])
+        return run
+
+    def _form_of(self, shape: graph.Shape) -> str:
+        if self.dtype == "bfloat16":
+            return "bfloat16"
+        if self.dtype == "int8" or self._device.device_type != "cpu":
+            return "product"
+        return self._form or graph.float32_form(self.spec, shape)
+
+
+def _array(value: Any, dtype: str) -> Any:
+    if isinstance(value, mx.nd.NDArray):
+        return value
+    value = np.asarray(value)
+    whole = value.dtype.kind in "iu" or dtype == "float32"
+    return mx.nd.array(value, dtype=dtype if whole else value.dtype)
+
+
+def _optimize(symbol: Any, device: Any) -> Any:
+    if device.device_type != "cpu" or not mx.runtime.Features().is_enabled("MKLDNN"):
+        return symbol
+    return symbol.optimize_for("MKLDNN", skip_infer=True)
+
+
+def compile_for_inference(model: Union[Bert, Classifier], dtype: str = "float32",
+                          calibration: Sequence[Batch] = (), attention: bool = True) -> InferenceModel:
+    """Prepare a trained model for fast inference on a CPU (on a GPU it runs the same graphs without oneDNN).
+
+    Args:
+        model: with its parameters; it stays usable and unchanged.
+        dtype: "float32" (equal to the model to rounding), "int8" (linear layers and attention in 8 bits) or "bfloat16"
+            (linear layers; needs the instructions).
+        calibration: for int8, batches ``(token_ids (B, T), valid_length (B,))`` like those to come; a few dozen
+            sequences do.
+        attention: False keeps int8's attention products in float32.
+
+    Raises:
+        BortError: this machine lacks the instructions for ``dtype``, or int8 has no calibration data.
+    """
+    check_dtype(dtype, next(iter(model.collect_params().values())).list_ctx()[0])
+    compiled = InferenceModel(model, dtype, attention)
+    if dtype == "int8":
+        compiled.calibrate(calibration)
+    return compiled
