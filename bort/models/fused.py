@@ -1,7 +1,8 @@
 """Inference: a trained model as graphs compiled for MXNet's fast CPU operators.
 
 ``compile_for_inference(model)`` is called like the model and gives the same outputs to rounding. A graph is compiled
-per batch shape at its first use (some hundredths of a second) and kept; ``trim`` keeps shapes few and batches short.
+per batch shape at its first use (some hundredths of a second) and kept; ``trim`` keeps shapes few and batches short, which
+classifiers do by themselves.
 The model stays the owner of its parameters: nothing is saved from here, and ``refresh`` follows further training.
 """
 from __future__ import annotations
@@ -114,6 +115,11 @@ class InferenceModel:
         """The longest sequence it takes."""
         return self.spec.max_length
 
+    @property
+    def num_outputs(self) -> int:
+        """C of a classifier, 0 of a ``Bert``."""
+        return self.spec.num_outputs
+
     def refresh(self) -> None:
         """Read the model's parameters again, after training steps or ``set_parameters``.
 
@@ -132,13 +138,15 @@ class InferenceModel:
             BortError: there is no batch, or its values are refused by the model.
         """
         thresholds: int8.Thresholds = {}
-        count = 0
         for token_ids, valid_length in ((batch[0], batch[1]) for batch in batches):
-            shape, inputs = self._inputs(token_ids, valid_length, None)
-            int8.calibrate(graph.build_graph(self.spec, shape, "product"), self.parameters, [inputs], thresholds,
-                           self._attention)
-            count += 1
-        if not count:
+            ids, lengths, _ = self._checked(token_ids, valid_length, None)
+            for length in np.unique(lengths).astype(int):  # without padding, whose values must not widen any range
+                alike = ids[lengths == length][:, :length]
+                shape = graph.Shape(len(alike), length, False)
+                inputs = self._inputs(shape, alike, np.full(len(alike), length, "float32"), None)
+                int8.calibrate(graph.build_graph(self.spec, shape, "product"), self.parameters, [inputs], thresholds,
+                               self._attention)
+        if not thresholds:
             raise BortError("int8 needs calibration data: at least one batch of token ids and lengths")
         self.thresholds = thresholds
         self._graphs.clear()
@@ -158,26 +166,29 @@ class InferenceModel:
         Raises:
             BortError: what the model itself refuses.
         """
-        shape, inputs = self._inputs(token_ids, valid_length, masked_positions)
+        ids, lengths, positions = self._checked(token_ids, valid_length, masked_positions)
+        if self.spec.head is not None:  # nobody sees how wide a classifier's batch was
+            ids = trim(ids, lengths, self.max_length)
+        shape = graph.Shape(len(ids), ids.shape[1], bool(lengths.min() < ids.shape[1]),
+                            0 if positions is None else positions.shape[1])
         run = self._graph(shape)
         with autograd.pause(train_mode=False):
-            outputs = run(inputs)
+            outputs = run(self._inputs(shape, ids, lengths, positions))
         return tuple(outputs) if shape.masked else outputs
 
-    def _inputs(self, token_ids: Any, valid_length: Any,
-                masked_positions: Optional[Any]) -> Tuple[graph.Shape, Dict[str, Any]]:
+    def _checked(self, token_ids: Any, valid_length: Any, masked_positions: Optional[Any]) -> Tuple[Any, ...]:
+        """The arguments as numpy arrays, once the model has nothing against them."""
         if masked_positions is not None and self.spec.head is not None:
             raise BortError("a classifier takes no masked_positions")
-        ids, lengths = _array(token_ids, "int32"), _array(valid_length, "float32")
-        positions = None if masked_positions is None else _array(masked_positions, "int32")
-        check_inputs(self.model, ids, lengths, positions)
-        host_lengths = lengths.asnumpy()
-        shape = graph.Shape(ids.shape[0], ids.shape[1], bool(host_lengths.min() < ids.shape[1]),
-                            0 if positions is None else positions.shape[1])
-        inputs = graph.batch_inputs(shape, ids.asnumpy(), host_lengths,
-                                    None if positions is None else positions.asnumpy())
-        inputs.update(graph.graph_inputs(self.spec, shape))
-        return shape, {name: mx.nd.array(value, ctx=self._device, dtype=value.dtype) for name, value in inputs.items()}
+        given = [_array(token_ids, "int32"), _array(valid_length, "float32"),
+                 None if masked_positions is None else _array(masked_positions, "int32")]
+        check_inputs(self.model, *given)
+        return tuple(None if array is None else array.asnumpy() for array in given)
+
+    def _inputs(self, shape: graph.Shape, ids: np.ndarray, lengths: np.ndarray,
+                positions: Optional[np.ndarray]) -> Dict[str, Any]:
+        inputs = {**graph.batch_inputs(shape, ids, lengths, positions), **graph.graph_inputs(self.spec, shape)}
+        return {name: mx.nd.array(value, ctx=self._device, dtype=value.dtype) for name, value in inputs.items()}
 
     def _graph(self, shape: graph.Shape) -> Callable[[Dict[str, Any]], Any]:
         if shape in self._graphs:
