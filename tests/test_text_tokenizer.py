@@ -86,13 +86,14 @@ def test_marked_words_keep_their_ids(tmp_path):
 
 def test_the_memory_of_words_does_not_change_ids(tmp_path, monkeypatch):
     folder = small_bpe_files(tmp_path)
-    texts = embedded_sentences()[:200]
-    expected = load_tokenizer(folder).encode_batch(texts)
+    texts = embedded_sentences()[:60] + [" " + text for text in embedded_sentences()[60:80]]
+    tokenizer = load_tokenizer(folder)
+    expected = tokenizer.encode_batch(texts)
+    assert tokenizer.encode_batch(texts) == expected, "the second time from memory"
     monkeypatch.setattr(bpe, "_MOST_REMEMBERED", 3)
     forgetful = load_tokenizer(folder)
-    assert forgetful.encode_batch(texts) == expected == [load_tokenizer(folder).encode(text) for text in texts[:50]] + \
-        expected[50:]
-    assert len(forgetful._spaced) <= 3
+    assert forgetful.encode_batch(texts) == expected
+    assert len(forgetful._spaced) <= 3 and len(forgetful._plain) <= 3
 
 
 @needs_released
@@ -135,7 +136,7 @@ def test_equal_to_gluonnlp_on_arbitrary_unicode(tmp_path):
     pieces = st.one_of(st.text(), st.sampled_from([" ", "  ", "\n", "'s", "'LL", "don't", "\u3000", "\x1c", "½", "9",
                                                    "\u0558", "\U0001d6a6", "ﬁ", "👩‍👩‍👧"]))
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=300, deadline=None)
     @given(st.lists(pieces, max_size=8).map("".join))
     def check(text):
         assert ours.encode(text) == [gluonnlp_vocabulary[token] for token in theirs(text)]

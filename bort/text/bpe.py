@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
@@ -87,24 +86,33 @@ class BytePairTokenizer(Tokenizer):
         # Most words of a text were seen before. Remembering them is several times faster than the library alone,
         # which follows the offset of every character.
         rows: List[List[int]] = []
+        plain, spaced = self._plain, self._spaced
         for text in texts:
             row: List[int] = []
             parts = text.split(" ")
-            if parts == text.split():
-                # Words never cross a blank that stands alone, so such a text can be cut there, without the pattern.
-                row.extend(self._plain.get(parts[0]) or self._learn(self._plain, parts[0], parts[0]))
-                spaced = self._spaced
-                for part in islice(parts, 1, None):
-                    row += spaced.get(part) or self._learn(spaced, part, " " + part)
-            elif text:
-                plain = self._plain
+            bare = text.split()
+            # Words never cross a blank that stands alone, so such a text can be cut there, without the pattern. A
+            # sentence inside a document begins with a blank, which split() leaves an empty first part of.
+            if parts == bare:
+                row += plain.get(bare[0]) or self._learn(plain, bare[0], bare[0])
+                del bare[0]
+            elif parts[0] or len(parts) != len(bare) + 1 or parts[1:] != bare:
                 for word in self._words(text):
                     row += plain.get(word) or self._learn(plain, word, word)
+                bare = []
+            for part in bare:
+                row += spaced.get(part) or self._learn(spaced, part, " " + part)
             rows.append(row)
         return rows
 
     def _learn(self, memory: Dict[str, List[int]], key: str, text: str) -> List[int]:
-        ids = self._engine.encode(self._words(text), is_pretokenized=True, add_special_tokens=False).ids
+        words = self._words(text)
+        if len(words) == 1:
+            ids = self._engine.encode(text, add_special_tokens=False).ids
+        else:
+            ids = []
+            for word in words:
+                ids += self._plain.get(word) or self._learn(self._plain, word, word)
         if len(key) <= _LONGEST_REMEMBERED:
             if len(memory) >= _MOST_REMEMBERED:
                 memory.clear()

@@ -15,7 +15,8 @@ _STILL_ENDS = frozenset("etc inc ltd co corp jr sr a.m p.m b.c a.d ph.d m.d b.a 
 
 # A full stop, question mark or exclamation mark, the quotes and brackets that close with it, and the blank after them.
 _END = re.compile(r"([.!?\u2026]+)([\"'\u2019\u201d)\]]*)\s+(?=([\"'\u2018\u201c(\[]*)(\S))")
-_LAST_WORD = re.compile(r"([^\W\d_]+(?:\.[^\W\d_]+)*)$")
+_OPENING = "\"'\u2018\u201c([-\u2013\u2014/"
+_LONGEST = 24
 
 _OPENERS = frozenset("""
     a an the this that these those i you he she it we they his her its our their my your there here in on at by for from
@@ -46,20 +47,16 @@ def _is_end(text: str, match: "re.Match[str]") -> bool:
     following = match.group(4)
     if following.islower() or following in ",;:.!?)":
         return False
-    mark = match.group(1)
-    if mark != ".":
+    if match.group(1) != "." or match.group(2):
         return True
-    word = _LAST_WORD.search(text, max(0, match.start() - 24), match.start())
-    if word is None:
-        return True
-    last = word.group(1)
-    if match.group(2):
-        return True
-    initial = len(last) == 1 and last.isupper()
+    stop = match.start()
+    blank = text.rfind(" ", max(0, stop - _LONGEST), stop)
+    last = text[max(0, stop - _LONGEST) if blank < 0 else blank + 1:stop].lstrip(_OPENING)
+    initial = len(last) == 1 and last.isupper() and last != "I"
     if not initial and last.lower() not in _ABBREVIATIONS:
         return True
     # "J. Smith" and "Mr. Smith" go on; "in the U.S. The ..." and "plan B. The ..." end where a common opener follows.
-    if last.lower() in _STILL_ENDS or (initial and last != "I"):
+    if initial or last.lower() in _STILL_ENDS:
         opener = re.match(r"[A-Za-z]+", text[match.end(4) - 1:match.end(4) + 11])
         return opener is not None and opener.group(0).lower() in _OPENERS
     return False
