@@ -1,25 +1,34 @@
-"""A model's outputs for many sequences: length-sorted batches of bounded size, dealt out over the ranks."""
+"""A classifier's outputs for many sequences: length-sorted batches of bounded size, dealt out over the ranks."""
 from __future__ import annotations
 
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
 
-from bort.batching import pad_batch
+from bort.batching import LENGTH_MULTIPLE, pad_batch
 from bort.compat import nd
+from bort.models import Classifier
+from bort.models.fused import compile_for_inference
 from bort.training import distributed, log
 
 MAX_TOKENS = 8192
 """Padded tokens of an evaluation batch: enough to fill the cores, small enough for a few hundred megabytes."""
 
+SECONDS_PER_FLOP = 1e-11
+COMPILING_SECONDS = 0.2
+"""What a compiled graph costs for each shape of batch, against which what it saves is weighed. A rough figure will do."""
+
 
 def token_batches(lengths: np.ndarray, max_tokens: int, max_batch: int = 256) -> List[np.ndarray]:
-    """Indices in batches of similar length, longest first, each of at most ``max_tokens`` padded tokens."""
+    """Indices in batches of similar length, longest first, each of at most ``max_tokens`` padded tokens (or one sequence).
+
+    Sizes depend on the padded length alone, so that batches come in few shapes.
+    """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     batches: List[np.ndarray] = []
     start = 0
     while start < len(order):
-        longest = max(1, int(lengths[order[start]]))
+        longest = -(-max(1, int(lengths[order[start]])) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         count = max(1, min(max_batch, max_tokens // longest))
         batches.append(order[start:start + count])
         start += count
@@ -45,6 +54,8 @@ def score(model: Any, token_ids: Sequence[np.ndarray], pad_id: int, max_tokens: 
     scores = np.zeros((len(token_ids), model.num_outputs), dtype=np.float32)
     lengths = np.array([len(ids) for ids in token_ids])
     batches = token_batches(lengths, max_tokens)[rank::size]
+    if isinstance(model, Classifier) and _compiling_pays(model, lengths, batches):
+        model = compile_for_inference(model)
     pending: Any = None
     for batch in log.progress(batches, desc=describe, unit="batch", leave=False) if describe else batches:
         ids, valid = pad_batch([token_ids[index] for index in batch], pad_id, model.max_length)
@@ -56,3 +67,12 @@ def score(model: Any, token_ids: Sequence[np.ndarray], pad_id: int, max_tokens: 
     if pending is not None:
         scores[pending[0]] = pending[1].asnumpy()
     return distributed.allreduce_sum(scores) if ranks else scores
+
+
+def _compiling_pays(model: Classifier, lengths: np.ndarray, batches: List[np.ndarray]) -> bool:
+    """Whether the fused graphs save more time than making one for every shape costs. They are for CPUs."""
+    if distributed.context().device_type != "cpu":
+        return False
+    shapes = {(len(batch), -(-int(lengths[batch].max()) // LENGTH_MULTIPLE)) for batch in batches}
+    flops = sum(len(batch) * model.architecture.flops(int(lengths[batch].max())) for batch in batches)
+    return flops * SECONDS_PER_FLOP > COMPILING_SECONDS * len(shapes)

@@ -1,0 +1,28 @@
+"""Scores are the model's outputs in the order of the sequences, compiled or not."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bort import scoring
+from bort.compat import mx
+from bort.models import Classifier
+from tests.tiny import VOCAB, tiny_bert
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_scores_are_the_models_outputs_in_order(monkeypatch, compiled):
+    monkeypatch.setattr(scoring, "COMPILING_SECONDS", 0.0 if compiled else 1e9)
+    made = []
+    original = scoring.compile_for_inference
+    monkeypatch.setattr(scoring, "compile_for_inference", lambda model: made.append(1) or original(model))
+    model = Classifier(tiny_bert(0), 3)
+    model.initialize_head(0)
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, VOCAB, length).astype("int32") for length in rng.integers(1, 24, 40)]
+    scores = scoring.score(model, sequences, pad_id=1, max_tokens=64)
+    assert scores.shape == (40, 3) and bool(made) == compiled
+    for row, sequence in zip(scores, sequences):
+        alone = model(mx.nd.array(sequence[None], dtype="int32"), mx.nd.array([len(sequence)])).asnumpy()[0]
+        np.testing.assert_allclose(row, alone, atol=2e-4)
+    assert scoring.score(model, [], 1).shape == (0, 3)
