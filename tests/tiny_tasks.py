@@ -59,12 +59,12 @@ Builder = Callable[[Path, Maker, int], None]
 
 def tsv(path: Path, rows: Iterable[Sequence[Any]], end: str = "\n", bom: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(bom + "\n".join("\t".join(map(str, row)) for row in rows) + end, encoding="utf-8", newline="\n")
+    path.write_bytes((bom + "\n".join("\t".join(map(str, row)) for row in rows) + end).encode("utf-8"))
 
 
 def jsonl(path: Path, records: Iterable[Any], end: str = "\n") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(map(json.dumps, records)) + end, encoding="utf-8", newline="\n")
+    path.write_bytes(("\n".join(map(json.dumps, records)) + end).encode("utf-8"))
 
 
 def _cola(folder: Path, make: Maker, rows: int) -> None:
