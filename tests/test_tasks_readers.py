@@ -240,13 +240,12 @@ def test_the_real_files_read_without_a_bad_row(name, folder, rows, real_data):
 
 
 
-def test_the_embedded_task_reads_what_the_embedded_corpus_writes(tmp_path):
-    embedded = pytest.importorskip("bort.text.embedded")
-    embedded.write_embedded_task(tmp_path, seed=3, sizes=(40, 10, 10))
-    task = get_task("Embedded")
-    sizes = [len(task.read(tmp_path, split)) for split in task.splits]
-    assert sizes == [40, 10, 10]
-    test = task.read(tmp_path, "test")
-    assert test.gold().sum() == 5 and task.evaluate(test, np.eye(2)[test.gold()]) == {"mcc": 1.0, "accuracy": 1.0}
-    (tmp_path / "test_labels.tsv").unlink()
-    assert not task.read(tmp_path, "test").labelled
+def test_the_embedded_tasks_test_labels_are_in_a_file_of_their_own(tmp_path, caplog):
+    make_task("Embedded", tmp_path)
+    tsv(tmp_path / "test.tsv", [("index", "sentence"), *((row, f"sentence {row}") for row in range(10))])
+    assert not read_one("Embedded", tmp_path, "test").labelled
+    tsv(tmp_path / "test_labels.tsv", [("index", "label"), *((row, row % 2) for row in range(10))])
+    test = read_one("Embedded", tmp_path, "test")
+    assert get_task("Embedded").evaluate(test, np.eye(2)[[0, 1] * 5]) == {"mcc": 1.0, "accuracy": 1.0}
+    tsv(tmp_path / "test_labels.tsv", [("index", "label"), *((row, row % 2) for row in range(9)), (9, "yes")])
+    assert not read_one("Embedded", tmp_path, "test").labelled and "test_labels.tsv:11: expected 0 or 1" in caplog.text
