@@ -1,0 +1,112 @@
+"""Search for the best architecture between size, speed and error: section 3 of the paper, from a corpus to best.json.
+
+    # The paper's search (Bookcorpus, a trained RoBERTa-large, 360 tuples, n = 3, epsilon = 2); hours on many GPUs:
+    python run_search.py --corpus SHARDS --teacher roberta-large-folder --output runs/search
+
+    # The same tuples by size and speed alone, in seconds; nothing is trained and nothing is read:
+    python run_search.py --steps 0 --output runs/by-cost
+
+    # Twelve tiny tuples on the text that Python carries, in well under a minute:
+    python run_search.py --preset tiny --output runs/tiny
+
+    # All 360 at a fraction of the paper's batch and length, two processes, measured latencies; goes on with --resume:
+    horovodrun -np 2 python run_search.py --preset laptop --corpus articles.txt --tokenizer bpe --speed measured \\
+        --output runs/laptop --resume
+
+    # Then distil into what was found:
+    python run_pretrain.py --architecture runs/search/best.json --data SHARDS --teacher FOLDER --output runs/pretrain
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Dict, List, Optional, Tuple
+
+from bort.architecture import PAPER_SPACE
+from bort.errors import BortError, run_command
+
+PRESETS: Dict[str, Dict[str, Any]] = {
+    "paper": {},
+    # The paper's space and teacher; batch, length and held-out lines that two cores can bear.
+    "laptop": {"batch_size": 8, "max_length": 64, "speed_lines": 16, "corpus": "embedded"},
+    "tiny": {"depths": (2, 4), "heads": (2, 4), "hidden": (32, 64), "intermediate": (32, 64, 128), "batch_size": 32,
+             "max_length": 32, "speed_lines": 64, "lr": 0.5, "dropout": 0.0, "teacher": "6,4,96,256",
+             "corpus": "embedded", "tokenizer_size": 1000},
+}
+
+
+def numbers(text: str) -> Tuple[int, ...]:
+    """``"2,4,6"`` as integers, for argparse."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 2,4,6") from None
+
+
+def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("what").add_argument
+    add("--output", required=True, help="run folder: candidates.jsonl, table1.md, table1.csv, best.json, search.png")
+    add("--preset", choices=sorted(PRESETS), default="paper", help="defaults of what follows (default: paper)")
+    add("--corpus", help="shards, a text file or a folder of them, or 'embedded': the text that Python carries")
+    add("--tokenizer", help="folder (default: the shards', the teacher's, RoBERTa's if kept, else one made of the text)")
+    add("--tokenizer-size", type=int, default=8000, help="ids of a SentencePiece vocabulary made of the text")
+    add("--teacher", default="roberta-large", help="the maximum point T: a model folder, or a preset or D,A,H,I, whose "
+        "weights are then drawn at random (default: roberta-large)")
+    for name in ("depths", "heads", "hidden", "intermediate"):
+        add(f"--{name}", type=numbers, default=tuple(PAPER_SPACE[name]), metavar="N,N,...",
+            help=f"default {','.join(map(str, PAPER_SPACE[name]))}")
+    add("--include", nargs="+", default=[], metavar="D,A,H,I", help="tuples or presets to train whatever their interval")
+    add("--resume", action="store_true", help="go on with, or join, the search in --output")
+    add("--seed", type=int, default=0)
+    add = parser.add_argument_group("the algorithm").add_argument
+    add("--epsilon", type=int, default=2, help="interval size: one of EPSILON neighbours is trained (default 2; 1: all)")
+    add("--steps", type=int, default=3, help="n training steps of a candidate (default 3); 0 takes W without error")
+    add("--batch-size", type=int, default=1024, help="lines of a step (default 1024)")
+    add("--max-length", type=int, default=512, help="s, tokens of a line (default 512)")
+    add("--lr", type=float, default=5e-4, help="of SGD, falling to 0 (default 5e-4)")
+    add("--clip", type=float, default=1.0, help="largest gradient norm (default 1; 0: none)")
+    add("--warmup-ratio", type=float, default=0.05, help="share of the steps (default 0.05)")
+    add("--dropout", type=float, default=0.1, help="default 0.1, RoBERTa's")
+    add("--mask-ratio", type=float, default=0.15, help="share of a line's tokens that is masked and compared")
+    add("--error", choices=("ce", "kl"), default="ce", help="cross-entropy to T, or that less T's entropy (default ce)")
+    add("--counts", choices=("exact", "lemma"), default="exact", help="sizes and FLOPs of our network, or Lemmas 2 and 1")
+    add("--vocab-size", type=int, default=0, help="vocabulary that sizes count (default: the tokenizer's)")
+    add("--speed", choices=("flops", "measured"), default="flops", help="FLOPs per line, or seconds per line (default flops)")
+    add("--speed-lines", type=int, default=11828, help="held-out lines: scored, and timed if measured (default 11828)")
+    add("--speed-batch-size", type=int, default=0, help="lines of a timed pass (default: --micro-batch-size)")
+    add("--micro-batch-size", type=int, default=0, help="lines in memory at once (default: 2048 tokens of them)")
+    add("--top", type=int, default=3, help="candidates to report (default 3)")
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", default="paper")
+    parser.set_defaults(**PRESETS.get(early.parse_known_args(argv)[0].preset, {}))
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    args = arguments(argv)
+    if args.corpus is None and args.steps:
+        raise BortError("--corpus is missing: shards (python -m bort.text prepare), a text file, or 'embedded'")
+    from pathlib import Path
+
+    from bort import search_report
+    from bort.architecture import parse
+    from bort.search import search
+    from bort.search_settings import SearchSettings
+    from bort.training import distributed
+    from bort.training.log import say
+
+    chosen = {name: getattr(args, name) for name in SearchSettings.__dataclass_fields__}
+    settings = SearchSettings(**{**chosen, "include": tuple(parse(text, "--include") for text in args.include)})
+    with distributed.context():
+        rows = search(args.output, settings, args.teacher, args.corpus or "none", args.tokenizer, args.tokenizer_size,
+                      args.resume)
+    if distributed.is_root():
+        say(search_report.report(Path(args.output), rows, settings))
+    say(f"\nbest: {search_report.architecture_of(rows[0]).display} with W = {rows[0]['W']:.4g}; {args.output}/best.json "
+        "is what run_pretrain.py --architecture reads")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
