@@ -69,7 +69,7 @@ def mirrored(url: str, mirrors: Sequence[str] = ()) -> List[str]:
 
 
 def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, progress: bool = True, *,
-          max_bytes: int = MAX_BYTES, timeout: float = 30.0, wait: float = 1.0) -> Path:
+          max_bytes: int = MAX_BYTES, timeout: float = 30.0, wait: float = 1.0, remedy: str = "") -> Path:
     """Download the first address that works to ``target``, and return that path.
 
     A broken transfer goes on where it stopped (if the server can, and still has the same file), also in a later
@@ -83,6 +83,7 @@ def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, p
         max_bytes: a larger file is refused, whether announced or not.
         timeout: seconds without a byte after which a connection counts as broken.
         wait: seconds before the second attempt; doubled before each further one.
+        remedy: what the user can do when no address works, for the message; by default, to save the file by hand.
 
     Raises:
         BortError: no address gave the file; the message says what happened at each and what can be done.
@@ -110,8 +111,8 @@ def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, p
                 failures.append(f"{url}: {error}")
                 logger.warning("%s: %s", url, error)
     tried = "\n  ".join(failures)
-    raise BortError(f"{target.name} could not be downloaded:\n  {tried}\nFetch it by other means and give it with "
-                    "--from-file, or name a mirror with --mirror or BORT_MIRRORS")
+    remedy = remedy or f"Fetch it by other means and save it as {target}, or name a mirror in BORT_MIRRORS"
+    raise BortError(f"{target.name} could not be downloaded:\n  {tried}\n{remedy}")
 
 
 class _Transfer:

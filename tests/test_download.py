@@ -123,7 +123,7 @@ def test_passing_errors_are_tried_again_and_final_ones_are_not(tmp_path):
         get(site, tmp_path)
         assert len(site.requests) == 4
     with serve(Site({})) as site:
-        with pytest.raises(BortError, match="answered 404.*\n.*--from-file"):
+        with pytest.raises(BortError, match="answered 404.*\n.*save it as .*other.bin"):
             fetch(f"{site.url}/data.bin", tmp_path / "other.bin", progress=False, wait=0.01)
         assert len(site.requests) == 1
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,9 @@ from bort.tasks import __main__ as command
 from bort.tasks import download as downloads
 from tests.local_http import Site, serve
 from tests.tiny_tasks import make_task
+
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def archive_of(name, folder):
@@ -164,6 +170,11 @@ def test_a_broken_transfer_of_an_archive_resumes(site, tmp_path):
 
 def run(*arguments):
     return run_command(command.main, [str(argument) for argument in arguments])
+
+
+def test_the_command_and_the_tasks_never_import_mxnet():
+    code = "import sys, bort.tasks.__main__, bort.tasks.metrics; sys.exit('mxnet' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
 
 
 def test_list_names_every_task(capsys):

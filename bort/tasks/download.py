@@ -125,7 +125,8 @@ def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (), fro
             expected = (sha256 or source.sha256 or record.sha256(source)) if fetched else sha256
             if path is None:
                 path = fetch(mirrored(source.url, mirrors), arriving / f"{folder.name}-{source.name}", expected,
-                             progress, max_bytes=MAX_BYTES, wait=wait)
+                             progress, max_bytes=MAX_BYTES, wait=wait, remedy="Fetch it by other means and give it "
+                             "with --from-file, or name a mirror with --mirror or BORT_MIRRORS")
             _check_local(source, path, expected, fetched)
             try:
                 if source.is_archive:
