@@ -1,0 +1,213 @@
+"""The ONNX form of a model, built from its parameters with the ``onnx`` package.
+
+Standard operators of opset 17 only; dynamic batch and length; inputs and outputs as in ``bort.models``:
+
+    token_ids (B, T) int64, valid_length (B,) float32 [, masked_positions (B, M) int64]
+    encoder: sequence (B, T, H)     classifier: scores (B, C)     mlm: logits (B, M, V)
+
+Q, K and V are one product, their scale is in the weights, and a classifier's last layer computes position 0 only.
+Nothing here imports MXNet.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from bort.architecture import Architecture
+from bort.errors import BortError
+
+PARTS = ("encoder", "classifier", "mlm")
+OPSET = 17
+IR_VERSION = 8
+MASKED_SCORE = -1e4
+HEAD_PREFIX = "head_"
+"""Nodes of the classification and MLM heads; quantization leaves them in float32."""
+
+
+class Network(NamedTuple):
+    """What the graph depends on besides the parameters; ``head`` is a kind of ``bort.models.HEADS`` or None."""
+
+    architecture: Architecture
+    vocab_size: int
+    max_length: int
+    epsilon: float
+    mlm_epsilon: float
+    head: Optional[str] = None
+
+
+def build(network: Network, arrays: Mapping[str, np.ndarray], part: str, metadata: Mapping[str, str]) -> Any:
+    """The ``onnx.ModelProto`` of one part.
+
+    Args:
+        arrays: parameters named as in ``bort.checkpoints.parameter_arrays``, with or without ``bort.`` in front.
+        metadata: strings stored in the file (labels, padding id, ...).
+
+    Raises:
+        BortError: the part is unknown, or a classifier without a head is asked for.
+    """
+    if part not in PARTS:
+        raise BortError(f"part {part!r} is unknown; choose one of {', '.join(PARTS)}")
+    if part == "classifier" and network.head is None:
+        raise BortError("this model has no classification head: export its encoder or mlm part")
+    plain = {name[5:] if name.startswith("bort.") else name: np.asarray(array, "float32")
+             for name, array in arrays.items()}
+    return _Builder(network, plain, part).build(metadata)
+
+
+class _Builder:
+    """Collects nodes and initializers; every method returns the name of a value."""
+
+    def __init__(self, network: Network, arrays: Dict[str, np.ndarray], part: str) -> None:
+        self.network, self.arrays, self.part = network, arrays, part
+        self.nodes: List[Any] = []
+        self.constants: Dict[str, np.ndarray] = {}
+        self.hidden, self.heads = network.architecture.hidden, network.architecture.heads
+
+    def op(self, kind: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        self.constants[name] = np.asarray(value, order="C")
+        return name
+
+    def integers(self, name: str, *values: int) -> str:
+        return self.constant(name, np.array(values, dtype="int64"))
+
+    def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray) -> str:
+        """``x`` @ weight.T + bias, weight (O, I)."""
+        product = self.op("MatMul", f"{name}_product", [x, self.constant(f"{name}_weight", weight.T)])
+        return self.op("Add", name, [product, self.constant(f"{name}_bias", bias)])
+
+    def stored(self, x: str, name: str, source: str) -> str:
+        return self.linear(x, name, self.arrays[f"{source}.weight"], self.arrays[f"{source}.bias"])
+
+    def norm(self, x: str, name: str, source: str, epsilon: float) -> str:
+        return self.op("LayerNormalization", name, [
+            x, self.constant(f"{name}_gamma", self.arrays[f"{source}.gamma"]),
+            self.constant(f"{name}_beta", self.arrays[f"{source}.beta"])], axis=-1, epsilon=epsilon)
+
+    def gelu(self, x: str, name: str) -> str:
+        root = self.constant("root_two", np.array(math.sqrt(2), "float32"))
+        erf = self.op("Erf", f"{name}_erf", [self.op("Div", f"{name}_scaled", [x, root])])
+        grown = self.op("Add", f"{name}_grown", [erf, self.constant("one", np.array(1, "float32"))])
+        return self.op("Mul", name, [self.op("Mul", f"{name}_product", [x, grown]),
+                                     self.constant("half", np.array(0.5, "float32"))])
+
+    def build(self, metadata: Mapping[str, str]) -> Any:
+        from onnx import TensorProto, helper, numpy_helper
+
+        x = self.embed()
+        depth = self.network.architecture.depth
+        for index in range(depth):
+            x = self.layer(index, x, self.part == "classifier" and index == depth - 1)
+        inputs = [helper.make_tensor_value_info("token_ids", TensorProto.INT64, ["batch", "length"]),
+                  helper.make_tensor_value_info("valid_length", TensorProto.FLOAT, ["batch"])]
+        if self.part == "classifier":
+            output, shape = self.classify(x), ["batch", len(self.arrays[f"classifier.{self.last_layer()}.bias"])]
+        elif self.part == "mlm":
+            inputs.append(helper.make_tensor_value_info("masked_positions", TensorProto.INT64, ["batch", "masked"]))
+            output, shape = self.vocabulary_logits(x), ["batch", "masked", self.network.vocab_size]
+        else:
+            real = self.op("Cast", "real", ["inside"], to=TensorProto.FLOAT)
+            rows = self.op("Unsqueeze", "real_rows", [real, self.integers("last", -1)])
+            output = self.op("Mul", "sequence", [x, rows])
+            shape = ["batch", "length", self.hidden]
+        graph = helper.make_graph(
+            self.nodes, f"bort_{self.part}", inputs, [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
+            [numpy_helper.from_array(value, name) for name, value in self.constants.items()])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
+                                  producer_name="bort")
+        helper.set_model_props(model, dict(metadata))
+        return model
+
+    def embed(self) -> str:
+        vocabulary = self.constant("word_weight", self.arrays["word_embed.0.weight"])
+        words = self.op("Gather", "words", [vocabulary, "token_ids"])
+        extent = self.op("Shape", "extent", ["token_ids"])
+        self.op("Gather", "length", [extent, self.constant("index_one", np.array(1, "int64"))])
+        ends = self.op("Unsqueeze", "ends", ["length", self.integers("first_axis", 0)])
+        table = self.constant("position_weight", self.arrays["encoder.position_weight"])
+        positions = self.op("Slice", "positions", [table, self.integers("start", 0), ends,
+                                                   self.integers("axis_zero", 0)])
+        steps = self.op("Range", "steps", [self.constant("zero", np.array(0, "int64")), "length",
+                                           self.constant("step", np.array(1, "int64"))])
+        counts = self.op("Unsqueeze", "counts", ["valid_length", self.integers("second_axis", 1)])
+        self.op("Less", "inside", [self.op("Cast", "float_steps", [steps], to=1), counts])          # (B, T)
+        added = self.op("Where", "padding", ["inside", self.constant("float_zero", np.array(0, "float32")),
+                                             self.constant("masked_score", np.array(MASKED_SCORE, "float32"))])
+        self.op("Unsqueeze", "score_mask", [added, self.integers("middle_axes", 1, 2)])             # (B, 1, 1, T)
+        return self.norm(self.op("Add", "embedding_sum", [words, positions]), "embedding", "encoder.layer_norm",
+                         self.network.epsilon)
+
+    def split_heads(self, x: str, name: str, axes: Sequence[int]) -> str:
+        shape = self.integers("head_shape", 0, -1, self.heads, self.hidden // self.heads)
+        return self.op("Transpose", f"{name}_heads", [self.op("Reshape", f"{name}_split", [x, shape])], perm=list(axes))
+
+    def layer(self, index: int, x: str, first_only: bool) -> str:
+        """(B, T, H) to (B, T, H), or to (B, 1, H) for position 0."""
+        here, cell = f"layer{index}_", f"encoder.transformer_cells.{index}."
+        scale = math.sqrt(self.hidden // self.heads)
+        given = {name: {part: self.arrays[f"{cell}attention_cell.proj_{name}.{part}"] for part in ("weight", "bias")}
+                 for name in ("query", "key", "value")}
+        given["query"] = {part: array / np.float32(scale) for part, array in given["query"].items()}
+        kept = x
+        if first_only:
+            kept = self.op("Slice", f"{here}first", [x, self.integers("start", 0), self.integers("stop", 1),
+                                                     self.integers("axis_one", 1)])
+            query = self.linear(kept, f"{here}query", given["query"]["weight"], given["query"]["bias"])
+            key, value = self.projections(x, f"{here}kv", [given["key"], given["value"]])
+        else:
+            query, key, value = self.projections(x, f"{here}qkv", list(given.values()))
+        scores = self.op("MatMul", f"{here}scores", [self.split_heads(query, f"{here}query", (0, 2, 1, 3)),
+                                                     self.split_heads(key, f"{here}key", (0, 2, 3, 1))])
+        masked = self.op("Add", f"{here}masked_scores", [scores, "score_mask"])                     # (B, A, T, T)
+        weights = self.op("Softmax", f"{here}attention", [masked], axis=-1)
+        context = self.op("MatMul", f"{here}context", [weights, self.split_heads(value, f"{here}value", (0, 2, 1, 3))])
+        rows = self.op("Transpose", f"{here}context_rows", [context], perm=[0, 2, 1, 3])
+        merged = self.op("Reshape", f"{here}merged", [rows, self.integers("merged_shape", 0, 0, self.hidden)])
+        attended = self.stored(merged, f"{here}proj", f"{cell}proj")
+        x = self.norm(self.op("Add", f"{here}sum1", [attended, kept]), f"{here}norm1", f"{cell}layer_norm",
+                      self.network.epsilon)
+        inner = self.gelu(self.stored(x, f"{here}ffn1", f"{cell}ffn.ffn_1"), f"{here}gelu")
+        outer = self.stored(inner, f"{here}ffn2", f"{cell}ffn.ffn_2")
+        return self.norm(self.op("Add", f"{here}sum2", [outer, x]), f"{here}norm2", f"{cell}ffn.layer_norm",
+                         self.network.epsilon)
+
+    def projections(self, x: str, name: str, parts: Sequence[Mapping[str, np.ndarray]]) -> List[str]:
+        """One product for several matrices, and a Split for its parts."""
+        from onnx import helper
+
+        joined = self.linear(x, name, np.concatenate([part["weight"] for part in parts]),
+                             np.concatenate([part["bias"] for part in parts]))
+        outputs = [f"{name}_{number}" for number in range(len(parts))]
+        sizes = self.integers(f"sizes_{len(parts)}", *[self.hidden] * len(parts))
+        self.nodes.append(helper.make_node("Split", [joined, sizes], outputs, name=f"{name}_split", axis=-1))
+        return outputs
+
+    def last_layer(self) -> int:
+        return 1 if self.network.head == "linear" else 3
+
+    def classify(self, x: str) -> str:
+        x = self.op("Reshape", f"{HEAD_PREFIX}first", [x, self.integers("flat_shape", -1, self.hidden)])
+        if self.network.head != "linear":
+            x = self.stored(x, f"{HEAD_PREFIX}dense", "classifier.1")
+            if self.network.head == "pooled":
+                x = self.op("Tanh", f"{HEAD_PREFIX}tanh", [x])
+        x = self.stored(x, f"{HEAD_PREFIX}out", f"classifier.{self.last_layer()}")
+        return self.op("Identity", "scores", [x])
+
+    def vocabulary_logits(self, x: str) -> str:
+        indices = self.op("Unsqueeze", "gather_rows", ["masked_positions", self.integers("last", -1)])   # (B, M, 1)
+        # The rows of padding are zero in the model, and so they are for whoever asks for one.
+        real = self.op("Unsqueeze", "real_rows", [self.op("Cast", "real", ["inside"], to=1), self.integers("last", -1)])
+        x = self.op("GatherND", f"{HEAD_PREFIX}hidden", [self.op("Mul", "sequence", [x, real]), indices], batch_dims=1)
+        x = self.gelu(self.stored(x, f"{HEAD_PREFIX}dense", "decoder.0"), f"{HEAD_PREFIX}gelu")
+        x = self.norm(x, f"{HEAD_PREFIX}norm", "decoder.2", self.network.mlm_epsilon)
+        product = self.op("MatMul", f"{HEAD_PREFIX}product", [
+            x, self.op("Transpose", f"{HEAD_PREFIX}words", ["word_weight"], perm=[1, 0])])
+        return self.op("Add", "logits", [product, self.constant("vocab_bias", self.arrays["decoder.3.bias"])])
