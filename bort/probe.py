@@ -4,12 +4,13 @@ Single words of plain sentences are masked, one at a time: N masks with N true t
 
 * **Surprise**: the mean negative log-probability of the true token, in nats. Scores that know nothing of the language
   give every token the same distribution, and then the mean over tokens of -log p is at least log V (Jensen), so a
-  random head is never below it except by the noise of the sample. A head that learned no more than which words are
+  random head is not below it except by the noise of the sample. A head that learned no more than which words are
   frequent is far below.
-* **Context**: the sum of the true tokens' log-probabilities against the same sum with the true tokens permuted among
-  the masks, as a z-score over permutations. A preference for some tokens, or for being sure at some masks, adds the
-  same to every permutation and cancels; only matching tokens to their contexts counts. A random head stays within a few
-  units of 0, as under it no pairing is special.
+* **Context**: the sum of the true tokens' scores against the same sum with the true tokens permuted among the masks, as
+  a z-score over permutations. A preference for some tokens, or for being sure at some masks, adds the same to every
+  permutation and cancels; only matching tokens to their contexts counts. A random head matches nothing on purpose, but
+  as hidden states and embeddings of a trained body resemble each other, its z-score scatters more widely than 1. How
+  widely is measured: with random matrices in place of the head's own. The figure is the z-score in units of that.
 """
 from __future__ import annotations
 
@@ -22,12 +23,14 @@ from bort.batching import pad_batch
 from bort.errors import BortError
 from bort.text.base import Tokenizer
 
-MIN_CONTEXT = 5.0
-"""z-score from which a head is trained; random heads on a trained body reached 2.7 (tests/test_inspection.py)."""
+MIN_CONTEXT = 4.0
+"""Context figure from which a head is trained: four standard deviations of what random heads reach."""
+CONTROLS = 32
+"""Random heads that the head is compared with."""
 MIN_GAIN = 0.5
 """Nats below log V from which a head knows at least the frequencies of words."""
 MIN_MASKS = 20
-PERMUTATIONS = 1000
+PERMUTATIONS = 500
 MASKS_PER_SENTENCE = 3
 MAX_TOKENS = 64
 BATCH = 16
@@ -82,8 +85,8 @@ class Verdict(NamedTuple):
     masks: int
 
     def __str__(self) -> str:
-        return (f"{self.surprise:.2f} nats at the true token (a uniform guess: {self.uniform:.2f}), "
-                f"context z = {self.context:.1f}, {self.masks} masks")
+        return (f"{self.surprise:.2f} nats at the true token (a uniform guess: {self.uniform:.2f}), context "
+                f"{self.context:.1f} times what random heads reach, {self.masks} masks")
 
 
 def choose_masks(tokenizer: Tokenizer, sentences: Sequence[str], max_length: int,
@@ -124,40 +127,67 @@ def choose_masks(tokenizer: Tokenizer, sentences: Sequence[str], max_length: int
     return rows, np.asarray(positions), np.asarray(truth)
 
 
-def log_probabilities(model: Any, tokenizer: Tokenizer, rows: Sequence[np.ndarray], positions: np.ndarray,
-                      truth: np.ndarray) -> np.ndarray:
-    """Entry (i, j): the log-probability of the true token of mask j at mask i; float64 (N, N)."""
+def head_scores(model: Any, tokenizer: Tokenizer, rows: Sequence[np.ndarray], positions: np.ndarray, truth: np.ndarray,
+                seed: int = 0) -> Tuple[np.ndarray, np.ndarray, List[np.ndarray]]:
+    """What the model's head and random heads say at the masks.
+
+    Returns:
+        The surprise at each mask (N,); the head's scores, entry (i, j) that of mask j's true token at mask i; and
+        such matrices of :data:`CONTROLS` heads whose first matrix is drawn anew with the same deviation. All float64.
+    """
     from bort.compat import mx
 
-    result = np.zeros((len(rows), len(rows)))
+    hidden, surprise = [], []
     for start in range(0, len(rows), BATCH):
         part = slice(start, start + BATCH)
         token_ids, valid_length = pad_batch(rows[part], tokenizer.pad_id, model.max_length)
-        _, logits = model(mx.nd.array(token_ids, dtype="int32"), mx.nd.array(valid_length),
-                          mx.nd.array(positions[part, None], dtype="int32"))
-        scores = logits.asnumpy()[:, 0].astype(np.float64)          # (B, V)
-        top = scores.max(axis=1, keepdims=True)
-        normalizer = top + np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
-        result[part] = scores[:, truth] - normalizer
-    return result
+        sequence = model(mx.nd.array(token_ids, dtype="int32"), mx.nd.array(valid_length))
+        place = mx.nd.array([np.arange(len(token_ids)), positions[part]], dtype="int32")           # (2, B)
+        at_masks = mx.nd.gather_nd(sequence, place)                                                # (B, H)
+        scores = model.decoder(at_masks).asnumpy().astype(np.float64)                              # (B, V)
+        top = scores.max(axis=1)
+        surprise.append(top + np.log(np.exp(scores - top[:, None]).sum(axis=1))
+                        - scores[np.arange(len(scores)), truth[part]])
+        hidden.append(at_masks.asnumpy())
+    states = mx.nd.array(np.concatenate(hidden))                                                  # (N, H)
+    dense, activation, layer_norm, project = (model.decoder[index] for index in range(4))
+    words = mx.nd.take(project.weight.data(), mx.nd.array(truth))                                  # (N, H)
+    bias = mx.nd.take(project.bias.data(), mx.nd.array(truth))
+
+    def score(matrix: Any) -> np.ndarray:
+        inner = layer_norm(activation(mx.nd.broadcast_add(mx.nd.dot(states, matrix, transpose_b=True), dense.bias.data())))
+        return mx.nd.broadcast_add(mx.nd.dot(inner, words, transpose_b=True), bias).asnumpy().astype(np.float64)
+
+    own = dense.weight.data()
+    rng = np.random.default_rng([seed, 1])
+    deviation = float(own.asnumpy().std()) or 0.02
+    controls = [score(mx.nd.array(rng.normal(0, deviation, own.shape))) for _ in range(CONTROLS)]
+    return np.concatenate(surprise), score(own), controls
 
 
-def judge(scores: np.ndarray, vocab_size: int, seed: int = 0) -> Verdict:
-    """The verdict on the matrix of :func:`log_probabilities`."""
-    count = len(scores)
-    rng = np.random.default_rng(seed)
-    rows = np.arange(count)
-    permuted = np.asarray([scores[rows, rng.permutation(count)].mean() for _ in range(PERMUTATIONS)])
-    surprise, uniform = -float(np.trace(scores)) / count, math.log(vocab_size)
+def pairing(scores: np.ndarray, permutations: np.ndarray) -> float:
+    """z-score of the true pairing, the diagonal of (N, N) ``scores``, among ``permutations`` (K, N) of it."""
+    rows = np.arange(len(scores))
+    permuted = scores[rows, permutations].mean(axis=1)
     deviation = float(permuted.std())
-    context = (-surprise - float(permuted.mean())) / deviation if deviation > 0 else 0.0
-    if not math.isfinite(surprise) or not math.isfinite(context):
+    return (float(np.diagonal(scores).mean()) - float(permuted.mean())) / deviation if deviation > 0 else 0.0
+
+
+def judge(surprise: np.ndarray, scores: np.ndarray, controls: Sequence[np.ndarray], vocab_size: int,
+          seed: int = 0) -> Verdict:
+    """The verdict on what :func:`head_scores` gives."""
+    rng = np.random.default_rng(seed)
+    permutations = np.asarray([rng.permutation(len(scores)) for _ in range(PERMUTATIONS)])
+    scatter = math.sqrt(float(np.mean([pairing(control, permutations) ** 2 for control in controls])))
+    context = pairing(scores, permutations) / max(1.0, scatter)
+    mean, uniform = float(surprise.mean()), math.log(vocab_size)
+    if not math.isfinite(mean) or not math.isfinite(context):
         head = "random"
-    elif context >= MIN_CONTEXT and surprise < uniform:
+    elif context >= MIN_CONTEXT and mean < uniform:
         head = "trained"
     else:
-        head = "frequencies" if surprise < uniform - MIN_GAIN else "random"
-    return Verdict(head, surprise, uniform, context, count)
+        head = "frequencies" if mean < uniform - MIN_GAIN else "random"
+    return Verdict(head, mean, uniform, context, len(scores))
 
 
 def probe(model: Any, tokenizer: Tokenizer, sentences: Optional[Sequence[str]] = None, seed: int = 0) -> Verdict:
@@ -172,4 +202,5 @@ def probe(model: Any, tokenizer: Tokenizer, sentences: Optional[Sequence[str]] =
         BortError: the sentences do not suit the vocabulary.
     """
     rows, positions, truth = choose_masks(tokenizer, sentences or SENTENCES, model.max_length, seed)
-    return judge(log_probabilities(model, tokenizer, rows, positions, truth), model.vocab_size, seed)
+    surprise, scores, controls = head_scores(model, tokenizer, rows, positions, truth, seed)
+    return judge(surprise, scores, controls, model.vocab_size, seed)
