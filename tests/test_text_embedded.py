@@ -86,7 +86,7 @@ def test_impossible_sizes_are_refused(tmp_path, sizes):
                                                                 "He left."]),
     ("He lives in the U.S. The U.S. Army left.", ["He lives in the U.S.", "The U.S. Army left."]),
     ('He said "No." She said "Yes!" (Really.) Then', ['He said "No."', 'She said "Yes!"', "(Really.)", "Then"]),
-    ("It costs 3.50 dollars. version 2. is out... and so on.", ["It costs 3.50 dollars. version 2. is out... and so on."]),
+    ("It costs 3.50. version 2. is out... and so on.", ["It costs 3.50. version 2. is out... and so on."]),
     ("", []), ("   ", []),
 ])
 def test_sentence_boundaries(text, expected):

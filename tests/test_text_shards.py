@@ -96,7 +96,8 @@ def test_packing_keeps_every_token_in_order(lengths, opens, max_length, order):
     expected = [token for start, size in zip(starts, sizes) for token in tokens[start:start + size].tolist()]
     assert [token for token in packed.tolist() if token >= 10] == expected
     sequences = [packed[a:b].tolist() for a, b in zip(offsets[:-1].astype(int), offsets[1:].astype(int))]
-    sentence_at = {int(tokens[start]): (int(size), bool(flag)) for start, size, flag in zip(starts, sizes, opened) if size}
+    sentence_at = {int(tokens[start]): (int(size), bool(flag))
+                   for start, size, flag in zip(starts, sizes, opened) if size}
     for number, sequence in enumerate(sequences):
         assert sequence[0] == 0 and sequence[-1] == 2 and 3 <= len(sequence) <= max_length
         for place, token in enumerate(sequence[2:-1], start=2):
@@ -111,8 +112,8 @@ def test_packing_keeps_every_token_in_order(lengths, opens, max_length, order):
 
 
 def test_a_sentence_longer_than_a_sequence_is_cut():
-    packed, offsets = pack_sentences(np.arange(10, 30, dtype=np.uint32), np.array([0]), np.array([20]), np.array([True]),
-                                     10, 0, 2)
+    packed, offsets = pack_sentences(np.arange(10, 30, dtype=np.uint32), np.array([0]), np.array([20]),
+                                     np.array([True]), 10, 0, 2)
     assert offsets.tolist() == [0, 10, 20, 26]
     assert packed[10:20].tolist() == [0, *range(18, 26), 2]
 
@@ -222,7 +223,8 @@ def test_a_finished_folder_is_not_made_again_and_others_are_refused(shards, corp
     again = prepare(options(corpus, tokenizer_folder, shards))
     assert again["already_finished"] and content(shards) == before
     for change, message in ((dict(seed=2), "seed 1 -> 2"), (dict(max_length=32), "max_length"),
-                            (dict(inputs=[corpus / "a.txt"]), "inputs"), (dict(tokenizer=None, vocab_size=300), "tokenizer")):
+                            (dict(inputs=[corpus / "a.txt"]), "inputs"),
+                            (dict(tokenizer=None, vocab_size=300), "tokenizer")):
         with pytest.raises(BortError, match=f"another preparation.*{message}"):
             prepare(options(corpus, tokenizer_folder, shards, **change))
     (tmp_path / "mine.txt").write_text("x")
@@ -356,9 +358,9 @@ def test_broken_shards_are_named(shards, tmp_path):
         ShardDataset(copy)
 
 
-@pytest.mark.parametrize("old, new, message", [('"format": 1', '"format": 99', "newer version"), ('"uint16"', '"int8"', "damaged"),
-                                               ('"train-00000"', '"../../x"', "damaged"), ('"sequences"', '"x"', "damaged"),
-                                               ("{", "[", "not valid JSON")])
+@pytest.mark.parametrize("old, new, message", [
+    ('"format": 1', '"format": 99', "newer version"), ('"uint16"', '"int8"', "damaged"),
+    ('"train-00000"', '"../../x"', "damaged"), ('"sequences"', '"x"', "damaged"), ("{", "[", "not valid JSON")])
 def test_a_damaged_index_is_named(shards, tmp_path, old, new, message):
     text = (shards / "index.json").read_text()
     (tmp_path / "index.json").write_text(text.replace(old, new))
@@ -382,8 +384,8 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
 # ---------------------------------------------------------------- the command line
 
 def test_command_line(corpus, tokenizer_folder, tmp_path, capsys):
-    arguments = ["prepare", "--input", str(corpus / "a.txt"), "--output", str(tmp_path / "o"), "--quiet", "--workers", "1",
-                 "--max-length", "64"]
+    arguments = ["prepare", "--input", str(corpus / "a.txt"), "--output", str(tmp_path / "o"), "--quiet",
+                 "--workers", "1", "--max-length", "64"]
     assert main([*arguments, "--tokenizer", str(tokenizer_folder)]) == 0
     printed = capsys.readouterr().out
     assert "documents" in printed and "tokens/s" in printed and "train" in printed
@@ -400,7 +402,8 @@ def test_command_line(corpus, tokenizer_folder, tmp_path, capsys):
     (["--train-tokenizer", "sentencepiece"], "not both"),
 ])
 def test_command_line_mistakes_end_with_2_and_one_line(corpus, tokenizer_folder, tmp_path, capsys, extra, message):
-    given = ["prepare", "--input", str(corpus), "--tokenizer", str(tokenizer_folder), "--output", str(tmp_path / "o"), "--quiet"]
+    given = ["prepare", "--input", str(corpus), "--tokenizer", str(tokenizer_folder), "--quiet",
+             "--output", str(tmp_path / "o")]
     assert run_command(main, [*given, *extra]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error

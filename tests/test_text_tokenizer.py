@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -72,7 +74,8 @@ def test_word_starts_of_bpe(tmp_path):
     tokenizer = load_tokenizer(small_bpe_files(tmp_path))
     starts = tokenizer.word_starts()
     assert starts.dtype == bool and starts.shape == (tokenizer.vocab_size,)
-    expected = {"Ġthe": True, "dog": False, ",": True, "Ġ": True, "<s>": True, "<mask>": True, "e": False, "Ã": False}
+    expected = {"Ġthe": True, "dog": False, ",": True, "Ġ": True, "<s>": True, "<mask>": True, "e": False,
+                "Ã": False}
     assert {token: bool(starts[tokenizer.token_to_id(token)]) for token in expected} == expected
 
 
@@ -355,8 +358,20 @@ def test_default_tokenizer_is_found_where_gluonnlp_keeps_it(tmp_path, monkeypatc
     assert find_default_tokenizer() == tmp_path / "home" / "tokenizer"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_children_encode_without_waiting_for_threads(every_kind, capfd, monkeypatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    texts = ["the dogs bark"] * 3000
+    for tokenizer in every_kind.values():
+        expected = tokenizer.encode_batch(texts)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if tokenizer.encode_batch(texts) == expected else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert "TOKENIZERS_PARALLELISM" not in os.environ and capfd.readouterr().err == ""
+
+
 def test_no_mxnet_is_imported():
-    import subprocess
     code = ("import sys, bort.text.tokenizer, bort.text.embedded, bort.text.base; "
             "sys.exit('mxnet' in sys.modules or 'torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], cwd=str(Path(__file__).parents[1])).returncode == 0

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
                                formatter_class=argparse.RawDescriptionHelpFormatter,
                                description="Clean, split, tokenize, shuffle and pack text files into shards.")
     make.add_argument("--input", nargs="+", required=True, metavar="PATH",
-                      help="files and folders: plain text, .csv, .tsv, .jsonl and MediaWiki .xml, also as .gz, .xz, .bz2")
+                      help="files and folders: text, .csv, .tsv, .jsonl and MediaWiki .xml, also as .gz, .xz, .bz2")
     make.add_argument("--output", required=True, metavar="FOLDER", help="new folder for the shards")
     make.add_argument("--tokenizer", metavar="FOLDER",
                       help="the tokenizer's folder (default: RoBERTa's in $BORT_HOME or ~/.mxnet/models)")
@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--shuffle", choices=SHUFFLES, default="documents",
                       help="what is shuffled and split: whole documents (default), sentences, or nothing")
     make.add_argument("--min-words", type=int, metavar="N",
-                      help="leave out documents (of dictionaries: definitions) with fewer words; 11 leaves out ten words "
-                      "or fewer, as the paper does (default: 11 for Wiktionary, 1 for everything else)")
+                      help="leave out documents (of dictionaries: definitions) with fewer words; 11 leaves out "
+                      "those of ten words or fewer, as the paper does (default: 11 for Wiktionary, 1 for everything else)")
     make.add_argument("--format", choices=FORMATS, default="auto",
                       help="of the files (default: by their names; sentences is one per line, as in One Billion Words)")
     make.add_argument("--documents", choices=DOCUMENTS, default="paragraph",

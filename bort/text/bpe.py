@@ -27,7 +27,7 @@ _WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!
 
 
 def byte_alphabet() -> Dict[str, int]:
-    """GPT-2's 256 stand-in characters and the bytes they stand for: printable Latin-1 for itself, U+0100... for the rest."""
+    """GPT-2's 256 stand-in characters and the bytes they stand for: printable Latin-1 or U+0100 and up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {**{chr(byte): byte for byte in printable}, **{chr(256 + n): byte for n, byte in enumerate(others)}}

@@ -35,7 +35,7 @@ class MaskedBatch(NamedTuple):
 
 
 def _mix(state: np.ndarray) -> np.ndarray:
-    """The output function of SplitMix64 (Steele, Lea and Flood, 2014): a bijection of uint64 without visible pattern."""
+    """The output function of SplitMix64 (Steele, Lea and Flood, 2014): a bijection of uint64."""
     state = state ^ (state >> np.uint64(30))
     state = state * np.uint64(0xBF58476D1CE4E5B9)
     state = state ^ (state >> np.uint64(27))
@@ -100,7 +100,7 @@ class MaskingPolicy:
         if special[0] < 0 or special[-1] >= vocab_size:
             raise BortError(f"special token ids {special} do not fit a vocabulary of {vocab_size}")
         if word_starts is not None and np.shape(word_starts) != (vocab_size,):
-            raise BortError(f"word_starts has the shape {np.shape(word_starts)}, the vocabulary has {vocab_size} tokens")
+            raise BortError(f"word_starts has the shape {np.shape(word_starts)} for {vocab_size} tokens")
         self.vocab_size, self.mask_id, self.ratio = int(vocab_size), int(mask_id), float(ratio)
         self.mask_prob, self.random_prob, self.multiple_of = float(mask_prob), float(random_prob), int(multiple_of)
         self._ordinary = np.ones(vocab_size, dtype=bool)

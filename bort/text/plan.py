@@ -23,8 +23,8 @@ BUCKET_BYTES = 32 << 20
 class PrepareOptions:
     """What :func:`prepare` does; see ``python -m bort.text prepare --help``.
 
-    All but ``workers``, ``progress``, ``block_characters`` and ``bucket_bytes`` are choices about the data; the last two
-    bound the memory, and change which sequences stand together.
+    ``workers`` and ``progress`` do not change the result. ``block_characters`` and ``bucket_bytes`` bound the memory,
+    and decide which documents can come to stand together.
     """
 
     inputs: Sequence[PathLike]
@@ -72,7 +72,7 @@ def locked(output: Path) -> Iterator[None]:
         except ImportError:  # not on Windows
             pass
         except OSError as error:
-            raise BortError(f"{output}: another run is writing to this folder; wait for it or choose another") from error
+            raise BortError(f"{output}: another run is writing to this folder; wait, or choose another") from error
         yield
 
 
@@ -118,9 +118,10 @@ def claim(output: Path, plan: Dict[str, Any]) -> None:
     old = read_json(file)
     if old == plan:
         return
-    names = [name for name in ("format", "tokenizer", "inputs") if not isinstance(old, dict) or old.get(name) != plan[name]]
-    before = old.get("options") if isinstance(old, dict) else None
-    names += [f"{name} {before.get(name) if isinstance(before, dict) else None} -> {value}"
-              for name, value in plan["options"].items() if not isinstance(before, dict) or before.get(name) != value]
+    if not isinstance(old, dict) or not isinstance(old.get("options"), dict):
+        raise BortError(f"{file}: damaged; remove {output} and start again")
+    names = [name for name in ("format", "tokenizer", "inputs") if old.get(name) != plan[name]]
+    names += [f"{name} {old['options'].get(name)} -> {value}" for name, value in plan["options"].items()
+              if old["options"].get(name) != value]
     raise BortError(f"{output}: holds shards of another preparation (different: {'; '.join(names)}); choose another "
                     "folder, or remove this one")

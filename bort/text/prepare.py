@@ -23,7 +23,8 @@ from bort.text.corpora import FORMATS, ReadCounts, Source, find_sources, read_do
 from bort.text.crew import Crew
 from bort.text.plan import PrepareOptions, check_options, claim, locked, make_plan
 from bort.text.report import make_report, sum_counts
-from bort.text.shards import FORMAT_VERSION, INDEX_FILE, REPORT_FILE, SPLITS, TOKENIZER_FOLDER, split_ratios, token_dtype
+from bort.text.shards import (FORMAT_VERSION, INDEX_FILE, REPORT_FILE, SPLITS, TOKENIZER_FOLDER, split_ratios,
+                              token_dtype)
 from bort.text.tokenizer import load_tokenizer
 from bort.text.vocabulary import train_from_sources
 
@@ -193,7 +194,8 @@ def _runs(spills: Sequence[Path], size: int) -> Iterator[Tuple[None, List[Path]]
         yield None, run
 
 
-def _index(plan: Dict[str, Any], settings: scatter.ScatterSettings, results: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+def _index(plan: Dict[str, Any], settings: scatter.ScatterSettings,
+           results: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
     tokenizer = read_json(Path(settings.tokenizer) / SETTINGS_FILE)
     splits = {}
     for split in SPLITS:

@@ -1,6 +1,6 @@
 """The two steps of making shards, as a worker process does them: scatter a block of documents, pack a bucket.
 
-Between the steps stands a file for each block ("spill"), whose sections are the block's share of every bucket and split.
+Between the steps stands a file for each block ("spill"); its sections are the block's share of each bucket and split.
 Which bucket, split and place a document or sentence gets is drawn from (seed, group, block), so it does not depend on
 who does the work or in which order. Every file is written atomically: what exists is whole, and is not made again.
 """

@@ -223,8 +223,8 @@ class ShardDataset:
             raise self._broken(file, f"{size} bytes long instead of {expected}")
 
     def _broken(self, file: str, why: str) -> BortError:
-        return BortError(f"{self.path / file}: a broken shard ({why}); copy it again from where it is whole, or prepare "
-                         "the shards again")
+        return BortError(f"{self.path / file}: a broken shard ({why}); copy it again from where it is whole, or "
+                         "prepare the shards again")
 
 
 def split_ratios(text: str) -> Sequence[float]:

@@ -33,7 +33,7 @@ def find_tokenizer_files(folder: PathLike) -> List[Path]:
 
 
 def load_tokenizer(path: PathLike) -> Tokenizer:
-    """Load the tokenizer in a folder (its layout is recognised) or a SentencePiece ``.model`` / ``tokenizer.json`` file.
+    """Load the tokenizer in a folder, whose layout is recognised, or a ``.model`` or ``tokenizer.json`` file.
 
     Layouts, first match: a folder that ``Tokenizer.save`` wrote; GluonNLP's ``.vocab`` and ranks; GPT-2's
     ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``; Hugging Face's ``vocab.json`` and ``merges.txt``;
