@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
                       help="what is shuffled and split: whole documents (default), sentences, or nothing")
     make.add_argument("--min-words", type=int, metavar="N",
                       help="leave out documents (of dictionaries: definitions) with fewer words; 11 leaves out "
-                      "those of ten words or fewer, as the paper does (default: 11 for Wiktionary, 1 for everything else)")
+                      "those of ten words or fewer, as the paper does (default: 11 for Wiktionary, else 1)")
     make.add_argument("--format", choices=FORMATS, default="auto",
                       help="of the files (default: by their names; sentences is one per line, as in One Billion Words)")
     make.add_argument("--documents", choices=DOCUMENTS, default="paragraph",
