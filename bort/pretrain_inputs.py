@@ -1,6 +1,8 @@
 """From folders on disk to what :func:`bort.pretrain.pretrain` takes: corpus, student, and a teacher that fits both."""
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
@@ -11,6 +13,8 @@ from bort.files import PathLike, sha256_file
 from bort.models import Bert, Classifier, initialize
 from bort.pretrain import Corpus
 from bort.text.masking import MaskingPolicy
+from bort.text.shards import ShardDataset, read_index
+from bort.text.tokenizer import load_tokenizer
 from bort.training.teacher import LiveTeacher
 
 
@@ -20,13 +24,16 @@ def read_corpus(folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = 
     Raises:
         BortError: the folder is not a prepared corpus, or damaged.
     """
-    from bort.text.shards import ShardDataset
-
-    train, dev = ShardDataset(folder, "train"), ShardDataset(folder, "dev")
-    tokenizer = train.tokenizer
+    train, dev = ShardDataset(folder, "train"), ShardDataset(folder, "valid")
+    tokenizer = load_tokenizer(train.tokenizer_path)
+    if tokenizer.fingerprint != train.fingerprint or tokenizer.vocab_size != train.vocab_size:
+        raise BortError(f"{train.tokenizer_path}: not the tokenizer that this corpus was prepared with; copy the folder "
+                        "again from where it is whole")
     policy = MaskingPolicy(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids, mask_ratio,
                            word_starts=tokenizer.word_starts() if whole_words else None)
-    facts = {"data": train.fingerprint, "mask_ratio": mask_ratio, "whole_words": whole_words}
+    shards = [(shard["name"], shard["sha256"]) for shard in read_index(folder)["splits"]["train"]["shards"]]
+    facts = {"data": hashlib.sha256(json.dumps([shards, train.fingerprint]).encode("utf-8")).hexdigest(),
+             "mask_ratio": mask_ratio, "whole_words": whole_words}
     return Corpus(train, dev, policy, tokenizer.pad_id, tokenizer), facts
 
 

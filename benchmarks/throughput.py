@@ -1,0 +1,323 @@
+"""Training throughput: a masked-LM step and a distillation step against PyTorch, two ranks against one, peak memory.
+
+    python benchmarks/throughput.py                     # everything; about 6 minutes on 2 cores
+    python benchmarks/throughput.py --parts small       # a minute
+    python benchmarks/throughput.py --trials 10 --parts bort
+
+A step is what training does: masking the batch, forward and backward pass, clipping, optimizer. PyTorch runs transformers'
+own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same batches, interleaved with ours.
+Architectures and vocabulary are the paper's where the part is called bort: the student <4, 8, 1024, 768> with RoBERTa-large
+as its teacher, 8 sequences of 128 tokens.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common  # noqa: E402
+from bort.architecture import Architecture  # noqa: E402
+from bort.errors import BortError, run_command  # noqa: E402
+
+RESULT_PREFIX = "THROUGHPUT-RESULT "
+
+
+class Part(NamedTuple):
+    """Architectures, vocabulary and batch of one comparison."""
+
+    student: Architecture
+    teacher: Architecture
+    vocab_size: int
+    batch: int
+    length: int
+
+
+PARTS = {
+    "bort": Part(Architecture(4, 8, 1024, 768), Architecture(24, 16, 1024, 4096), 50265, 8, 128),
+    "small": Part(Architecture(4, 4, 256, 1024), Architecture(6, 8, 512, 2048), 8000, 16, 128),
+}
+
+
+class RandomCorpus:
+    """Sequences of random tokens, all of one length; what they say does not matter here."""
+
+    def __init__(self, part: Part, count: int = 4096) -> None:
+        self._rng = np.random.default_rng(0)
+        self.lengths = np.full(count, part.length, dtype=np.int32)
+        self.rows = self._rng.integers(5, part.vocab_size, (min(count, 256), part.length)).astype(np.int32)
+        self.rows[:, 0], self.rows[:, -1] = 0, 2
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.rows[index % len(self.rows)]
+
+
+def corpus(part: Part) -> Any:
+    from bort.pretrain import Corpus
+    from bort.text.masking import MaskingPolicy
+
+    data = RandomCorpus(part)
+    return Corpus(data, data, MaskingPolicy(part.vocab_size, 4, [0, 1, 2, 3, 4]), 1)
+
+
+def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None) -> Callable[[], None]:
+    """A function that makes one training step of this project and waits for it."""
+    from bort.compat import mx
+    from bort.models import Bert, initialize
+    from bort.pretrain import Pretraining, Settings
+    from bort.training.mlm_losses import LossWeights
+    from bort.training.teacher import LiveTeacher
+
+    student = Bert(part.student, part.vocab_size)
+    initialize(student, 0)
+    teacher = None
+    if distil:
+        model = Bert(part.teacher, part.vocab_size)
+        initialize(model, 1)
+        teacher = LiveTeacher(model, 2.0)
+    loss = LossWeights(0.5, 0.5) if distil else LossWeights(1.0, 0.0)
+    training = Pretraining(student, corpus(part), Settings(batch_size=batch or part.batch, loss=loss), teacher)
+
+    def step() -> None:
+        training.step()
+        mx.nd.waitall()
+
+    return step
+
+
+def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
+    """The same step in PyTorch: transformers' modules, AdamW, gradient clipping, the head at masked positions only."""
+    import torch
+    from transformers import BertConfig, BertModel
+    from transformers.models.bert.modeling_bert import BertLMPredictionHead
+
+    from bort.training.mlm_batches import BatchStream
+
+    def network(architecture: Architecture) -> Any:
+        config = BertConfig(
+            vocab_size=part.vocab_size, hidden_size=architecture.hidden, num_hidden_layers=architecture.depth,
+            num_attention_heads=architecture.heads, intermediate_size=architecture.intermediate,
+            max_position_embeddings=512, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5)
+        body, head = BertModel(config, add_pooling_layer=False), BertLMPredictionHead(config)
+        head.decoder.weight = body.embeddings.word_embeddings.weight
+        return torch.nn.ModuleDict({"body": body, "head": head})
+
+    torch.manual_seed(0)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    student, teacher = network(part.student), network(part.teacher).eval() if distil else None
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, eps=1e-6, **({"fused": True} if fused else {}))
+    data, functional = corpus(part), torch.nn.functional
+    stream = BatchStream(data.train, data.policy, 1, 512, 0, part.batch)
+
+    def logits(model: Any, ids: Any, mask: Any, rows: Any) -> Any:
+        states = model["body"](input_ids=ids, attention_mask=mask).last_hidden_state
+        return model["head"](states.reshape(-1, states.shape[-1])[rows])
+
+    def step() -> None:
+        (batch,) = stream.next()
+        ids, rows = torch.from_numpy(batch.token_ids).long(), torch.from_numpy(batch.rows).long()
+        mask = (torch.arange(ids.shape[1])[None] < torch.from_numpy(batch.valid_length)[:, None]).long()
+        scores = logits(student, ids, mask, rows)
+        loss = functional.cross_entropy(scores, torch.from_numpy(batch.labels).long())
+        if teacher is not None:
+            with torch.inference_mode():
+                target = torch.softmax(logits(teacher, ids, mask, rows) / 2, -1)
+            loss = 0.5 * loss + 0.5 * 4 * functional.cross_entropy(scores / 2, target.clone())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+    return step
+
+
+def compare(name: str, methods: List[str], trials: int, torch_too: bool) -> List[Dict[str, Any]]:
+    """Interleaved timings of both kinds of step; rows for the table."""
+    part, rows = PARTS[name], []
+    for distil in (method == "kd" for method in methods):
+        calls = {"ours": mxnet_step(part, distil)}
+        if torch_too:
+            calls["PyTorch, AdamW"] = torch_step(part, distil, False)
+            calls["PyTorch, fused AdamW"] = torch_step(part, distil, True)
+        cpu = {engine: 0.0 for engine in calls}
+
+        def counted(engine: str, call: Callable[[], None]) -> Callable[[], None]:
+            def run() -> None:
+                before = time.process_time()
+                call()
+                cpu[engine] += time.process_time() - before
+            return run
+
+        warmup = 2
+        seconds = common.interleaved({engine: counted(engine, call) for engine, call in calls.items()}, trials, warmup)
+        ours = float(np.median(seconds["ours"]))
+        for engine, values in seconds.items():
+            middle = float(np.median(values))
+            rows.append({"part": name, "step": "distillation" if distil else "masked LM", "engine": engine,
+                         **common.summarize(values), "tokens/s": round(part.batch * part.length / middle),
+                         "CPU ms": round(1000 * cpu[engine] / (trials + warmup)),
+                         "ours is faster by": None if engine == "ours" else round(middle / ours, 3)})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def worker(arguments: argparse.Namespace) -> None:
+    """One rank of the scaling measurement; the root prints the tokens per second of all ranks."""
+    from bort.training import distributed
+
+    part = PARTS[arguments.parts[0]]
+    if arguments.pin is not None:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[arguments.pin]})
+    step = mxnet_step(part, False, arguments.batch)
+    for _ in range(2):
+        step()
+    times = []
+    for _ in range(arguments.trials):
+        distributed.barrier()
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    if distributed.is_root():
+        tokens = (arguments.batch or part.batch) * part.length * distributed.size()
+        print(RESULT_PREFIX + json.dumps({"tokens/s": round(tokens / float(np.median(times)), 1),
+                                          "step_ms": round(1000 * float(np.median(times)), 1)}), flush=True)
+
+
+def scaling(name: str, trials: int, batch: int) -> List[Dict[str, Any]]:
+    """One rank on one core, two ranks on two, one rank on two; each with one thread per core, in a process of its own."""
+    root = Path(__file__).resolve().parents[1]
+    launcher = Path(sys.executable).parent / "horovodrun"
+    if not launcher.is_file() or common.usable_cores() < 2:
+        return []
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PATH=f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
+                       PYTHONPATH=os.pathsep.join([str(root), str(root / ".ci" / "numpy-aliases")]))
+    here = [sys.executable, str(Path(__file__).resolve()), "--worker", "--parts", name, "--trials", str(trials),
+            "--batch", str(batch)]
+    runs = {"1 rank, 1 core": (here + ["--pin", "0"], environment),
+            "2 ranks, 2 cores": (["horovodrun", "-np", "2"] + here, environment),
+            "1 rank, 2 cores": (here, dict(environment, OMP_NUM_THREADS="2"))}
+    rows: List[Dict[str, Any]] = []
+    for label, (command, settings) in runs.items():
+        done = subprocess.run(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1800)
+        lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if RESULT_PREFIX in line]
+        if done.returncode or not lines:
+            raise BortError(f"{label}: failed with exit code {done.returncode}:\n{done.stdout.decode()[-2000:]}")
+        rows.append({"part": name, "ranks": label, "batch per rank": batch,
+                     **json.loads(lines[-1].split(RESULT_PREFIX)[1])})
+        rows[-1]["of 1 rank, 1 core"] = round(rows[-1]["tokens/s"] / rows[0]["tokens/s"], 3)
+        rows[-1]["efficiency"] = round(rows[-1]["of 1 rank, 1 core"] / 2, 3) if "2 cores" in label else None
+        print(rows[-1], flush=True)
+    return rows
+
+
+def memory() -> List[Dict[str, Any]]:
+    """Peak memory of distilling many positions at V = 50,265, in arrays of positions x V; in a process of its own."""
+    done = subprocess.run([sys.executable, str(Path(__file__).resolve()), "--memory-worker"], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=900)
+    lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith(RESULT_PREFIX)]
+    if done.returncode or not lines:
+        raise BortError(f"the memory measurement failed: {done.stdout.decode()[-2000:]}")
+    return json.loads(lines[0][len(RESULT_PREFIX):])
+
+
+def memory_worker() -> None:
+    from bort.compat import autograd, gluon, mx, nd
+    from bort.training.mlm_losses import MAX_CHUNK_ELEMENTS, LossWeights, head_backward
+
+    vocabulary, hidden, positions = 50265, 32, 2048
+    holder = gluon.nn.HybridSequential()
+    weight = holder.params.get("weight", shape=(vocabulary, hidden), init="normal")
+    bias = holder.params.get("bias", shape=(vocabulary,), init="zeros")
+    weight.initialize()
+    bias.initialize()
+    labels = np.random.default_rng(0).integers(0, vocabulary, positions)
+    states, teacher_states = (nd.random.normal(shape=(positions, hidden)) for _ in range(2))
+    states.attach_grad()
+
+    def targets(start: int, stop: int) -> Any:
+        logits = nd.FullyConnected(teacher_states[start:stop], weight.data(), bias.data(), num_hidden=vocabulary)
+        return nd.softmax(logits, axis=-1, out=logits)
+
+    rows = []
+    array = positions * vocabulary * 4 / 2 ** 20
+    for label, elements in (("in turns, as training does", MAX_CHUNK_ELEMENTS), ("all positions at once", 1 << 40)):
+        def run(count: int) -> None:
+            with autograd.record():
+                recorded = states[:count] * 1.0
+            head_backward(recorded, weight, bias, labels[:count], LossWeights(), targets, max_elements=elements)
+            mx.nd.waitall()
+        run(8)
+        before = common.peak_memory_mib()
+        run(positions)
+        peak = common.peak_memory_mib() - before
+        rows.append({"positions": positions, "logits": label, "MiB of one positions x V array": round(array, 1),
+                     "peak MiB of student and teacher together": round(peak, 1), "in arrays": round(peak / array, 2)})
+    print(RESULT_PREFIX + json.dumps(rows), flush=True)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=sorted(PARTS), default=["bort", "small"])
+    parser.add_argument("--methods", nargs="+", choices=("mlm", "kd"), default=["mlm", "kd"])
+    parser.add_argument("--trials", type=int, default=5, help="timed steps of each (default 5)")
+    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
+    parser.add_argument("--no-scaling", action="store_true", help="leave the ranks out")
+    parser.add_argument("--scaling-batch", type=int, default=16, help="sequences per rank (default 16)")
+    parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--memory-worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--pin", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.trials < 1:
+        raise BortError(f"--trials must be at least 1, not {arguments.trials}")
+    if arguments.worker:
+        worker(arguments)
+        return 0
+    if arguments.memory_worker:
+        memory_worker()
+        return 0
+    load = common.load_average()
+    import bort.compat  # noqa: F401  sets the threads for both engines
+
+    notes = ["Medians of interleaved steps, masking, clipping and optimizer included; CPU ms is processor time per step over "
+             "all threads and rounds."]
+    torch_too = not arguments.no_torch
+    if torch_too:
+        try:
+            import torch  # noqa: F401
+            import transformers  # noqa: F401
+        except ImportError:
+            torch_too = False
+            notes.append("PyTorch or transformers is not installed (pip install 'bort[bench]'): only our own figures.")
+    tables: Dict[str, Any] = {"Steps": [row for part in arguments.parts for row in compare(
+        part, arguments.methods, arguments.trials, torch_too)]}
+    if not arguments.no_scaling:
+        rows = scaling(arguments.parts[0], arguments.trials, arguments.scaling_batch)
+        if rows:
+            tables["Ranks"] = rows
+        else:
+            notes.append("No Horovod or only one core: ranks were not measured.")
+    tables["Memory"] = memory()
+    settings = {name: part._asdict() for name, part in PARTS.items() if name in arguments.parts}
+    path = common.record("throughput", tables, {**{name: ", ".join(f"{key} {value}" for key, value in part.items())
+                                                   for name, part in settings.items()}, "trials": arguments.trials},
+                         notes, "Training throughput", argv, arguments.folder, load)
+    print(path.read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
