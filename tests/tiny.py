@@ -22,11 +22,11 @@ MAX_LENGTH = 24
 
 
 def tiny_bert(seed: int = 0, architecture: Architecture = TINY, vocab_size: int = VOCAB, dropout: float = 0.0,
-              scale: float = 10.0, **settings: Any) -> Any:
+              scale: float = 10.0, max_length: int = MAX_LENGTH, **settings: Any) -> Any:
     """A ``Bert`` whose weights are ``scale`` times larger than at initialization, so that errors show."""
     from bort.models import Bert, initialize
 
-    model = Bert(architecture, vocab_size, max_length=MAX_LENGTH, dropout=dropout, **settings)
+    model = Bert(architecture, vocab_size, max_length=max_length, dropout=dropout, **settings)
     initialize(model, seed)
     rng = np.random.default_rng(seed + 1)
     for name, parameter in sorted(model._collect_params_with_prefix().items()):
