@@ -202,6 +202,22 @@ def test_report_counts_what_came_and_what_went(tmp_path, tokenizer_folder):
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
 
 
+def test_memory_does_not_grow_with_the_corpus(tokenizer_folder, tmp_path):
+    import tracemalloc
+    text = "\n\n".join(embedded_documents()[:25]) + "\n\n"
+    peaks = []
+    for copies in (4, 12):
+        path = tmp_path / f"{copies}.txt"
+        path.write_text(text * copies, encoding="utf-8")
+        tracemalloc.start()
+        prepare(PrepareOptions(inputs=[path], output=tmp_path / str(copies), tokenizer=tokenizer_folder, max_length=64,
+                               block_characters=16_000, bucket_bytes=60_000))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
+    assert peaks[0] > len(text) / 2, "something was measured"
+
+
 @pytest.mark.parametrize("count", [0, 1, 7, 10, 1000])
 def test_splits_have_exact_shares_but_for_the_remainder(count):
     drawn = Counter(_draw_splits(count, split_ratios("8,1,1"), np.random.default_rng(count)).tolist())
