@@ -66,6 +66,7 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
         notes.append(f"the MLM head's own epsilon, {config['mlm_layer_norm_eps']:g}: transformers uses the encoder's, "
                      f"{config['layer_norm_eps']:g}, there too. For equal logits set model.{place}.eps")
     settings[names.OUR_KEY] = ours
+    config["tokenizer"] = None if found is None else {"kind": found.kind, "fingerprint": found.fingerprint}
     target, target_shapes = _target(makers, shapes, layout, settings, head)
     if found is None:
         notes.append("a tokenizer: the model's folder has none (--tokenizer DIR adds one)")

@@ -41,21 +41,25 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
         notes: what the export left out or could not express.
     """
     architecture = Architecture.from_dict(config["architecture"])
+    has_tokenizer = isinstance(config.get("tokenizer"), Mapping)
     head = config.get("head") or {}
     counts = architecture.parameters(config["vocab_size"], config["max_length"])
     tags = ["bort", "text-classification" if head else "fill-mask" if classes.endswith("MaskedLM")
             else "feature-extraction"]
     lines = ["---", "library_name: transformers", f"pipeline_tag: {tags[1]}", "tags:", *(f"- {tag}" for tag in tags),
              "---", "", f"# A {architecture.display} encoder", "",
-             f"Written by `python -m bort.huggingface export`. Load it with transformers' `{classes}` and `AutoTokenizer`.",
+             "Written by `python -m bort.huggingface export`. To load it:", "", "```python",
+             f"from transformers import AutoTokenizer, {classes}", "",
+             f'model = {classes}.from_pretrained("this folder"{", add_pooling_layer=False" * classes.endswith("Model")})',
+             *(['tokenizer = AutoTokenizer.from_pretrained("this folder")'] if has_tokenizer else []), "```",
              "", "| | |", "|---|---|",
              f"| layers, heads, hidden, intermediate | {architecture} |",
              f"| vocabulary, positions | {config['vocab_size']}, {config['max_length']} |",
              f"| parameters | {counts['body']:,} (embeddings {counts['embeddings']:,}, encoder {counts['encoder']:,}); "
              f"MLM head {counts['mlm_head']:,} |",
              f"| stored as | {dtype} |"]
-    tokenizer = config.get("tokenizer")
-    if isinstance(tokenizer, Mapping):
+    if has_tokenizer:
+        tokenizer = config["tokenizer"]
         lines.append(f"| tokenizer | {_cell(tokenizer.get('kind'))}, fingerprint "
                      f"`{_cell(str(tokenizer.get('fingerprint'))[:16])}` |")
     if config.get("sha256"):
@@ -67,7 +71,7 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
         lines.append(f"| labels | {_cell(', '.join(map(str, labels)) if labels else 'not recorded')} |")
     lines += ["", "## Inputs", "",
               "`<s> A </s>`, or `<s> A </s> B </s>` with one `</s>` between the two texts of a pair (RoBERTa puts two). "
-              "The tokenizer here does so by itself. There are no token types."]
+              + ("The tokenizer here does so by itself. " if has_tokenizer else "") + "There are no token types."]
     lines += _results(results)
     lines += _records(config)
     if notes:
