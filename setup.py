@@ -14,7 +14,7 @@ EXTRAS = {
     "hf": ["safetensors>=0.3"],
     "onnx": ["onnx>=1.13", "onnxruntime>=1.14"],
     "plots": ["matplotlib>=3.4"],
-    "corpora": ["mwparserfromhell>=0.6", "mwxml>=0.3.3"],
+    "corpora": ["mwparserfromhell>=0.6"],
     "tensorboard": ["tensorboardX>=2.6"],
     "bench": ["torch>=2.0", "transformers>=4.40"],
 }
@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.8,<3.13",
     packages=find_packages(include=["bort", "bort.*"]),
     py_modules=["run_search", "run_pretrain", "run_finetune"],
-    install_requires=["numpy>=1.17,<2", "gluonnlp==0.10.0", "pandas>=1.3", "sentencepiece>=0.1.99", "tokenizers>=0.13",
+    install_requires=["numpy>=1.17,<2", "gluonnlp==0.10.0", "pandas>=1.3", "sentencepiece>=0.1.99", "tokenizers>=0.13", "regex",
                       "scikit-learn>=1.0", "scipy>=1.7", "tqdm>=4.60", "filelock>=3.4"],
     extras_require=EXTRAS,
     classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3",
