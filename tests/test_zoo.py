@@ -226,3 +226,21 @@ def test_the_vocabulary_is_fetched_with_its_checksums(tmp_path, monkeypatch, onl
         assert len(zoo._vocabulary(tmp_path / "r", [])) == 50265
         assert len(site.requests) == 3
     assert bort.load_tokenizer(tmp_path / "r").vocab_size == 50265
+
+
+def test_the_flags_that_the_readme_promises_exist():
+    """Its table maps the flags of the original's scripts to ours; ours are all in some command's help."""
+    import re
+    import subprocess
+    import sys
+
+    from tests.tiny import ROOT
+
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("### The original scripts' flags")[1].split("\n## ")[0]
+    cells = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
+    ours = {flag for cell in cells for part in re.findall(r"`([^`]+)`", cell) for flag in re.findall(r"--[a-z-]+", part)}
+    assert len(ours) > 40
+    known = ""
+    for command in (["run_finetune.py"], ["run_pretrain.py"], ["-m", "bort.text", "prepare"]):
+        known += subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.decode()
+    assert not [flag for flag in ours if not re.search(rf"{flag}\b", known)]
