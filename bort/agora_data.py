@@ -1,0 +1,206 @@
+"""The data that Agora moves: what is held out, what D holds, and which new points keep its labels balanced. No MXNet."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from bort.errors import BortError
+from bort.tasks.base import Split, Task
+
+
+def strata(task: Task, labels: np.ndarray) -> np.ndarray:
+    """What is balanced and stratified, int64 (N,): the classes, or in regression the value rounded to 0..5.
+
+    Halves round up, as in ``metrics.rounded_accuracy`` (paper, section 5.1).
+    """
+    if task.is_regression:
+        return np.floor(np.clip(np.asarray(labels, dtype=np.float64), 0, 5) + 0.5).astype(np.int64)
+    return np.asarray(labels, dtype=np.int64)
+
+
+def number_of_strata(task: Task) -> int:
+    """Classes, or the 6 rounded values of a regression task."""
+    return 6 if task.is_regression else task.num_outputs
+
+
+def held_out(split: Split, strata_of: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Indices, ascending, of the part of a training split that Agora scores models on (E).
+
+    Stratified: every stratum gives round(fraction * size), at least one where it has two. Where examples belong to
+    questions, whole questions are held out, at random. Drawn from ``seed`` alone.
+
+    Raises:
+        BortError: the fraction is not between 0 and 1, or nothing or everything would be held out.
+    """
+    if not 0 < fraction < 1:
+        raise BortError(f"--held-out-fraction is a share between 0 and 1, not {fraction}")
+    rng = np.random.default_rng([seed, 0x484F])
+    groups = [example.group for example in split.examples]
+    if any(group is not None for group in groups):
+        names = list(dict.fromkeys(groups))
+        count = max(1, int(round(fraction * len(names))))
+        chosen = {names[index] for index in rng.permutation(len(names))[:count].tolist()}
+        taken = np.flatnonzero([group in chosen for group in groups])
+    else:
+        parts = []
+        for stratum in np.unique(strata_of):
+            members = np.flatnonzero(strata_of == stratum)
+            count = int(round(fraction * len(members)))
+            parts.append(rng.permutation(members)[:max(count, 1 if len(members) > 1 else 0)])
+        taken = np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+    if not 0 < len(taken) < len(split):
+        raise BortError(f"{len(split)} training examples are too few to hold out {fraction:.0%} of them; use "
+                        "--evaluate-on dev")
+    return taken
+
+
+def level(counts: np.ndarray, offered: np.ndarray, budget: int) -> np.ndarray:
+    """How many points of each stratum to accept so that D's labels become as equal as the offer allows.
+
+    The smallest strata are filled first, to a common level; D never becomes less balanced than it is: a stratum goes
+    beyond the present maximum only as far as all others follow.
+
+    Args:
+        counts: int (C,), D's points.
+        offered: int (C,), new ones to choose from.
+        budget: the most to accept altogether.
+
+    Returns:
+        int64 (C,), at most ``offered``, with a sum of at most ``budget``.
+    """
+    counts, offered = np.asarray(counts, dtype=np.int64), np.asarray(offered, dtype=np.int64)
+    ceiling = max(int(counts.max()), int((counts + offered).min()))
+
+    def accepted(height: int) -> np.ndarray:
+        return np.minimum(offered, np.maximum(0, height - counts))
+
+    low, high = int(counts.min()), ceiling
+    while low < high:  # the greatest height whose acceptance the budget pays for
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if accepted(middle).sum() <= budget else (low, middle - 1)
+    result = accepted(low)
+    for stratum in range(len(counts)):  # what is left of the budget lifts some strata by one
+        if low < ceiling and result.sum() < budget and result[stratum] < offered[stratum] \
+                and counts[stratum] + result[stratum] == low:
+            result[stratum] += 1
+    return result
+
+
+@dataclass
+class Addition:
+    """A point that tau made and the teacher labelled.
+
+    Attributes:
+        round, attempt: of the trainings that it was made for.
+        source: where the point it was made from is: "train/17" (the 17th line's example, from 0), "held-out/3" or
+            "dev/3", "added/40" (the 40th line of additions.jsonl, from 0).
+        tau: the kind of transformation.
+        token_ids: the sequence.
+        label: the teacher's class, or its value in regression.
+        confidence: the teacher's probability of that class; None in regression.
+        scores: the teacher's logits, or its value.
+    """
+
+    round: int
+    attempt: int
+    source: str
+    tau: str
+    token_ids: np.ndarray
+    label: float
+    confidence: Optional[float]
+    scores: np.ndarray
+
+    def row(self, text: Sequence[str], name: Any) -> Dict[str, Any]:
+        """The line of ``additions.jsonl``, which also is what a resumed run reads back."""
+        row = {**asdict(self), "text": list(text), "label_name": name}
+        return {**row, "token_ids": self.token_ids.tolist(), "scores": [float(value) for value in self.scores]}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Addition":
+        """The inverse of :meth:`row`.
+
+        Raises:
+            BortError: the line is not one of ours.
+        """
+        try:
+            values = {name: row[name] for name in cls.__dataclass_fields__}
+            values["token_ids"] = np.asarray(values["token_ids"], dtype=np.int32)
+            values["scores"] = np.asarray(values["scores"], dtype=np.float32)
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BortError(f"additions.jsonl: a line that Agora did not write ({error}); choose another --output"
+                            ) from error
+
+
+@dataclass
+class Points:
+    """Labelled sequences: X, E or D.
+
+    Attributes:
+        token_ids: N int32 sequences.
+        labels: (N,) classes or values.
+        names: where each one is from, see :attr:`Addition.source`.
+        scores: (N, C) the teacher's logits, or None.
+    """
+
+    token_ids: List[np.ndarray]
+    labels: np.ndarray
+    names: List[str]
+    scores: Optional[np.ndarray] = None
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def with_additions(self, additions: Sequence[Addition], lines: Sequence[int]) -> "Points":
+        """These points and the additions; ``lines`` are their places in additions.jsonl."""
+        if not additions:
+            return self
+        labels = np.concatenate([self.labels, np.asarray([addition.label for addition in additions],
+                                                         dtype=self.labels.dtype)])
+        scores = None if self.scores is None else np.concatenate(
+            [self.scores, np.stack([addition.scores for addition in additions])]).astype(np.float32)
+        return Points([*self.token_ids, *(addition.token_ids for addition in additions)], labels,
+                      [*self.names, *(f"added/{line}" for line in lines)], scores)
+
+
+def balance(task: Task, labels: np.ndarray) -> Dict[str, int]:
+    """Points of each class (or rounded value) by name."""
+    counts = np.bincount(strata(task, labels), minlength=number_of_strata(task))
+    names = [str(value) for value in range(6)] if task.labels is None else task.labels
+    return {name: int(count) for name, count in zip(names, counts)}
+
+
+@dataclass
+class Queue:
+    """Sources in the order in which they are to be transformed: wrong ones first, in random order, then the others.
+
+    One stratum at a time can be asked for. When a stratum has been gone through, it begins anew with the next pattern.
+    """
+
+    order: np.ndarray
+    strata: np.ndarray
+    places: Dict[int, List[int]] = field(default_factory=dict)
+    next_of: Dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, wrong: Iterable[int], strata_of: np.ndarray, rng: np.random.Generator) -> "Queue":
+        """The queue over points 0..N-1 with these strata, of which ``wrong`` were predicted wrongly."""
+        is_wrong = np.zeros(len(strata_of), dtype=bool)
+        is_wrong[np.asarray(list(wrong), dtype=np.int64)] = True
+        shuffled = rng.permutation(len(strata_of))
+        order = np.concatenate([shuffled[is_wrong[shuffled]], shuffled[~is_wrong[shuffled]]])
+        queue = cls(order, np.asarray(strata_of))
+        for stratum in np.unique(strata_of).tolist():
+            queue.places[stratum] = order[queue.strata[order] == stratum].tolist()
+        return queue
+
+    def take(self, stratum: int, count: int) -> List[Tuple[int, int]]:
+        """The next ``count`` (point, pass) of a stratum; empty when it has no points."""
+        places = self.places.get(stratum, [])
+        if not places:
+            return []
+        begin = self.next_of.get(stratum, 0)
+        self.next_of[stratum] = begin + count
+        return [(places[number % len(places)], number // len(places)) for number in range(begin, begin + count)]

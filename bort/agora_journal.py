@@ -1,0 +1,190 @@
+"""What a run of Agora leaves on the disk while it goes on, and how a killed one finds its way back.
+
+    RUN/agora.jsonl                      a line per training
+    RUN/additions.jsonl                  a line per point that tau made and the teacher labelled
+    RUN/checkpoints/step-N/              the state between trainings' rounds, with the best model so far
+    RUN/trainings/TAG/theta-I.json       a training of the present round that has ended; its parameters beside it while
+                                         it is the best of its rank
+
+The state names the lengths of both lists, so that lines written after it are dropped when a killed run goes on. Within a
+round every ended training has a file, written after its parameters and before those of its rank's former best go; a kill
+between any two of these steps costs at most the training under way.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from bort.agora_actors import Trained
+from bort.agora_data import Addition
+from bort.errors import BortError
+from bort.files import append_jsonl, read_json, read_jsonl, sha256_file, write_json
+from bort.ndarrays import read_ndarrays, write_ndarrays
+from bort.training import distributed
+from bort.training.state import RunFolder, on_root
+
+LISTS = ("agora.jsonl", "additions.jsonl")
+LOWEST = -1e300
+"""Stands for minus infinity, which JSON does not have."""
+Job = Tuple[int, Mapping[str, Any]]
+
+
+class Journal:
+    """The files of one run; every rank has one and the root's writes the lists.
+
+    Args:
+        run: the opened run folder, which all ranks see.
+        after_training: called after every training's file is written (tests kill the process there).
+    """
+
+    def __init__(self, run: RunFolder, after_training: Optional[Callable[[], None]] = None) -> None:
+        self.run, self.path = run, run.path
+        self.after_training = after_training
+
+    # ---- the state between rounds
+
+    def restore(self) -> Optional[Tuple[Dict[str, Any], Dict[str, np.ndarray], List[Addition]]]:
+        """The last state, the best model's parameters and all additions; None for a run that begins."""
+        checkpoint = self.run.latest()
+        state = checkpoint.state if checkpoint else {"bytes": {name: 0 for name in LISTS}}
+        on_root(lambda: self._cut(state["bytes"]))
+        distributed.barrier()
+        if checkpoint is None:
+            return None
+        best = {name: np.array(array) for name, array in checkpoint.arrays.get("best.params", {}).items()}
+        additions = [Addition.from_row(row) for row in read_jsonl(self.path / "additions.jsonl")] if (
+            self.path / "additions.jsonl").exists() else []
+        return state, best, additions
+
+    def _cut(self, lengths: Mapping[str, int]) -> None:
+        for name in LISTS:
+            path = self.path / name
+            if path.exists():
+                if path.stat().st_size < lengths[name]:
+                    raise BortError(f"{path}: is shorter than when the run was last saved; the run cannot go on")
+                os.truncate(path, lengths[name])
+
+    def save(self, number: int, state: Dict[str, Any], best: Mapping[str, np.ndarray]) -> None:
+        """Store the state; afterwards the trainings of earlier rounds are removed."""
+        if distributed.is_root():
+            state = {**state, "bytes": self._lengths()}
+        self.run.save(number, state, {"best.params": best} if best else {}, keep=1)
+
+    def _lengths(self) -> Dict[str, int]:
+        return {name: (self.path / name).stat().st_size if (self.path / name).exists() else 0 for name in LISTS}
+
+    def forget(self, tag: str) -> None:
+        """Remove the files of a round's trainings."""
+        on_root(lambda: shutil.rmtree(self.path / "trainings" / tag, ignore_errors=True))
+
+    def append_additions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines to ``additions.jsonl``."""
+        def write() -> None:
+            for row in rows:
+                append_jsonl(self.path / "additions.jsonl", dict(row))
+        on_root(write)
+
+    # ---- the trainings of a round
+
+    def deal(self, tag: str, jobs: Sequence[Job], train: Callable[[int], Trained], log: bool = True
+             ) -> Tuple[List[Dict[str, Any]], Optional[Dict[str, np.ndarray]]]:
+        """Carry out trainings, training i by rank i modulo their number, without repeating those that have ended.
+
+        Args:
+            tag: name of the round, unique in the run.
+            jobs: number and description of each training; the description goes into its line.
+            train: carries out a training, by its place in ``jobs``.
+            log: whether the lines go to ``agora.jsonl``.
+
+        Returns:
+            The lines in the order of ``jobs``, with ``selection`` (what orders them) and ``index`` (the training's
+            number), and the parameters of the best one, the same on every rank; None when all diverged.
+        """
+        folder = self.path / "trainings" / tag
+        start = self._lengths()["agora.jsonl"] if distributed.is_root() else 0
+        mine: List[Dict[str, Any]] = []
+        for place in range(distributed.rank(), len(jobs), distributed.size()):
+            number, description = jobs[place]
+            row = self._ended(folder, number, mine)
+            if row is None:
+                row = self._store(folder, number, description, train(place), mine)
+            mine.append(row)
+            if log and distributed.is_root():
+                append_jsonl(self.path / "agora.jsonl", public(row))
+            if self.after_training is not None:
+                self.after_training()
+        rows = [row for part in distributed.gather(mine) for row in part]
+        rows.sort(key=lambda row: [number for number, _ in jobs].index(row["index"]))
+        if log and distributed.is_root() and distributed.size() > 1:  # in the order of the trainings, not of their ends
+            os.truncate(self.path / "agora.jsonl", start)
+            for row in rows:
+                append_jsonl(self.path / "agora.jsonl", public(row))
+        best = best_of(rows)
+        return rows, self._share(folder, best, mine) if best is not None else None
+
+    def _ended(self, folder: Path, number: int, mine: Sequence[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
+        """The line of a training that has ended; None if it has not, or if its parameters are wanted and damaged."""
+        path = folder / f"theta-{number:04d}.json"
+        if not path.is_file():
+            return None
+        row = read_json(path)
+        before = best_of(mine)
+        parameters = path.with_suffix(".params")
+        if before is None or better(row, before):
+            later_best = not parameters.is_file()  # replaced by a better one of this rank, which has its own
+            if not later_best and row["sha256"] is not None and sha256_file(parameters) != row["sha256"]:
+                return None
+        return row
+
+    def _store(self, folder: Path, number: int, description: Mapping[str, Any], trained: Trained,
+               mine: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
+        row = {**description, **trained.row, "index": number, "sha256": None,
+               "selection": trained.selection if np.isfinite(trained.selection) else LOWEST}
+        before = best_of(mine)
+        keep = bool(trained.parameters) and (before is None or better(row, before))
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"theta-{number:04d}.json"
+        if keep:
+            write_ndarrays(path.with_suffix(".params"), trained.parameters)
+            row["sha256"] = sha256_file(path.with_suffix(".params"))
+        write_json(path, row)
+        if keep and before is not None:
+            (folder / f"theta-{before['index']:04d}.params").unlink()
+        return row
+
+    def _share(self, folder: Path, best: Mapping[str, Any], mine: Sequence[Mapping[str, Any]]) -> Dict[str, np.ndarray]:
+        """Give every rank the best training's parameters, read by the rank that carried it out."""
+        owner = any(row["index"] == best["index"] for row in mine)
+        arrays = {}
+        if owner:
+            stored = read_ndarrays(folder / f"theta-{best['index']:04d}.params")
+            arrays = {name: np.array(array) for name, array in stored.items()}
+        if distributed.size() == 1:
+            return arrays
+        shapes = next(part for part in distributed.gather(
+            [[name, list(array.shape)] for name, array in sorted(arrays.items())]) if part)
+        return {name: distributed.allreduce_sum(arrays[name] if owner else np.zeros(shape, np.float32))
+                for name, shape in shapes}
+
+
+def better(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a training is better than another: a higher selection value, or the same and a lower number."""
+    return (row["selection"], -row["index"]) > (other["selection"], -other["index"])
+
+
+def best_of(rows: Sequence[Mapping[str, Any]]) -> Optional[Mapping[str, Any]]:
+    """The best of trainings that did not diverge; None when there is none."""
+    best: Optional[Mapping[str, Any]] = None
+    for row in rows:
+        if row["selection"] > LOWEST and (best is None or better(row, best)):
+            best = row
+    return best
+
+
+def public(row: Mapping[str, Any]) -> Dict[str, Any]:
+    """A training's line without what only the journal needs."""
+    return {key: value for key, value in row.items() if key not in ("sha256", "selection")}
