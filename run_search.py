@@ -49,18 +49,18 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     add("--output", required=True, help="run folder: candidates.jsonl, table1.md, table1.csv, best.json, search.png")
     add("--preset", choices=sorted(PRESETS), default="paper", help="defaults of what follows (default: paper)")
     add("--corpus", help="shards, a text file or a folder of them, or 'embedded': the text that Python carries")
-    add("--tokenizer", help="folder (default: the shards', the teacher's, RoBERTa's if kept, else one made of the text)")
+    add("--tokenizer", help="folder (default: the shards', the teacher's, RoBERTa's, else one made of the text)")
     add("--tokenizer-size", type=int, default=8000, help="ids of a SentencePiece vocabulary made of the text")
     add("--teacher", default="roberta-large", help="the maximum point T: a model folder, or a preset or D,A,H,I, whose "
         "weights are then drawn at random (default: roberta-large)")
     for name in ("depths", "heads", "hidden", "intermediate"):
         add(f"--{name}", type=numbers, default=tuple(PAPER_SPACE[name]), metavar="N,N,...",
             help=f"default {','.join(map(str, PAPER_SPACE[name]))}")
-    add("--include", nargs="+", default=[], metavar="D,A,H,I", help="tuples or presets to train whatever their interval")
+    add("--include", nargs="+", default=[], metavar="D,A,H,I", help="tuples to train whatever their interval")
     add("--resume", action="store_true", help="go on with, or join, the search in --output")
     add("--seed", type=int, default=0)
     add = parser.add_argument_group("the algorithm").add_argument
-    add("--epsilon", type=int, default=2, help="interval size: one of EPSILON neighbours is trained (default 2; 1: all)")
+    add("--epsilon", type=int, default=2, help="interval size: one of so many neighbours is trained (default 2)")
     add("--steps", type=int, default=3, help="n training steps of a candidate (default 3); 0 takes W without error")
     add("--batch-size", type=int, default=1024, help="lines of a step (default 1024)")
     add("--max-length", type=int, default=512, help="s, tokens of a line (default 512)")
@@ -70,9 +70,9 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     add("--dropout", type=float, default=0.1, help="default 0.1, RoBERTa's")
     add("--mask-ratio", type=float, default=0.15, help="share of a line's tokens that is masked and compared")
     add("--error", choices=("ce", "kl"), default="ce", help="cross-entropy to T, or that less T's entropy (default ce)")
-    add("--counts", choices=("exact", "lemma"), default="exact", help="sizes and FLOPs of our network, or Lemmas 2 and 1")
+    add("--counts", choices=("exact", "lemma"), default="exact", help="of our network, or Lemmas 2 and 1")
     add("--vocab-size", type=int, default=0, help="vocabulary that sizes count (default: the tokenizer's)")
-    add("--speed", choices=("flops", "measured"), default="flops", help="FLOPs per line, or seconds per line (default flops)")
+    add("--speed", choices=("flops", "measured"), default="flops", help="FLOPs or seconds per line")
     add("--speed-lines", type=int, default=11828, help="held-out lines: scored, and timed if measured (default 11828)")
     add("--speed-batch-size", type=int, default=0, help="lines of a timed pass (default: --micro-batch-size)")
     add("--micro-batch-size", type=int, default=0, help="lines in memory at once (default: 2048 tokens of them)")
@@ -103,8 +103,8 @@ def main(argv: Optional[List[str]] = None) -> int:
                       args.resume)
     if distributed.is_root():
         say(search_report.report(Path(args.output), rows, settings))
-    say(f"\nbest: {search_report.architecture_of(rows[0]).display} with W = {rows[0]['W']:.4g}; {args.output}/best.json "
-        "is what run_pretrain.py --architecture reads")
+    say(f"\nbest: {search_report.architecture_of(rows[0]).display} with W = {rows[0]['W']:.4g}; it is in "
+        f"{args.output}/best.json, which run_pretrain.py --architecture reads")
     return 0
 
 

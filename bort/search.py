@@ -2,17 +2,19 @@
 
     Input: a search space Xi, a maximum point T, a corpus, n training steps, an interval size epsilon.
 
-    1.  for every xi in Xi:           p(xi), i(xi)  <-  surrogates of size and speed, no training     :func:`surrogates`
+    1.  for every xi in Xi:           p(xi), i(xi)  <-  surrogates of size and speed, no training   :func:`surrogates`
     2.  sort Xi by p and i, cut it into intervals of epsilon, keep of each the member with the
-        largest (p(T) - p(xi)) (i(T) - i(xi))                                                   :func:`representatives`
+        largest (p(T) - p(xi)) (i(T) - i(xi))                                                 :func:`representatives`
     3.  for every representative:     train it for n steps on T's outputs;
-                                      e(xi)  <-  its cross-entropy to T on held-out lines         :func:`train`, :func:`error`
-    4.                                W(xi)  <-  (p(T) - p(xi)) (i(T) - i(xi)) / (p(T) i(T) e(xi))       :func:`w_coefficient`
+                                      e(xi)  <-  its cross-entropy to T on held-out lines    ``bort.search_training``
+    4.                                W(xi)  <-  (p(T) - p(xi)) (i(T) - i(xi)) / (p(T) i(T) e(xi))
+                                                                                                :func:`w_coefficient`
     5.  return the argmax of W, and the top k                                                          :func:`search`
 
-Equations, hyper-parameters and Xi are the paper's. Ours, as the paper leaves them open: the order and the representative
-in step 2, the scored positions (``bort.search_lines``), that all candidates share the batches, the held-out lines and
-the initial values of the parts they have in common, and that W is taken without error (e = 1) when n = 0.
+Equations, hyper-parameters and Xi are the paper's. Ours, as the paper leaves them open: the order and the
+representative in step 2, the scored positions (``bort.search_lines``), that all candidates share the batches, the
+held-out lines and the initial values of the parts they have in common, and that W is taken without error (e = 1) when
+n = 0.
 """
 from __future__ import annotations
 
@@ -23,8 +25,6 @@ import warnings
 from dataclasses import asdict
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
-import numpy as np
-
 from bort.architecture import ROBERTA_VOCAB_SIZE, Architecture
 from bort.errors import BortError
 from bort.files import PathLike, write_json
@@ -32,7 +32,7 @@ from bort.search_costs import TeacherOutputs, build_teacher, find_maximum, measu
 from bort.search_folder import SearchFolder
 from bort.search_lines import EMBEDDED, Lines, shared_lines
 from bort.search_settings import SearchSettings
-from bort.search_training import error, train, training_work
+from bort.search_training import InitialValues, error, train, training_work
 from bort.training import distributed
 
 Row = Dict[str, Any]
@@ -72,9 +72,9 @@ def check_maximum(costs: Mapping[Architecture, Surrogates], maximum: Architectur
         for what, unit, value, most in (("larger", "parameters", cost.size, limit.size),
                                         ("slower", "per sample", cost.speed, limit.speed)):
             if value > most:
-                raise BortError(f"candidate {xi.display} is {what} than the teacher {maximum.display} ({value:,.6g} {unit}"
-                                f" against {most:,.6g}), which must be the maximum point; take a larger --teacher, or "
-                                "leave values out of --depths, --heads, --hidden and --intermediate")
+                raise BortError(f"candidate {xi.display} is {what} than the teacher {maximum.display} ({value:,.6g} "
+                                f"{unit} against {most:,.6g}), which must be the maximum point; take a larger "
+                                "--teacher, or leave values out of --depths, --heads, --hidden and --intermediate")
 
 
 def representatives(costs: Mapping[Architecture, Surrogates], maximum: Surrogates, epsilon: int) -> List[Architecture]:
@@ -97,7 +97,7 @@ def w_coefficient(cost: Surrogates, maximum: Surrogates, error_rate: float) -> f
 
 
 def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-large", corpus: PathLike = EMBEDDED,
-           tokenizer: Optional[PathLike] = None, tokenizer_size: int = 8000, resume: bool = False) -> List[Dict[str, Any]]:
+           tokenizer: Optional[PathLike] = None, tokenizer_size: int = 8000, resume: bool = False) -> List[Row]:
     """Run the FPTAS in the folder ``output``, together with every other process that does so.
 
     Args:
@@ -121,8 +121,8 @@ def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-l
     if settings.steps:
         if maximum.folder is None and distributed.is_root():
             warnings.warn(f"the teacher {maximum.architecture.display} has no weights and is drawn at random from seed "
-                          f"{settings.seed}: errors say how well candidates imitate noise; give --teacher a model folder",
-                          stacklevel=2)
+                          f"{settings.seed}: errors say how well candidates imitate noise; give --teacher a model "
+                          "folder", stacklevel=2)
         lines = shared_lines(folder, corpus, tokenizer, maximum.folder, tokenizer_size, settings.lines,
                              settings.max_length, settings.mask_ratio, settings.seed)
         vocab_size = settings.vocab_size or lines.vocab_size
@@ -138,13 +138,13 @@ def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-l
     limit = costs[maximum.architecture]
 
     chosen = representatives({xi: costs[xi] for xi in space}, limit, settings.epsilon)                        # step 2
-    described = {str(xi): describe(xi, costs[xi], settings, vocab_size, seconds, chosen.index(xi) if xi in chosen else None)
-                 for xi in everything}
+    interval = {xi: number for number, xi in enumerate(chosen)}
+    described = {str(xi): describe(xi, costs[xi], settings, vocab_size, seconds, interval.get(xi)) for xi in everything}
     if distributed.is_root():
         write_json(folder.path / "space.json", {"vocab_size": vocab_size, "maximum": str(maximum.architecture),
                                                 "weights": maximum.identity, "tuples": list(described.values())})
 
-    candidates = {str(xi): xi for xi in [*chosen, *settings.include]}                                     # steps 3 and 4
+    candidates = {str(xi): xi for xi in [*chosen, *settings.include]}                                       # steps 3, 4
     if lines is None:
         if distributed.is_root():
             folder.append(*(scored(described[name], limit, WITHOUT_TRAINING, [], settings) for name in candidates))
@@ -158,11 +158,11 @@ def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-l
 def train_candidates(folder: SearchFolder, candidates: Mapping[str, Architecture], described: Mapping[str, Row],
                      limit: Surrogates, lines: Lines, teacher: TeacherOutputs, settings: SearchSettings) -> None:
     """Train and score every candidate once, among all processes that search in ``folder``."""
-    words: Dict[int, np.ndarray] = {}
+    initial = InitialValues(settings.seed)
 
     def evaluate(name: str) -> None:
         start = time.perf_counter()
-        model, losses = train(candidates[name], lines, teacher, settings, words)
+        model, losses = train(candidates[name], lines, teacher, settings, initial)
         row = scored(described[name], limit, error(model, lines, teacher, settings), losses, settings)
         folder.append({**row, "seconds": round(time.perf_counter() - start, 3), "worker": folder.worker()})
         del model

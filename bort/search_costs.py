@@ -15,10 +15,11 @@ import numpy as np
 
 from bort.architecture import Architecture, parse
 from bort.checkpoints import load, locate
-from bort.compat import mx, nd
+from bort.compat import nd
 from bort.errors import BortError
 from bort.files import read_json, sha256_file, write_json
 from bort.models import Bert, Classifier, initialize
+from bort.models.fused import compile_for_inference
 from bort.ndarrays import read_ndarrays, write_ndarrays
 from bort.search_folder import SearchFolder, watching
 from bort.search_lines import Lines, load_array, save_array
@@ -65,7 +66,8 @@ def find_maximum(source: str) -> Maximum:
     architecture = Architecture.from_dict(located.config.get("architecture"), str(path))
     identity = located.config.get("sha256") or sha256_file(located.parameters)
     tokenizer = located.config.get("tokenizer")
-    return Maximum(architecture, str(identity), path, tokenizer.get("fingerprint") if isinstance(tokenizer, dict) else None)
+    fingerprint = tokenizer.get("fingerprint") if isinstance(tokenizer, dict) else None
+    return Maximum(architecture, str(identity), path, fingerprint)
 
 
 def build_teacher(maximum: Maximum, lines: Lines, positions: int, seed: int) -> Bert:
@@ -86,8 +88,8 @@ def build_teacher(maximum: Maximum, lines: Lines, positions: int, seed: int) -> 
     model = loaded.bort if isinstance(loaded, Classifier) else loaded
     model.collect_params().setattr("grad_req", "null")
     if model.vocab_size != lines.vocab_size or maximum.tokenizer not in (None, lines.tokenizer.fingerprint):
-        raise BortError(f"{maximum.folder}: was trained with another tokenizer (V = {model.vocab_size}) than the lines are "
-                        f"made with (V = {lines.vocab_size}); give its own with --tokenizer, or shards made with it")
+        raise BortError(f"{maximum.folder}: was trained with another tokenizer (V = {model.vocab_size}) than the lines "
+                        f"are made with (V = {lines.vocab_size}); give its own with --tokenizer, or its shards")
     if model.max_length < lines.max_length:
         raise BortError(f"{maximum.folder}: takes {model.max_length} tokens; lower --max-length to that")
     return model
@@ -194,11 +196,11 @@ def _entropies(states: np.ndarray, projection: Any, batch: MaskedLMBatch) -> np.
 
 def measured_speed(folder: SearchFolder, architectures: Sequence[Architecture], length: int, batch_size: int,
                    lines: int) -> Dict[Architecture, float]:
-    """Seconds per sample of every network's forward pass at a fixed input size (footnote 5), stored in ``RUN/speed.json``.
+    """Seconds per sample of every network's forward pass at a fixed input size (footnote 5); ``RUN/speed.json``.
 
-    One process measures while the others wait, so that ranks do not slow one another down. Every network is visited once
-    in each of at most three rounds, so that the machine's moods fall on all alike; a visit warms up twice. The result is
-    the median over all passes, with the threads of this process. Weights are drawn at random, whatever they are.
+    One process measures while the others wait, so that ranks do not slow one another down. Every network is visited
+    once in each of at most three rounds, so that the machine's moods fall on all alike; a visit warms up twice. The
+    result is the median over all passes, with the threads of this process. Weights are noise, whatever T's are.
 
     Args:
         architectures: what to time, T included.
@@ -234,19 +236,23 @@ def measured_speed(folder: SearchFolder, architectures: Sequence[Architecture], 
 
 
 def time_forward(architecture: Architecture, length: int, batch_size: int, passes: int, warmup: int = 2) -> List[float]:
-    """Seconds of each of ``passes`` compiled forward passes over (batch_size, length) tokens."""
+    """Seconds of each of ``passes`` forward passes over (batch_size, length) tokens, compiled as for serving."""
     model = Bert(architecture, TIMING_VOCABULARY, max_length=length)
     model.collect_params().setattr("grad_req", "null")
-    model.initialize(mx.init.Uniform(0.02))
-    model.hybridize(static_alloc=True, static_shape=True)
+    # Drawing every weight anew would take longer than the passes.
+    noise = nd.random.uniform(-0.02, 0.02, shape=max(int(np.prod(p.shape)) for p in model.collect_params().values()))
+    for parameter in model.collect_params().values():
+        parameter.initialize(init="zeros")
+        parameter.set_data(noise[:int(np.prod(parameter.shape))].reshape(parameter.shape))
+    network = compile_for_inference(model)
     token_ids = nd.array(np.arange(batch_size * length).reshape(batch_size, length) % TIMING_VOCABULARY, dtype="int32")
     valid_length = nd.array(np.full(batch_size, length), dtype="float32")
     seconds = []
     for number in range(-warmup, passes):
         start = time.perf_counter()
-        model(token_ids, valid_length).wait_to_read()
+        network(token_ids, valid_length).wait_to_read()
         if number >= 0:
             seconds.append(time.perf_counter() - start)
-    del model
+    del model, network
     gc.collect()
     return seconds

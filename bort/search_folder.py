@@ -57,7 +57,8 @@ class SearchFolder:
                                 "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")})
             return
         if not resume:
-            raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose another --output")
+            raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose another "
+                            "--output")
         earlier = read_json(config)
         before = earlier.get("settings") if isinstance(earlier, dict) else None
         if not isinstance(before, dict):

@@ -8,7 +8,7 @@ is the error of what the winner will be trained for, and costs a seventh of comp
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Dict, Optional
 
 import numpy as np
 
@@ -37,8 +37,8 @@ class Lines:
         mask_ratio, seed: decide the masks, together with a line's number.
     """
 
-    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer, max_length: int, mask_ratio: float,
-                 seed: int) -> None:
+    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer, max_length: int,
+                 mask_ratio: float, seed: int) -> None:
         self.tokens, self.offsets, self.tokenizer = tokens, offsets, tokenizer
         self.lengths = np.diff(offsets)
         self.vocab_size, self.max_length, self.seed = tokenizer.vocab_size, max_length, seed
@@ -52,7 +52,8 @@ class Lines:
 
     def batch(self, start: int, stop: int) -> MaskedLMBatch:
         """Lines ``start`` to ``stop`` with their scored positions, the same at every call."""
-        return make_batch(self, np.arange(start, stop), self.policy, self.seed, 0, self.tokenizer.pad_id, self.max_length)
+        return make_batch(self, np.arange(start, stop), self.policy, self.seed, 0, self.tokenizer.pad_id,
+                          self.max_length)
 
 
 def is_shards(corpus: PathLike) -> bool:
@@ -94,7 +95,7 @@ def open_corpus(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[Path
     return ShardDataset(folder.path / "shards")
 
 
-def draw_lines(dataset: ShardDataset, wanted: int, max_length: int, seed: int, name: str = "the corpus") -> Dict[str, Any]:
+def draw_lines(dataset: ShardDataset, wanted: int, max_length: int, seed: int, name: str) -> Dict[str, np.ndarray]:
     """Draw ``wanted`` different sequences (section 3.3: without substitution); those longer than s are cut.
 
     Returns:
@@ -105,7 +106,7 @@ def draw_lines(dataset: ShardDataset, wanted: int, max_length: int, seed: int, n
     """
     if len(dataset) < wanted:
         raise BortError(f"{name}: gives {len(dataset)} lines of at most {max_length} tokens, but {wanted} are needed "
-                        "(--steps x --batch-size + --speed-lines); lower these or --max-length, or take a larger corpus")
+                        "(--steps x --batch-size + --speed-lines); lower these, or take a larger corpus")
     chosen = np.random.default_rng([seed, 0x4C494E45]).permutation(len(dataset))[:wanted]
     lines = [dataset[int(index)] for index in chosen]
     lines = [line if len(line) <= max_length else np.append(line[:max_length - 1], line[-1]) for line in lines]
@@ -130,8 +131,10 @@ def shared_lines(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[Pat
     folder.deal({"lines": 1.0}, lambda: ["lines"] if (path / "lines.json").is_file() else [], draw)
     stored = load_tokenizer(folder.path / "tokenizer")
     if stored.fingerprint != read_json(path / "lines.json").get("tokenizer"):
-        raise BortError(f"{folder.path}: its lines were made with another tokenizer than it holds; choose another --output")
-    return Lines(load_array(path / "tokens.npy"), load_array(path / "offsets.npy"), stored, max_length, mask_ratio, seed)
+        raise BortError(f"{folder.path}: its lines were made with another tokenizer than it holds; choose another "
+                        "--output")
+    tokens, offsets = load_array(path / "tokens.npy"), load_array(path / "offsets.npy")
+    return Lines(tokens, offsets, stored, max_length, mask_ratio, seed)
 
 
 def save_array(path: PathLike, array: np.ndarray) -> None:

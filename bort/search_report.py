@@ -94,8 +94,8 @@ def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], set
     speed = folder / "speed.json"
     if settings.speed == "measured" and speed.is_file():
         facts = read_json(speed)
-        lines += [f"Seconds per sample: medians of {facts['passes']} passes over {facts['batch_size']} x {facts['length']} "
-                  f"tokens in {facts['rounds']} interleaved rounds, {facts['threads']} threads "
+        lines += [f"Seconds per sample: medians of {facts['passes']} passes over {facts['batch_size']} x "
+                  f"{facts['length']} tokens in {facts['rounds']} interleaved rounds, {facts['threads']} threads "
                   f"({facts['wait_policy']} waiting).", ""]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(_cell(row[key]) for key in header) + " |" for row in table]
@@ -157,8 +157,9 @@ def plot(path: Path, rows: Sequence[Row], space: Sequence[Row], settings: Search
     rows = [row for row in rows if row["W"] is not None]
     front = [rows[index] for index in pareto(rows)]
     bort = [row for row in [*rows, *space] if architecture_of(row) == BORT][:1]
-    panels = [("speed", *_speed_unit(settings))] + [
-        ("error", 1.0, "cross-entropy to T" if settings.error == "ce" else "KL divergence from T")] * bool(settings.steps)
+    panels = [("speed", *_speed_unit(settings))]
+    if settings.steps:
+        panels.append(("error", 1.0, "cross-entropy to T" if settings.error == "ce" else "KL divergence from T"))
     figure, axes = pyplot.subplots(1, len(panels), figsize=(1.5 + 5.5 * len(panels), 4.8), squeeze=False)
     for axis, (key, scale, label) in zip(axes[0], panels):
         def place(some: Sequence[Row], key: str = key, scale: float = scale) -> Any:
@@ -168,8 +169,8 @@ def plot(path: Path, rows: Sequence[Row], space: Sequence[Row], settings: Search
         axis.scatter(*place(front), s=90, facecolors="none", edgecolors="black", linewidths=0.8,
                      label=f"Pareto front in size, speed, error ({len(front)} of {len(rows)})")
         points = axis.scatter(*place(rows), c=[row["W"] for row in rows], s=26, cmap="viridis", zorder=2)
-        axis.scatter(*place(rows[:1]), s=230, marker="*", facecolors="none", edgecolors="tab:red", linewidths=1.5, zorder=3,
-                     label=f"largest W: {architecture_of(rows[0]).display}")
+        axis.scatter(*place(rows[:1]), s=230, marker="*", facecolors="none", edgecolors="tab:red", linewidths=1.5,
+                     zorder=3, label=f"largest W: {architecture_of(rows[0]).display}")
         if bort:
             axis.scatter(*place(bort), s=80, marker="D", facecolors="none", edgecolors="tab:red", linewidths=1.5,
                          zorder=4, label=f"Bort {BORT.display}" + ("" if "W" in bort[0] else ", not trained"))

@@ -52,11 +52,13 @@ class SearchSettings:
     include: Tuple[Architecture, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, choices in (("counts", ("exact", "lemma")), ("speed", ("flops", "measured")), ("error", ("ce", "kl"))):
+        for name, choices in (("counts", ("exact", "lemma")), ("speed", ("flops", "measured")),
+                              ("error", ("ce", "kl"))):
             if getattr(self, name) not in choices:
                 raise BortError(f"--{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
         for name, least in (("epsilon", 1), ("steps", 0), ("batch_size", 1), ("max_length", 8), ("speed_lines", 1),
-                            ("speed_batch_size", 0), ("top", 1), ("seed", 0), ("vocab_size", 0), ("micro_batch_size", 0)):
+                            ("speed_batch_size", 0), ("top", 1), ("seed", 0), ("vocab_size", 0),
+                            ("micro_batch_size", 0)):
             if getattr(self, name) < least:
                 raise BortError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
         if not self.lr > 0 or self.clip < 0 or not 0 <= self.warmup_ratio < 1 or not 0 <= self.dropout < 1:
@@ -87,5 +89,6 @@ class SearchSettings:
         """Xi without the impossible tuples."""
         space = search_space(self.depths, self.heads, self.hidden, self.intermediate)
         if self.epsilon > len(space):
-            raise BortError(f"--epsilon must be at most the size of the search space ({len(space)}), not {self.epsilon}")
+            raise BortError(f"--epsilon must be at most the size of the search space ({len(space)}), not "
+                            f"{self.epsilon}")
         return space

@@ -1,0 +1,366 @@
+"""The paper's search on a small machine: where Bort's tuple ranks, how stable the winners are, what epsilon costs.
+
+    python benchmarks/search.py                          # everything; about 25 minutes on 2 quiet cores
+    python benchmarks/search.py --parts trained          # three minutes: a small space and a teacher that was trained
+    python benchmarks/search.py --batch-size 8 --max-length 128 --speed-lines 64   # nearer to the paper, hours
+
+Parts (a killed one goes on where it stopped, in --work):
+  space    all 300 tuples. Sizes and FLOPs are the paper's own (V = 50,265, s = 512) and latencies are measured; only
+           the errors come from a smaller problem: batch, length and vocabulary as given, RoBERTa-large without weights.
+  table1   the tuples of Table 1 and the largest of the space at s = 512 with RoBERTa's vocabulary; peak memory.
+  trained  a small space against a small teacher that was pre-trained here, after few steps and after many.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common  # noqa: E402
+from benchmarks.paper import TABLE_1  # noqa: E402
+from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse  # noqa: E402
+from bort.errors import BortError, run_command  # noqa: E402
+from bort.files import atomic_write, read_jsonl  # noqa: E402
+from bort.search_settings import SearchSettings  # noqa: E402
+
+SHARED = common.ROOT.parent / "shared" / "data"
+BORT = parse("bort")
+PAPER = {PRESETS[row.preset].architecture: row for row in TABLE_1}
+TABLE_1_TUPLES = [xi for xi in PAPER if xi != parse("roberta-large")]
+LARGEST = Architecture(12, 16, 1024, 3072)
+CORPUS_CHARACTERS = 2_000_000
+TRAINED_TEACHER = "4,4,128,512"
+TRAINED_SPACE = {"depths": "2,4", "heads": "2,4", "hidden": "32,64", "intermediate": "32,64,128"}
+Errors = Dict[Architecture, Dict[str, float]]
+
+
+class Costs(NamedTuple):
+    """One way to count size and speed: every tuple's (p, i), and T's."""
+
+    of: Dict[Architecture, Any]
+    limit: Any
+
+
+def corpus(work: Path, given: Optional[str]) -> Path:
+    """A text of two million characters: the one given, the articles beside this checkout, or what Python carries."""
+    path = work / "corpus.txt"
+    if not path.is_file():
+        source = Path(given) if given else SHARED / "text" / "articles.txt"
+        if given or source.is_file():
+            text = source.read_text(encoding="utf-8", errors="replace")[:CORPUS_CHARACTERS]
+        else:
+            from bort.text.embedded import embedded_documents
+            text = "\n\n".join(embedded_documents())
+        with atomic_write(path) as stream:
+            stream.write(text)
+    return path
+
+
+def prepare(work: Path, name: str, text: Path, **options: Any) -> Path:
+    """The text as shards; options as in ``bort.text.plan.PrepareOptions``."""
+    from bort.text.plan import PrepareOptions
+    from bort.text.prepare import prepare as make
+
+    make(PrepareOptions(inputs=[text], output=work / name, **options))
+    return work / name
+
+
+def run(script: str, folder: Path, arguments: Sequence[Any], workers: int = 1) -> Tuple[float, float]:
+    """Run one of the project's commands in ``workers`` processes that share the cores and ``folder``.
+
+    Returns:
+        Seconds, and the largest peak memory of a process in MiB.
+
+    Raises:
+        BortError: a process failed; the end of its output is in the message.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    threads = str(max(1, common.usable_cores() // workers))
+    command = [sys.executable, str(common.ROOT / script), "--output", str(folder), "--resume", *map(str, arguments)]
+    begun, logs, running = time.perf_counter(), [], []
+    for number in range(workers):
+        logs.append(open(folder.parent / f"{folder.name}-{number}.log", "wb"))
+        running.append(subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS=threads), stdout=logs[-1],
+                                        stderr=subprocess.STDOUT))
+    peak = 0.0
+    for log, process in zip(logs, running):
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        log.close()
+        peak = max(peak, usage.ru_maxrss / 2 ** 10)
+        if status:
+            for other in running:
+                if other.returncode is None:
+                    other.kill()
+            tail = Path(log.name).read_text(encoding="utf-8", errors="replace").strip()[-600:]
+            raise BortError(f"{script} failed: {tail} (all of it in {log.name})")
+    return time.perf_counter() - begun, peak
+
+
+def errors_of(folder: Path) -> Errors:
+    """ce and kl of every candidate of a run that did not diverge."""
+    return {Architecture.from_dict(row["architecture"]): {"ce": row["ce"], "kl": row["kl"]}
+            for row in read_jsonl(folder / "candidates.jsonl") if row["W"] is not None}
+
+
+def winners(costs: Costs, errors: Errors, kind: str, epsilon: int, also: Sequence[Architecture] = ()
+            ) -> List[Tuple[Architecture, float]]:
+    """(tuple, W) of the representatives for ``epsilon`` and of ``also``, the largest W first."""
+    from bort.search import representatives, w_coefficient
+
+    chosen = [*representatives(costs.of, costs.limit, epsilon), *also]
+    found = {xi: w_coefficient(costs.of[xi], costs.limit, errors[xi][kind]) for xi in chosen if xi in errors}
+    return sorted(found.items(), key=lambda item: (-item[1], item[0]))
+
+
+def paper_costs(seconds: Mapping[Architecture, float]) -> Dict[str, Costs]:
+    """Size and speed of the paper's space in the paper's own units (V = 50,265, s = 512), and with measured seconds."""
+    from bort.search import surrogates
+
+    space, top = SearchSettings().space, parse("roberta-large")
+    found = {}
+    for name, counts, measured in (("FLOPs", "exact", None), ("measured", "exact", seconds),
+                                   ("Lemmas 1, 2", "lemma", None)):
+        costs = surrogates([*space, top], SearchSettings(counts=counts), ROBERTA_VOCAB_SIZE, measured)
+        limit = costs.pop(top)
+        found[name] = Costs(costs, limit)
+    return found
+
+
+def space_part(args: argparse.Namespace, work: Path, shards: Path) -> Tuple[Dict[str, Any], List[str]]:
+    """All 300 tuples: ranks, the top three over seeds, epsilon's loss, a picture."""
+    from bort import search_report
+    from bort.search import representatives
+    from bort.search_costs import measured_speed
+    from bort.search_folder import SearchFolder
+
+    top = parse("roberta-large")
+    folder = SearchFolder(work / "speed", {"length": args.speed_length, "passes": args.speed_passes}, resume=True)
+    seconds = measured_speed(folder, [*SearchSettings().space, top], args.speed_length, 1, args.speed_passes)
+    costs = paper_costs(seconds)
+    wanted = {xi for some in costs.values() for xi in representatives(some.of, some.limit, 2)} | set(TABLE_1_TUPLES)
+    errors, minutes, peak = {}, 0.0, 0.0
+    for seed in args.seeds:
+        # The first seed trains everything, so that epsilon's loss and every kind of cost can be looked at afterwards.
+        chosen = ["--epsilon", 1] if seed == args.seeds[0] else ["--epsilon", 300, "--include",
+                                                                 *sorted(map(str, wanted))]
+        took, memory = run("run_search.py", work / f"seed-{seed}", [
+            "--corpus", shards, "--teacher", "roberta-large", "--vocab-size", ROBERTA_VOCAB_SIZE, "--seed", seed,
+            "--batch-size", args.batch_size, "--max-length", args.max_length, "--speed-lines", args.speed_lines,
+            *chosen], args.workers)
+        errors[seed], minutes, peak = errors_of(work / f"seed-{seed}"), minutes + took / 60, max(peak, memory)
+    tables = {f"Where {BORT.display} ranks, and the winners (ε = 2)": rank_rows(costs, errors),
+              "Errors and W of Table 1's tuples": table1_rows(costs, errors, args.seeds),
+              "What ε costs on the paper's space (one seed)": epsilon_rows(
+                  {f"{name}, {kind}": (some, errors[args.seeds[0]], kind) for name, some in costs.items()
+                   for kind in ("ce", "kl")})}
+    counted, first = costs["FLOPs"], errors[args.seeds[0]]
+    rows = [{"architecture": xi.to_dict(), "W": w, **counted.of[xi]._asdict(), "error": first[xi]["ce"]}
+            for xi, w in winners(counted, first, "ce", 2, [BORT])]
+    search_report.plot(work / "search.png", rows, [], SearchSettings())
+    return tables, space_notes(costs, errors, args, minutes, peak)
+
+
+def rank_rows(costs: Mapping[str, Costs], errors: Mapping[int, Errors]) -> List[Dict[str, Any]]:
+    """For every kind of speed and error: Bort's rank per seed, the winners, and how many of three all seeds share."""
+    rows = []
+    for name, some in costs.items():
+        for kind in ("ce", "kl"):
+            found = {seed: winners(some, rates, kind, 2, [BORT]) for seed, rates in errors.items()}
+            tops = [[xi for xi, _ in ranking[:3]] for ranking in found.values()]
+            rows.append({
+                "speed": name, "error": kind,
+                "Bort's rank": ", ".join(str([xi for xi, _ in ranking].index(BORT) + 1) for ranking in found.values()),
+                "of": len(next(iter(found.values()))),
+                "Bort's W": dict(next(iter(found.values())))[BORT], "largest W": next(iter(found.values()))[0][1],
+                "top three of the first seed": ", ".join(xi.display for xi in tops[0]),
+                "in all seeds' top three": len(set(tops[0]).intersection(*tops[1:])),
+                "same order": all(top == tops[0] for top in tops)})
+    return rows
+
+
+def implied_error(xi: Architecture) -> Optional[float]:
+    """The error that equation 2 and the paper's own figures in Table 1 imply for a row."""
+    row, top = PAPER[xi], PAPER[parse("roberta-large")]
+    share = (1 - row.parameters_millions / top.parameters_millions) * (1 - row.seconds / top.seconds)
+    return share / row.w if row.w else None
+
+
+def table1_rows(costs: Mapping[str, Costs], errors: Mapping[int, Errors], seeds: Sequence[int]) -> List[Dict[str, Any]]:
+    """The paper's rows beside ours."""
+    rows = []
+    for xi in TABLE_1_TUPLES:
+        rates = errors[seeds[0]][xi]
+        rows.append({
+            "row": PAPER[xi].name, "⟨D,A,H,I⟩": xi.display, "paper's W": PAPER[xi].w,
+            "error that W implies": implied_error(xi),
+            "our ce": ", ".join(f"{errors[seed][xi]['ce']:.3f}" for seed in seeds),
+            "our kl": ", ".join(f"{errors[seed][xi]['kl']:.3f}" for seed in seeds),
+            **{f"W ({name}, {kind})": dict(winners(some, {xi: rates}, kind, 1))[xi] for name, some in costs.items()
+               for kind in ("ce", "kl") if name != "Lemmas 1, 2"}})
+    return rows
+
+
+def epsilon_rows(cases: Mapping[str, Tuple[Costs, Errors, str]]) -> List[Dict[str, Any]]:
+    """How much smaller the best W is than with ε = 1, in percent, and what was trained for it."""
+    rows = []
+    for name, (costs, errors, kind) in cases.items():
+        best = winners(costs, errors, kind, 1)[0]
+        row: Dict[str, Any] = {"case": name, "optimum": best[0].display}
+        for epsilon in (1, 2, 4, 8):
+            ranking = winners(costs, errors, kind, epsilon)
+            row[f"ε = {epsilon}: trained"] = len(ranking)
+            row[f"loss, % (ε = {epsilon})"] = 100 * (1 - ranking[0][1] / best[1])
+        rows.append(row)
+    return rows
+
+
+def space_notes(costs: Mapping[str, Costs], errors: Mapping[int, Errors], args: argparse.Namespace, minutes: float,
+                peak: float) -> List[str]:
+    """What the figures say, in sentences made of the figures."""
+    from bort.search import w_coefficient
+
+    first = errors[args.seeds[0]]
+    ce, kl = ([rates[kind] for rates in first.values()] for kind in ("ce", "kl"))
+    share = {xi: w_coefficient(cost, costs["FLOPs"].limit, 1.0) for xi, cost in costs["FLOPs"].of.items()}
+    widths = np.array([[xi.hidden, xi.depth] for xi in first], dtype="float64")
+    by_width = [float(np.corrcoef(widths[:, column], ce)[0, 1]) for column in (0, 1)]
+    bound = sum(1 - step / 3 for step in range(3)) * 5e-4
+    return [
+        f"space: {len(first)} tuples for seed {args.seeds[0]}, {len(errors[args.seeds[-1]])} for the others, in "
+        f"{minutes:.0f} minutes by {args.workers} processes, at most {peak / 1024:.1f} GiB each.",
+        f"The size and speed part of W goes from {min(share.values()):.2f} to {max(share.values()):.2f}, "
+        f"Bort's is {share[BORT]:.2f}; the cross-entropy goes from {min(ce):.2f} to {max(ce):.2f}. For Bort's tuple to "
+        f"win, its error must be {100 * (1 - share[BORT] / max(share.values())):.0f}% below the smallest tuple's.",
+        f"Three SGD steps at 5e-4 with gradients clipped to 1 move all weights together by at most {bound:.0e} in "
+        "norm, so the error is that of the initial weights, whatever the batch. Here it goes with the hidden size "
+        f"(correlation {by_width[0]:.2f}), not with the depth ({by_width[1]:.2f}), as wider "
+        "untrained networks have larger logits.",
+        "The paper's own W, parameters and latencies imply errors of "
+        + ", ".join(f"{implied_error(xi):.3f} ({PAPER[xi].name})" for xi in TABLE_1_TUPLES)
+        + f". A cross-entropy over {ROBERTA_VOCAB_SIZE:,} words cannot be that small after three steps, so the paper's "
+        "error is scaled in a way it does not describe, and its W values cannot be compared with ours as they stand.",
+    ]
+
+
+def table1_part(args: argparse.Namespace, work: Path, text: Path) -> Tuple[Dict[str, Any], List[str]]:
+    """Table 1's tuples as near to the paper's settings as a few minutes allow."""
+    known = (SHARED / "bpe").is_dir() or args.tokenizer
+    options = {"tokenizer": args.tokenizer or SHARED / "bpe"} if known else {"vocab_size": 8000}
+    shards = prepare(work, "shards-512", text, max_length=512, split="1,0,0", **options)
+    took, peak = run("run_search.py", work / "table1", [
+        "--corpus", shards, "--teacher", "roberta-large", "--depths", 4, "--heads", "8,16", "--hidden", 1024,
+        "--intermediate", "512,768", "--epsilon", 4, "--include", *TABLE_1_TUPLES, LARGEST, "--batch-size",
+        args.table1_batch, "--speed-lines", args.table1_lines, "--speed", "measured", "--speed-batch-size", 1])
+    rows = []
+    for row in read_jsonl(work / "table1" / "candidates.jsonl"):
+        xi = Architecture.from_dict(row["architecture"])
+        theirs = PAPER.get(xi)
+        rows.append({
+            "row": theirs.name if theirs else "largest of the space", "⟨D,A,H,I⟩": xi.display, "W": row["W"],
+            "paper's W": theirs.w if theirs else None, "cross-entropy": row["ce"], "KL": row["kl"],
+            "loss before step 1": row["losses"][0], "before step 3": row["losses"][2],
+            "parameters (M)": row["parameters"] / 1e6, "paper's (M)": theirs.parameters_millions if theirs else None,
+            "ms, 1 x 512": 1000 * row["seconds_per_sample"], "paper's ms": 1000 * theirs.seconds if theirs else None})
+    rows.sort(key=lambda row: -row["W"])
+    return {"Table 1's tuples at s = 512 (n = 3, lr 5e-4, clip 1)": rows}, [
+        f"table1: batch {args.table1_batch} instead of 1,024, {args.table1_lines} held-out lines instead of 11,828, "
+        f"RoBERTa-large without weights; {took / 60:.1f} minutes and {peak / 1024:.1f} GiB at most, the teacher with "
+        "355 M parameters and the largest candidate included."]
+
+
+def trained_part(args: argparse.Namespace, work: Path, shards: Path) -> Tuple[Dict[str, Any], List[str]]:
+    """A small space against a small teacher that knows the language, after few and after many steps."""
+    from bort.search import surrogates
+
+    run("run_pretrain.py", work / "teacher", [
+        "--architecture", TRAINED_TEACHER, "--data", shards, "--method", "mlm", "--steps", args.teacher_steps,
+        "--batch-size", 32, "--lr", 2e-3, "--warmup-ratio", 0.1, "--schedule", "linear", "--max-length", 64,
+        "--eval-interval", args.teacher_steps])
+    cases: Dict[str, Tuple[Costs, Errors, str]] = {}
+    rows = []
+    for name, teacher, steps, rate, clip in (
+            ("random, 3 steps as the paper's", TRAINED_TEACHER, 3, 5e-4, 1.0),
+            ("trained, 3 steps as the paper's", work / "teacher" / "model", 3, 5e-4, 1.0),
+            (f"trained, {args.steps} steps, lr 1", work / "teacher" / "model", args.steps, 1.0, 1.0)):
+        folder = work / f"small-{steps}-{'random' if teacher == TRAINED_TEACHER else 'trained'}"
+        space = [part for key, value in TRAINED_SPACE.items() for part in (f"--{key}", value)]
+        run("run_search.py", folder, [
+            "--corpus", shards, "--teacher", teacher, *space, "--epsilon", 1, "--steps", steps, "--batch-size", 32,
+            "--max-length", 64, "--speed-lines", 256, "--lr", rate, "--clip", clip, "--dropout", 0.0], args.workers)
+        errors = errors_of(folder)
+        described = {key: tuple(map(int, value.split(","))) for key, value in TRAINED_SPACE.items()}
+        settings = SearchSettings(**described, max_length=64)
+        top = parse(TRAINED_TEACHER)
+        counted = surrogates([*settings.space, top], settings, 8000)
+        costs = Costs({xi: counted[xi] for xi in settings.space}, counted[top])
+        for kind in ("ce", "kl"):
+            cases[f"{name}, {kind}"] = (costs, errors, kind)
+            rates = [errors[xi][kind] for xi in settings.space]
+            best = winners(costs, errors, kind, 1)
+            smallest = min(settings.space, key=lambda xi: costs.of[xi])
+            rows.append({"teacher": name, "error": kind, "smallest error": min(rates), "largest": max(rates),
+                         "best tuple": best[0][0].display, "second": best[1][0].display, "third": best[2][0].display,
+                         "rank of the smallest tuple": [xi for xi, _ in best].index(smallest) + 1})
+    return {f"24 small tuples, T = {TRAINED_TEACHER}": rows, "What ε costs there": epsilon_rows(cases)}, []
+
+
+PARTS = ("space", "table1", "trained")
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--work", default=str(common.ROOT / "runs" / "benchmark-search"), help="folder that is resumed")
+    parser.add_argument("--corpus", help="a text (default: ../shared/data/text/articles.txt, else Python's own)")
+    parser.add_argument("--tokenizer", help="RoBERTa's, for table1 (default: ../shared/data/bpe)")
+    parser.add_argument("--workers", type=int, default=common.usable_cores(), help="processes (default: one a core)")
+    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--batch-size", type=int, default=4, help="space: lines of a step (default 4; the paper 1024)")
+    parser.add_argument("--max-length", type=int, default=32, help="space: tokens of a line (the paper: 512)")
+    parser.add_argument("--speed-lines", type=int, default=16, help="space: held-out lines (the paper: 11,828)")
+    parser.add_argument("--speed-length", type=int, default=128, help="space: tokens of a timed line (default 128)")
+    parser.add_argument("--speed-passes", type=int, default=4, help="space: timed passes of a tuple (default 4)")
+    parser.add_argument("--table1-batch", type=int, default=8, help="table1: lines of a step")
+    parser.add_argument("--table1-lines", type=int, default=8, help="table1: held-out and timed lines")
+    parser.add_argument("--teacher-steps", type=int, default=400, help="trained: pre-training steps of T")
+    parser.add_argument("--steps", type=int, default=100, help="trained: n of the long search")
+    args = parser.parse_args(argv)
+    load, begun, work = common.load_average(), time.perf_counter(), Path(args.work)
+    text = corpus(work, args.corpus)
+    shards = prepare(work, "shards", text, vocab_size=8000, max_length=64)
+    tables: Dict[str, Any] = {}
+    notes: List[str] = []
+    for part in PARTS:
+        if part in args.parts:
+            one = {"space": lambda: space_part(args, work, shards), "table1": lambda: table1_part(args, work, text),
+                   "trained": lambda: trained_part(args, work, shards)}[part]
+            found, said = one()
+            tables.update(found)
+            notes += said
+    images = []
+    if "space" in args.parts and (work / "search.png").is_file():
+        common.RESULTS.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(work / "search.png", common.RESULTS / "search-space.png")
+        images = ["search-space.png"]
+    path = common.record("search", tables, {
+        "corpus": f"{text.stat().st_size:,} bytes", "space: batch": args.batch_size, "length": args.max_length,
+        "held-out lines": args.speed_lines, "vocabulary": "SentencePiece 8,000", "seeds": args.seeds,
+        "timed": f"{args.speed_passes} passes over 1 x {args.speed_length}",
+        "minutes": round((time.perf_counter() - begun) / 60, 1)}, notes,
+        "The FPTAS on the paper's search space", argv, started_load=load, images=images)
+    print(path.read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
