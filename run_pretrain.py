@@ -102,8 +102,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     if method == "kd":
         facts.update(pretrain_inputs.teacher_facts(args.teacher, corpus))
     described: Dict[str, Any] = {
-        "method": method, **asdict(settings), **facts, "architecture": student.architecture.to_dict(), "init": args.init,
-        "dropout": student.dropout, "cache_teacher": args.cache_teacher}
+        "method": method, **asdict(settings), **facts, "architecture": student.architecture.to_dict(),
+        "init": args.init, "dropout": student.dropout, "cache_teacher": args.cache_teacher}
     with RunFolder(args.output, described, args.resume) as run:
         results = run.results
         if results is None:

@@ -4,10 +4,10 @@
     python benchmarks/throughput.py --parts small       # a minute
     python benchmarks/throughput.py --trials 10 --parts bort
 
-A step is what training does: masking the batch, forward and backward pass, clipping, optimizer. PyTorch runs transformers'
-own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same batches, interleaved with ours.
-Architectures and vocabulary are the paper's where the part is called bort: the student <4, 8, 1024, 768> with RoBERTa-large
-as its teacher, 8 sequences of 128 tokens.
+A step is what training does: masking the batch, forward and backward pass, clipping, optimizer. PyTorch runs
+transformers' own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same batches,
+interleaved with ours. Architectures and vocabulary are the paper's where the part is called bort: the student
+<4, 8, 1024, 768> with RoBERTa-large as its teacher, 8 sequences of 128 tokens.
 """
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def worker(arguments: argparse.Namespace) -> None:
 
 
 def scaling(name: str, trials: int, batch: int) -> List[Dict[str, Any]]:
-    """One rank on one core, two ranks on two, one rank on two; each with one thread per core, in a process of its own."""
+    """One rank on one core, two ranks on two, one rank on two; a thread per core, each in a process of its own."""
     root = Path(__file__).resolve().parents[1]
     launcher = Path(sys.executable).parent / "horovodrun"
     if not launcher.is_file() or common.usable_cores() < 2:
@@ -250,6 +250,10 @@ def memory_worker() -> None:
         logits = nd.FullyConnected(teacher_states[start:stop], weight.data(), bias.data(), num_hidden=vocabulary)
         return nd.softmax(logits, axis=-1, out=logits)
 
+    def resident(kind: str) -> float:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split(f"{kind}:")[1].split()[0]) / 1024
+
     rows = []
     array = positions * vocabulary * 4 / 2 ** 20
     for label, elements in (("in turns, as training does", MAX_CHUNK_ELEMENTS), ("all positions at once", 1 << 40)):
@@ -259,9 +263,11 @@ def memory_worker() -> None:
             head_backward(recorded, weight, bias, labels[:count], LossWeights(), targets, max_elements=elements)
             mx.nd.waitall()
         run(8)
-        before = common.peak_memory_mib()
+        # The kernel's peak is set back: that of getrusage would count what came before, even in the parent process.
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
         run(positions)
-        peak = common.peak_memory_mib() - before
+        peak = resident("VmHWM") - before
         rows.append({"positions": positions, "logits": label, "MiB of one positions x V array": round(array, 1),
                      "peak MiB of student and teacher together": round(peak, 1), "in arrays": round(peak / array, 2)})
     print(RESULT_PREFIX + json.dumps(rows), flush=True)
@@ -292,8 +298,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     load = common.load_average()
     import bort.compat  # noqa: F401  sets the threads for both engines
 
-    notes = ["Medians of interleaved steps, masking, clipping and optimizer included; CPU ms is processor time per step over "
-             "all threads and rounds."]
+    notes = ["Medians of interleaved steps, masking, clipping and optimizer included; CPU ms is processor time per "
+             "step over all threads and rounds."]
     torch_too = not arguments.no_torch
     if torch_too:
         try:

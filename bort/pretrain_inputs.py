@@ -27,8 +27,8 @@ def read_corpus(folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = 
     train, dev = ShardDataset(folder, "train"), ShardDataset(folder, "valid")
     tokenizer = load_tokenizer(train.tokenizer_path)
     if tokenizer.fingerprint != train.fingerprint or tokenizer.vocab_size != train.vocab_size:
-        raise BortError(f"{train.tokenizer_path}: not the tokenizer that this corpus was prepared with; copy the folder "
-                        "again from where it is whole")
+        raise BortError(f"{train.tokenizer_path}: not the tokenizer that this corpus was prepared with; copy the "
+                        "folder again from where it is whole")
     policy = MaskingPolicy(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids, mask_ratio,
                            word_starts=tokenizer.word_starts() if whole_words else None)
     shards = [(shard["name"], shard["sha256"]) for shard in read_index(folder)["splits"]["train"]["shards"]]

@@ -3,8 +3,8 @@
 For every masked position the K most probable tokens are kept with their log-probabilities at the run's temperature,
 and the mass of the V - K others, which is spread evenly over them when the answers are read. What that loses is
 measured while the answers are computed, position by position, as the divergence KL(teacher || approximation) in nats,
-and stands in ``index.json`` beside the mass outside of the K tokens. (By Pinsker's inequality, the gradient with respect to the
-student's logits is off by at most kd_weight * T * sqrt(2 KL) in the sum of absolute values.)
+and stands in ``index.json`` beside the mass outside of the K tokens. (By Pinsker's inequality, the gradient with
+respect to the student's logits is off by at most kd_weight * T * sqrt(2 KL) in the sum of absolute values.)
 
 A cache belongs to one teacher, one prepared corpus, one seed, one way of masking and one temperature; its folder is
 named after all of them. As masks are drawn anew in every epoch, it covers a number of *mask passes*, which training

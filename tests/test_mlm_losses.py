@@ -105,7 +105,8 @@ def test_logits_far_apart_stay_finite():
 
 def test_the_released_term_distils_next_to_nothing():
     s, t, y = case(3, vocab=2000)
-    corrected, released = (run(s, t, y, LossWeights(0.0, 1.0, 2.0, formula))[1] for formula in ("corrected", "released"))
+    corrected, released = (run(s, t, y, LossWeights(0.0, 1.0, 2.0, formula))[1]
+                           for formula in ("corrected", "released"))
     assert np.abs(released).sum() < 1e-3 * np.abs(corrected).sum()
 
 
@@ -116,7 +117,7 @@ def test_gradient_takes_the_place_of_the_logits():
     gradient_in_place(scores, nd.array(y, dtype="int32"), LossWeights(), teacher)
     assert host_view(scores).ctypes.data == where.ctypes.data
     np.testing.assert_array_equal(where, scores.asnumpy())
-    # What is not the student's logits became the teacher's part of the gradient: no third array of this shape is needed.
+    # The teacher's array became its part of the gradient: no third array of this shape is needed.
     q = np.exp(log_softmax(s / 2)) - np.exp(log_softmax(t))
     np.testing.assert_allclose(teacher.asnumpy(), q * 0.5 * 2, atol=1e-6)
 
@@ -164,7 +165,8 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
     for name, parameter in parameters.items():
         start = 4 if name in ("word_embed.0.weight", "decoder.3.weight") else 0  # the others were emptied by grad_req
         tolerance = 1e-4 * np.abs(expected[name]).max() + 1e-5
-        np.testing.assert_allclose(parameter.grad().asnumpy(), (start + 2) * expected[name], atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(parameter.grad().asnumpy(), (start + 2) * expected[name], atol=tolerance,
+                                   err_msg=name)
     evaluated = head_losses(states, *arguments[:3], max_elements=positions_at_a_time * VOCAB)
     assert evaluated.mlm == pytest.approx(sums.mlm, rel=1e-5) and evaluated.correct == sums.correct
 

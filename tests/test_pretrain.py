@@ -130,7 +130,8 @@ def test_an_epoch_has_every_sequence_once_and_fresh_masks():
     tokens = {json.dumps(sorted(epoch.items())) for epoch in epochs}
     assert len(tokens) == 3  # sorted, so it is the masks that differ
     repeating = stream(mask_passes=2)
-    epochs = [content([part for _ in range(repeating.steps_per_epoch()) for part in repeating.next()]) for _ in range(3)]
+    epochs = [content([part for _ in range(repeating.steps_per_epoch()) for part in repeating.next()])
+              for _ in range(3)]
     assert sorted(epochs[0].items()) == sorted(epochs[2].items()) != sorted(epochs[1].items())
     assert list(epochs[0]) != list(epochs[2])
     groups = shuffled_token_batches(np.arange(1, 60), 64, 2, np.random.default_rng(0))
@@ -160,8 +161,8 @@ def test_a_corpus_that_does_not_fit_is_refused(longest, message):
 def test_accumulation_equals_the_large_batch(tmp_path):
     teacher = LiveTeacher(tiny_bert(3, TINY_TEACHER), 2.0)
     loss = LossWeights(0.4, 0.6)
-    results = [train(tmp_path / str(batch), dict(batch_size=batch, accumulate=12 // batch, loss=loss), teacher=teacher)[0]
-               for batch in (12, 4, 1)]
+    results = [train(tmp_path / str(batch), dict(batch_size=batch, accumulate=12 // batch, loss=loss),
+                     teacher=teacher)[0] for batch in (12, 4, 1)]
     assert_close(results[0], results[1])
     assert_close(results[0], results[2])
     assert np.abs(results[0]["decoder.0.weight"] - parameter_arrays(student())["decoder.0.weight"]).max() > 1e-3
@@ -181,7 +182,8 @@ def test_both_methods_learn(tmp_path):
     first = metrics(tmp_path / "mlm")[0]
     assert plain["eval_mlm_loss"] < first["eval_mlm_loss"] - 0.8
     assert plain["eval_mlm_accuracy"] > first["eval_mlm_accuracy"] + 0.2
-    _, distilled = train(tmp_path / "kd", {**settings, "loss": LossWeights(0.0, 1.0)}, student(seed=2, architecture=small),
+    settings["loss"] = LossWeights(0.0, 1.0)
+    _, distilled = train(tmp_path / "kd", settings, student(seed=2, architecture=small),
                          LiveTeacher(teacher, 2.0), data=data, log=10, evaluate=50)
     # Nothing but the teacher told this student which tokens were there.
     assert distilled["eval_mlm_accuracy"] > first["eval_mlm_accuracy"] + 0.2
@@ -356,7 +358,7 @@ def test_a_cache_is_computed_once_goes_on_and_notices_damage(tmp_path, monkeypat
     path, _ = build(tmp_path, 4, data)
     index = (path / "index.json").read_bytes()
     asked = []
-    monkeypatch.setattr(LiveTeacher, "targets", lambda *_: asked.append(1) or pytest.fail("the teacher was asked again"))
+    monkeypatch.setattr(LiveTeacher, "targets", lambda *_: asked.append(1) or pytest.fail("asked again"))
     assert build(tmp_path, 4, data)[0] == path and not asked
     monkeypatch.undo()
     block = path / "pass-0001" / "block-000001.params"
@@ -399,8 +401,9 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain_inputs, "read_corpus", lambda *_: (data, {"data": data.train.fingerprint}))
 
     def run(output, *arguments):
-        return run_command(run_pretrain.main, ["--data", str(tmp_path), "--output", str(tmp_path / output), "--max-length",
-                                               str(MAX_LENGTH), "--log-interval", "2", *map(str, arguments)])
+        return run_command(run_pretrain.main, ["--data", str(tmp_path), "--output", str(tmp_path / output),
+                                               "--max-length", str(MAX_LENGTH), "--log-interval", "2",
+                                               *map(str, arguments)])
     return run
 
 

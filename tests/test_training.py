@@ -105,6 +105,63 @@ def test_float16_parameters_are_updated_through_float32():
     assert np.abs(moved - 50 * 1e-5 * 5).max() < 5e-3 and moved.mean() > 1e-3
 
 
+def test_numpys_update_equals_mxnets_whatever_the_threads(monkeypatch):
+    monkeypatch.setattr("bort.training.optimizer.PIECE", 7)
+    results = []
+    for way in ("mxnet", "one thread", "three threads"):
+        with monkeypatch.context() as patch:
+            if way == "mxnet":
+                patch.setattr("bort.training.optimizer.host_view", lambda *_, **__: None)
+            patch.setenv("OMP_NUM_THREADS", "3,1" if way == "three threads" else "")
+            made = parameters((5, 4), (3,))
+            optimizer = BertAdam(made, weight_decay=0.1)
+            rng = np.random.default_rng(4)
+            for _ in range(5):
+                for p in made.values():
+                    p.grad()[:] = nd.array(rng.normal(size=p.shape))
+                optimizer.step(0.05)
+        results.append({**{name: p.data().asnumpy() for name, p in made.items()}, **optimizer.state_arrays()})
+    for name, array in results[1].items():
+        # MXNet takes 1 - b2 in float32, which is off by 5e-5.
+        np.testing.assert_allclose(array, results[0][name], rtol=6e-5, atol=1e-5)
+        np.testing.assert_array_equal(array, results[2][name])
+
+
+def test_updates_in_place_wait_for_readers_and_reach_compiled_graphs():
+    dense = gluon.nn.Dense(300, in_units=300, use_bias=False)
+    dense.initialize("zeros")
+    dense.hybridize(static_alloc=True, static_shape=True)
+    x = nd.ones((64, 300))
+    optimizer = BertAdam(dense._collect_params_with_prefix(), clip=0.0)
+    weight = dense.weight.data()
+    expected = 0.0
+    for _ in range(20):
+        before = [nd.dot(weight, weight).sum() + weight.sum() for _ in range(20)]  # asked for, not yet computed
+        with autograd.record():
+            loss = dense(x).sum()
+        loss.backward()
+        optimizer.step(0.01)
+        # All elements are equal, so one tells what every reader must have seen.
+        np.testing.assert_allclose([value.asscalar() for value in before],
+                                   300 ** 3 * expected ** 2 + 300 ** 2 * expected, rtol=1e-4)
+        expected = weight.asnumpy()[0, 0].astype(np.float64)
+        np.testing.assert_allclose(dense(x).asnumpy(), 300 * expected, rtol=1e-4)
+    assert expected < -0.1
+
+
+def test_means_of_absent_words_never_leave_the_ordinary_floats():
+    made = parameters((4, 3))
+    optimizer = BertAdam(made, clip=0.0)
+    made["layer0.weight"].grad()[:] = 1.0
+    optimizer.step(0.01)
+    made["layer0.weight"].grad()[:] = 0.0
+    for step in range(2, 1000):
+        optimizer.step(0.01)
+        mean = optimizer.state_arrays()["mean/layer0.weight"]
+        assert mean == pytest.approx(0.1 * 0.9 ** (step - 1), rel=1e-4, abs=1e-20)
+    assert ((mean == 0) | (mean > np.finfo(np.float32).tiny)).all() and mean.max() < 1e-26
+
+
 def test_losses_equal_hand_computed_values():
     scores, teacher = np.array([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), np.array([[0.5, 0.1, 2.0], [1.0, 1.0, 1.0]])
 

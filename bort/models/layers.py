@@ -40,9 +40,10 @@ class LayerNorm(gluon.HybridBlock):
         centred = rows - F.FullyConnected(mean, F.reshape(ones, shape=(units, 1)), no_bias=True, num_hidden=units)
         unit_rows = F.L2Normalization(centred, eps=units * self.epsilon, mode="instance")
         column = F.ones_like(F.BlockGrad(mean))
-        scale = F.FullyConnected(column, F.reshape(gamma, shape=(units, 1)), no_bias=True, num_hidden=units)
+        scale = F.FullyConnected(column, F.reshape(gamma * math.sqrt(units), shape=(units, 1)), no_bias=True,
+                                 num_hidden=units)
         shift = F.FullyConnected(column, F.reshape(beta, shape=(units, 1)), no_bias=True, num_hidden=units)
-        return F.reshape_like(unit_rows * scale * math.sqrt(units) + shift, x)
+        return F.reshape_like(unit_rows * scale + shift, x)
 
 
 class SelfAttention(gluon.HybridBlock):

@@ -2,11 +2,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Mapping, Tuple
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from bort.compat import gluon, nd
+from bort.training.host import adam_update, host_view
+
+PIECE = 1 << 20
+"""Elements of a parameter that one thread updates at a time."""
 
 
 def _decays(name: str) -> bool:
@@ -19,8 +25,9 @@ class BertAdam:
     For a gradient g clipped to global norm ``clip``: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
     w = w - lr (m / (sqrt(v) + eps) + decay w), where ``decay`` is 0 for biases and LayerNorm parameters.
 
-    MXNet's fused ``adamw_update`` runs on one thread; its ``adam_update`` with the decay applied before is the same
-    function and runs on all of them. Float16 parameters are updated through float32 copies.
+    On a CPU it is computed by NumPy in the arrays' own memory, elsewhere by MXNet's ``adam_update`` with the decay
+    applied before, which is the same function (``adamw_update`` runs on one thread). Float16 parameters are updated
+    through float32 copies.
 
     Args:
         parameters: name to parameter, as ``_collect_params_with_prefix`` gives them; repeated ones count once.
@@ -38,6 +45,9 @@ class BertAdam:
         self.weight_decay, self.clip = weight_decay, clip
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.skipped = 0
+        threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+        self._threads = int(threads) if threads.isdigit() else 1
+        self._pool: Optional[ThreadPoolExecutor] = None
         self._mean = {name: nd.zeros(p.shape, ctx=p.data().context) for name, p in self.parameters}
         self._variance = {name: nd.zeros(p.shape, ctx=p.data().context) for name, p in self.parameters}
         self._master = {name: p.data().astype("float32") for name, p in self.parameters
@@ -74,17 +84,41 @@ class BertAdam:
             return norm
         if self.clip and norm > self.clip:
             scale *= self.clip / norm
+        on_host: List[Tuple[Any, ...]] = []
         for name, parameter in self.parameters:
-            weight = self._master.get(name)
-            weight = parameter.data() if weight is None else weight
-            gradient = parameter.grad().astype("float32", copy=False)
-            if self.weight_decay and _decays(name):
-                weight *= 1 - rate * self.weight_decay
-            nd.adam_update(weight, gradient, self._mean[name], self._variance[name], lr=rate, beta1=self.beta1,
-                           beta2=self.beta2, epsilon=self.epsilon, wd=0, rescale_grad=scale, out=weight)
-            if name in self._master:
+            half = name in self._master
+            weight = self._master[name] if half else parameter.data()
+            decay = self.weight_decay if _decays(name) else 0.0
+            arrays = (weight, parameter.grad().astype("float32", copy=False), self._mean[name], self._variance[name])
+            views = [] if half else [host_view(array, for_writing=array is not arrays[1]) for array in arrays]
+            if views and all(view is not None for view in views):
+                on_host.append((*(view.reshape(-1) for view in views), decay))
+                continue
+            if decay:
+                weight *= 1 - rate * decay
+            nd.adam_update(*arrays, lr=rate, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, wd=0,
+                           rescale_grad=scale, out=weight)
+            if half:
                 parameter.set_data(weight.astype(parameter.dtype))
+        self._update_on_host(on_host, rate, scale)
         return norm
+
+    def _update_on_host(self, arrays: List[Tuple[Any, ...]], rate: float, scale: float) -> None:
+        """Update through NumPy, the elements dealt out over as many threads as MXNet has."""
+        pieces = [[view[start:start + PIECE] for view in views] + [decay] for *views, decay in arrays
+                  for start in range(0, len(views[0]), PIECE)]
+
+        def update(piece: List[Any]) -> None:
+            *views, decay = piece
+            adam_update(*views, rate, scale, decay, self.beta1, self.beta2, self.epsilon)
+
+        if self._threads > 1 and len(pieces) > len(arrays):
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._threads)
+            list(self._pool.map(update, pieces))
+        else:
+            for piece in pieces:
+                update(piece)
 
     def state_arrays(self) -> Dict[str, np.ndarray]:
         """Everything a checkpoint needs to go on exactly: moments and float32 copies, by name."""
