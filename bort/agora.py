@@ -14,7 +14,7 @@ project's (``../shared/reference/algorithms.md``). :meth:`Agora.run` is the loop
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -22,87 +22,17 @@ import numpy as np
 from bort.agora_actors import Socrates, Timaeus, confidences, wrong
 from bort.agora_data import Addition, Points, Queue, balance, level, number_of_strata, strata
 from bort.agora_journal import Journal, best_of
+from bort.agora_plan import Plan, State
 from bort.errors import BortError
-from bort.hyperparameters import Theta
 from bort.tasks.base import Task
 from bort.tau import Tau
 from bort.text.augment import Known, texts
 from bort.text.base import Tokenizer
+from bort.training import distributed
 from bort.training.log import say
 
 MAX_PASSES = 6
 """How often tau is asked for what is still missing before a round goes on with less than its budget."""
-PRUNINGS = ("one", "half")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The settings of a run.
-
-    Attributes:
-        thetas: Theta.
-        prune: "one" drops the worst of Theta after each round (the paper's O(|Theta|^2) trainings), "half" the worse half.
-        max_rounds: rounds of training at most; 0 sets no limit.
-        min_rounds: rounds before reaching the teacher's score or a round without gain may end the run.
-        budget: new points of a round at most.
-        replays: how often a round that brings nothing is repeated with fresh draws of tau.
-        soft: whether the student also learns the teacher's logits.
-        seed: of the held-out part, of tau and of the order of its sources.
-    """
-
-    thetas: Tuple[Theta, ...]
-    prune: str = "one"
-    max_rounds: int = 0
-    min_rounds: int = 1
-    budget: int = 1000
-    replays: int = 0
-    soft: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.prune not in PRUNINGS:
-            raise BortError(f"--prune {self.prune!r}: choose one of {', '.join(PRUNINGS)}")
-        if not self.thetas:
-            raise BortError("Agora needs at least one set of hyper-parameters")
-        for name in ("max_rounds", "min_rounds", "budget", "replays"):
-            if getattr(self, name) < 0:
-                raise BortError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
-
-    def trainings(self) -> int:
-        """The number of trainings until one theta is left, without replays: what a run may cost."""
-        left, rounds, total = len(self.thetas), 0, 0
-        while not self.max_rounds or rounds < self.max_rounds:
-            total, rounds = total + left, rounds + 1
-            if left == 1:
-                break
-            left = left - 1 if self.prune == "one" else -(-left // 2)
-        return total
-
-
-@dataclass
-class State:
-    """Where a run stands; everything in it is JSON. Indices of Theta are places in :attr:`Plan.thetas`.
-
-    ``kept`` are the (round, attempt) pairs whose additions belong to D for good, ``wrong`` the points of the pool (D,
-    then E) of the last finished round that its best model got wrong, ``attempts`` what the present round has tried.
-    """
-
-    number: int = 0
-    round: int = 0
-    attempt: int = 0
-    left: List[int] = field(default_factory=list)
-    best: Optional[Dict[str, Any]] = None
-    kept: List[List[int]] = field(default_factory=list)
-    wrong: List[int] = field(default_factory=list)
-    attempts: List[Dict[str, Any]] = field(default_factory=list)
-    history: List[Dict[str, Any]] = field(default_factory=list)
-    stopped: Optional[str] = None
-    trainings: int = 0
-    steps: int = 0
-    generated: int = 0
-    labelled: int = 0
-    seconds: Dict[str, float] = field(default_factory=dict)
-    bytes: Dict[str, int] = field(default_factory=dict)
 
 
 class Agora:
@@ -188,8 +118,8 @@ class Agora:
         self._add_seconds("training", sum(row["seconds"] for row in rows))
         if best is None:
             if state.best is None:
-                raise BortError("every training of the first round diverged; use smaller learning rates or weight decays "
-                                "(--grid FILE.json)")
+                raise BortError("every training of the first round diverged; use smaller learning rates or weight "
+                                "decays (--grid FILE.json)")
             return False
         improved = state.best is None or best["score"] > state.best["score"]
         if state.best is None or best["selection"] > state.best["selection"]:
@@ -240,8 +170,7 @@ class Agora:
             "labels": chosen["labels"], "thetas": count, "score": chosen["score"], "dev": chosen["dev"],
             "best_score": state.best["score"], "best_dev": state.best["dev"],  # type: ignore[index]
             "errors": len(chosen["wrong"])})
-        stays = max(1, count - 1 if plan.prune == "one" else -(-count // 2))
-        state.left = sorted(chosen["order"][:stays])
+        state.left = sorted(chosen["order"][:plan.remaining(count)])
         rounds = state.round + 1
         if plan.max_rounds and rounds >= plan.max_rounds:
             state.stopped = f"--max-rounds {plan.max_rounds}"
@@ -282,13 +211,22 @@ class Agora:
             missing = np.maximum(0, level(counts, np.full(classes, plan.budget), plan.budget) - offered)
         accepted = level(counts, np.array([len(offer) for offer in offers]), plan.budget)
         fresh = [addition for offer, count in zip(offers, accepted.tolist()) for addition in offer[:count]]
+        fresh = self._as_the_root_has_them(fresh)
         state.generated, state.labelled = state.generated + asked, state.labelled + made
         self.additions += fresh
         self.journal.append_additions([self._line(addition) for addition in fresh])
+        labels = balance(self.task, np.array([addition.label for addition in fresh]))
+        shown = ", ".join(f"{name} {number}" for name, number in labels.items())
         say(f"round {state.round + 1}: {len(fresh)} points added to {len(settled)} ({asked} made by tau, {made} of them "
-            f"new; labels {', '.join(f'{name} {n}' for name, n in balance(self.task, np.array([a.label for a in fresh])).items())})"
-            if fresh else f"round {state.round + 1}: tau brought no new point that keeps the labels balanced")
+            f"new; labels {shown})" if fresh
+            else f"round {state.round + 1}: tau brought no new point that keeps the labels balanced")
         return len(fresh)
+
+    def _as_the_root_has_them(self, fresh: List[Addition]) -> List[Addition]:
+        """The root's additions: another machine's arithmetic might have made, or labelled, one of them differently."""
+        if distributed.size() == 1:
+            return fresh
+        return [Addition.from_row(row) for row in distributed.from_root([dict(self._line(one)) for one in fresh])]
 
     def _pool(self, settled: Points) -> Points:
         """D and then E: what tau draws from, in the order that :attr:`State.wrong` counts in."""

@@ -11,10 +11,11 @@ from typing import Any, Callable, Dict, List, Mapping, Optional
 import numpy as np
 
 from bort import experiment
-from bort.agora import PRUNINGS, Agora, Plan
+from bort.agora import Agora
 from bort.agora_actors import SOLVABLE, Evaluation, Socrates, Timaeus, read_table, split_evaluation
 from bort.agora_data import Points, balance, held_out, strata
 from bort.agora_journal import Journal
+from bort.agora_plan import PRUNINGS, Plan
 from bort.agora_report import compare, plot, results_of_run, table_lines
 from bort.errors import BortError
 from bort.files import write_json
@@ -27,28 +28,35 @@ from bort.training.state import RunFolder, on_root
 
 
 def add_agora_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``--algorithm agora``. ``--lr``, ``--weight-decay`` and ``--warmup`` are then what ``--grid small``
-    is built around; ``--seed`` draws what is held out and the tau-function, and is added to the seeds of Theta."""
+    """The options of ``--algorithm agora``. ``--lr``, ``--weight-decay`` and ``--warmup`` are then what
+    ``--grid small`` is built around; ``--seed`` draws what is held out and the tau-function, and is added to the seeds
+    of Theta."""
     group = parser.add_argument_group("agora")
     theta = group.add_mutually_exclusive_group()
-    theta.add_argument("--grid", default="paper", help="Theta: paper (500 sets, the default), small (6 sets around --lr), or "
-                       "a JSON file")
-    theta.add_argument("--chs", action="store_true", help="only the task's convergent set, with its batch size (Tables 7-9)")
-    group.add_argument("--prune", choices=PRUNINGS, default="one", help="drop the worst of Theta after a round, or half")
+    theta.add_argument("--grid", default="paper", help="Theta: paper (500 sets, the default), small (6 sets around "
+                       "--lr), or a JSON file")
+    theta.add_argument("--chs", action="store_true", help="only the task's convergent set, with its batch size (Tables "
+                       "7-9)")
+    group.add_argument("--prune", choices=PRUNINGS, default="one", help="drop the worst of Theta after a round, the worse "
+                       "half, or none of it")
     group.add_argument("--max-rounds", type=int, default=0, help="0: until one set is left and nothing is gained")
     group.add_argument("--min-rounds", type=int, default=1, help="rounds before a reached goal may end the run")
-    group.add_argument("--budget", type=int, help="new points of a round (default: as many as there are training examples)")
-    group.add_argument("--tau", default="mlm", help="transformations: mlm, noise, embedding, several with commas, or none")
-    group.add_argument("--tau-model", help="pre-trained model of the student's vocabulary for mlm and embedding (default: "
-                       "--model)")
+    group.add_argument("--budget", type=int, help="new points of a round (default: as many as there are "
+                       "training examples)")
+    group.add_argument("--tau", default="mlm", help="transformations: mlm, noise, embedding, several with "
+                       "commas, or none")
+    group.add_argument("--tau-model", help="pre-trained model of the student's vocabulary for mlm and embedding "
+                       "(default: --model)")
     group.add_argument("--tau-rate", type=float, default=0.15, help="probability of a change at each token")
     group.add_argument("--tau-top-k", type=int, default=10, help="candidates that may replace a token")
-    group.add_argument("--evaluate-on", choices=("heldout", "dev"), default="heldout", help="E: part of the training set, or "
-                       "the dev set as in the paper")
+    group.add_argument("--evaluate-on", choices=("heldout", "dev"), default="heldout", help="E: part of the training "
+                       "set, or the dev set as in the paper")
     group.add_argument("--held-out-fraction", type=float, default=0.1)
     group.add_argument("--replays", type=int, default=0, help="repetitions of a round that brings nothing")
-    group.add_argument("--soft", action="store_true", help="learn the teacher's logits too (--distill-weight, --temperature)")
-    group.add_argument("--compare", action="store_true", help="also plain fine-tuning and distillation at equal compute")
+    group.add_argument("--soft", action="store_true", help="learn the teacher's logits too (--distill-weight, "
+                       "--temperature)")
+    group.add_argument("--compare", action="store_true", help="also plain fine-tuning and distillation at equal "
+                       "compute")
 
 
 def run_agora(args: argparse.Namespace, data: experiment.TaskData, source: Callable[[int], Any], tokenizer: Tokenizer,

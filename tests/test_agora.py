@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,10 +16,11 @@ from hypothesis import strategies as st
 
 import bort
 import run_finetune
-from bort.agora import Agora, Plan
+from bort.agora import Agora
 from bort.agora_actors import Evaluation, Trained, read_table
 from bort.agora_data import Addition, Points, Queue, balance, held_out, level, strata
 from bort.agora_journal import LOWEST, Journal, best_of
+from bort.agora_plan import Plan
 from bort.errors import BortError, run_command
 from bort.hyperparameters import CHS, Theta, choose_grid, convergent_set, paper_grid, read_grid
 from bort.tasks.base import Example, Split
@@ -242,7 +242,8 @@ def lines(folder, name):
             for line in (folder / name).read_text().splitlines()]
 
 
-@pytest.mark.parametrize("prune, left", [("one", [6, 5, 4, 3]), ("half", [6, 3, 2, 1])])
+@pytest.mark.parametrize("prune, left", [("one", [6, 5, 4, 3]), ("half", [6, 3, 2, 1]),
+                                          ("none", [6, 6, 6, 6])])
 def test_theta_shrinks_from_the_worst(tmp_path, prune, left):
     agora = simulate(tmp_path, prune=prune, gain=1.0)
     assert [row["thetas"] for row in agora.state.history] == left
@@ -250,7 +251,8 @@ def test_theta_shrinks_from_the_worst(tmp_path, prune, left):
     assert sum(left) == agora.plan.trainings()
     # the score grows with lr; of equal ones the first is better, so the last of the smallest goes first
     rows = lines(tmp_path, "agora.jsonl")
-    assert {row["theta_index"] for row in rows if row["round"] == 1} == {"one": {0, 2, 3, 4, 5}, "half": {2, 4, 5}}[prune]
+    assert {row["theta_index"] for row in rows if row["round"] == 1} == {
+        "one": {0, 2, 3, 4, 5}, "half": {2, 4, 5}, "none": set(range(6))}[prune]
     assert agora.state.best["round"] == 3 and agora.state.best["theta_index"] == 4
     np.testing.assert_array_equal(agora.best_parameters["w"], np.array([3e-3, 0, 100], np.float32))
     assert [row["size"] for row in agora.state.history] == [40, 60, 80, 100]
@@ -418,7 +420,7 @@ def test_a_damaged_training_is_repeated_and_a_shortened_list_refused(tmp_path):
 def test_best_of_trainings():
     rows = [{"selection": LOWEST, "index": 0}, {"selection": 0.5, "index": 2}, {"selection": 0.5, "index": 1}]
     assert best_of(rows)["index"] == 1 and best_of(rows[:1]) is None
-    for bad in (dict(prune="none"), dict(thetas=()), dict(budget=-1)):
+    for bad in (dict(prune="x"), dict(prune="none"), dict(thetas=()), dict(budget=-1)):
         with pytest.raises(BortError):
             Plan(**{**dict(thetas=THETAS), **bad})
     with pytest.raises(BortError, match="teacher"):
@@ -555,22 +557,41 @@ def test_dev_and_test_stay_outside(teacher, uncut):
     assert first == second
 
 
+DYING = """
+import os, runpy, signal, sys
+
+_, script, name, count, *arguments = sys.argv
+seen = 0
+
+
+def die(event, details):
+    global seen
+    if event in ("open", "os.rename") and any(str(detail).endswith(name) for detail in details[:2]):
+        seen += 1
+        if seen == int(count):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+sys.addaudithook(die)
+sys.path.insert(0, os.path.dirname(script))
+sys.argv = [script, *arguments]
+runpy.run_path(script, run_name="__main__")
+"""
+"""Runs a script that ends by signal 9 just before it opens, or renames something to, a file for the n-th time."""
+
+
 def test_killed_with_signal_9_it_goes_on_to_the_same(teacher, uncut):
-    script = [sys.executable, str(ROOT / "run_finetune.py"), *command(teacher, "cut", *SHORT, "--compare", "--tau",
-                                                                      "mlm,noise,embedding")]
+    arguments = command(teacher, "cut", *SHORT, "--compare", "--tau", "mlm,noise,embedding")
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_WAIT_POLICY="passive")
     folder = teacher / "cut"
-    for number, sign in enumerate(("trainings/round-000-00/theta-0000.json", "additions.jsonl",
-                                   "trainings/compare-distilled/theta-0001.json")):
-        process = subprocess.Popen([*script, *(("--resume",) if number else ())], env=environment,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and process.poll() is None and not (folder / sign).exists():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    moments = (("round-000-00/theta-0001.json", 1), ("cut/additions.jsonl", 7), ("compare-distilled/theta-0000.json", 1),
+               ("cut/results.json", 1))
+    for number, (name, count) in enumerate(moments):
+        done = subprocess.run([sys.executable, "-c", DYING, str(ROOT / "run_finetune.py"), name, str(count), *arguments,
+                               *(("--resume",) if number else ())], env=environment, capture_output=True, timeout=300)
+        assert done.returncode == -signal.SIGKILL, (name, done.stderr.decode())
         assert not (folder / "results.json").exists()
-    assert run_command(run_finetune.main, [*script[2:], "--resume"]) == 0
+    assert run_command(run_finetune.main, [*arguments, "--resume"]) == 0
     results = json.loads((folder / "results.json").read_text())
     assert stable(results) == stable(uncut)
     for ours, theirs in zip(results["compare"], uncut["compare"]):
