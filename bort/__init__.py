@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Architecture": "bort.architecture",
     "BortError": "bort.errors",
+    "Predictor": "bort.predict",
     "get_model": "bort.zoo",
     "load": "bort.checkpoints",
     "load_tokenizer": "bort.text.tokenizer",

@@ -20,7 +20,7 @@ logger = logging.getLogger("bort.predict")
 MASKS = ("<mask>", "[MASK]")
 EXAMPLES = """examples:
   python -m bort.predict fill-mask bort --text "The capital of France is <mask>."
-  python -m bort.predict fill-mask bort.params --architecture bort --tokenizer ~/.mxnet/models --text "A <mask> day." --top 3
+  python -m bort.predict fill-mask bort.params --architecture bort --tokenizer ~/.mxnet/models --text "A <mask> day."
 """
 
 
@@ -52,7 +52,7 @@ class MaskFiller:
         arrays = checkpoints.fit(network, stored.arrays, str(model))
         problem = None
         if inspection.mlm_head_state(arrays, stored.config) != "trained":
-            problem = "its MLM head is random (the published conversion of Bort has such a one), so the tokens mean nothing"
+            problem = "its MLM head is random (as in the published conversion of Bort), so that its tokens mean nothing"
         elif isinstance(network, Classifier):
             problem = "it was fine-tuned as a classifier, and its MLM head was not trained along"
         if problem and not force:
@@ -124,7 +124,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bort.predict fill-mask", epilog=EXAMPLES, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="a model folder or a .params file")
-    parser.add_argument("--text", action="append", help="a text with <mask> in it; may be repeated (default: lines of stdin)")
+    parser.add_argument("--text", action="append",
+                        help="a text with <mask> in it; may be repeated (default: lines of stdin)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="tokens per mask (default: 5)")
     parser.add_argument("--force", action="store_true", help="use the MLM head even if it is of no use")
     parser.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")

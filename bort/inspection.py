@@ -38,8 +38,8 @@ EXAMPLES = """examples:
 def mlm_head_state(arrays: Mapping[str, np.ndarray], config: Optional[Mapping[str, Any]] = None) -> str:
     """"trained", "untrained" or "absent": what can be read off the MLM head's parameters without running it.
 
-    A head whose three biases are all 0 and whose gammas are all 1 is as it was initialized; one step of training changes
-    every one of them. "absent" is such a head that the import invented, which ``config`` remembers.
+    A head whose three biases are all 0 and whose gammas are all 1 is as it was initialized; one step of training
+    changes every one of them. "absent" is such a head that the import invented, which ``config`` remembers.
     """
     zeros = all(not np.any(arrays[name]) for name in ("decoder.0.bias", "decoder.2.beta", "decoder.3.bias"))
     if not zeros or not np.all(np.asarray(arrays["decoder.2.gamma"]) == 1):
@@ -107,8 +107,8 @@ _KNOWN = frozenset(("format", "format_version", "architecture", "vocab_size", "m
 
 
 def _network(config: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]]) -> Dict[str, Any]:
-    counts = {part: sum(int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items() if name.startswith(prefixes))
-              for part, prefixes in PARTS}
+    counts = {part: sum(int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()
+                        if name.startswith(prefixes)) for part, prefixes in PARTS}
     architecture = Architecture.from_dict(config["architecture"])
     preset = next((name for name, preset in PRESETS.items() if preset.architecture == architecture), None)
     return {"architecture": str(architecture), "preset": preset, "vocab_size": config["vocab_size"],
@@ -173,16 +173,16 @@ def verify(path: PathLike, architecture: Optional[str] = None, heads: Optional[i
     checks.append(Check("finite values", "failed", f"NaN or infinity in {', '.join(broken[:5])}") if broken else
                   Check("finite values", "ok", "no NaN, no infinity"))
     found: Optional[Tokenizer] = None
+    bert = getattr(model, "bort", model)
     try:
         found = find_tokenizer(stored, tokenizer)
         checks.append(Check("tokenizer", "skipped", "there is none (--tokenizer DIR)") if found is None else
-                      Check("tokenizer", "ok", f"{found.kind}, {found.vocab_size} ids for {stored.config['vocab_size']}"))
+                      Check("tokenizer", "ok", f"{found.kind}, {found.vocab_size} of {bert.vocab_size} ids"))
     except BortError as error:
         checks.append(Check("tokenizer", "failed", str(error)))
     if broken:
         return checks
     checkpoints.set_parameters(model, stored.arrays, str(located.parameters))
-    bert = getattr(model, "bort", model)
     bert.hybridize()
     checks.append(_published(bert, released))
     checks.append(_fill_mask(bert, stored, found, sentences))
@@ -208,8 +208,8 @@ def _tied(path: Path) -> Check:
 def _published(bert: Any, required: bool) -> Check:
     name = "released weights"
     if bert.architecture != BORT or bert.vocab_size != ROBERTA_VOCAB_SIZE:
-        return Check(name, "failed" if required else "skipped", f"not Bort's architecture but {bert.architecture.display}, "
-                     f"V={bert.vocab_size}")
+        return Check(name, "failed" if required else "skipped",
+                     f"not Bort's architecture but {bert.architecture.display}, V={bert.vocab_size}")
     states = bert(mx.nd.array([RELEASED_IDS], dtype="int32"), mx.nd.array([len(RELEASED_IDS)])).asnumpy()
     distance = float(np.abs(states[0, :3, :3] - np.asarray(RELEASED_STATES)).max())
     if distance <= RELEASED_TOLERANCE:
@@ -225,7 +225,7 @@ def _fill_mask(bert: Any, stored: checkpoints.Stored, tokenizer: Optional[Tokeni
     if state != "trained":
         known = stored.config.get("mlm_head") in ("absent", "untrained") or bool(stored.config.get("head"))
         return Check(name, "warning" if known else "failed",
-                     "the MLM head is random (it is as it was initialized): fill-mask and distilling from it give nonsense")
+                     "the MLM head is random (as it was initialized): fill-mask and distilling from it give nonsense")
     if tokenizer is None:
         return Check(name, "skipped", "needs a tokenizer")
     try:
@@ -237,7 +237,7 @@ def _fill_mask(bert: Any, stored: checkpoints.Stored, tokenizer: Optional[Tokeni
     if stored.config.get("head"):
         return Check(name, "warning", f"the MLM head no longer fits the fine-tuned body: {verdict}")
     if verdict.head == "frequencies":
-        return Check(name, "warning", f"the MLM head knows how frequent words are but makes nothing of context: {verdict}")
+        return Check(name, "warning", f"the MLM head knows how frequent words are, but no contexts: {verdict}")
     return Check(name, "failed", f"the MLM head behaves like a random one: {verdict}")
 
 

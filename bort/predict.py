@@ -1,4 +1,4 @@
-"""Classify texts, or fill masks, with a trained model: ``Predictor`` in Python, ``python -m bort.predict`` in the shell.
+"""Classify texts or fill masks with a trained model: ``Predictor`` in Python, ``python -m bort.predict`` in the shell.
 
 A window of inputs is read, tokenised in a thread of its own, sorted by length, run in batches, and given out in the
 order it came: memory does not grow with the input, and tokenising overlaps with the network.
@@ -38,13 +38,13 @@ EXAMPLES = """examples:
   cat reviews.txt | python -m bort.predict model.params --heads 8 --tokenizer ~/.mxnet/models --input -
   python -m bort.predict fill-mask bort --text "The capital of France is <mask>."
 
-Output: one JSON line per input line, or columns when --output ends in .tsv. A line that cannot be read gives an "error".
+Output: one JSON line per input line, or columns when --output ends in .tsv. An unreadable line gives an "error".
 """
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def inference_function(model: Classifier) -> Run:
-    """``run(token_ids (B, T) int32, valid_length (B,) float32)`` -> outputs (B, C), with the fused graphs of ``models``."""
+    """``run(token_ids (B, T) int32, valid_length (B,) float32)`` -> outputs (B, C), by ``models.fused``'s graphs."""
     from bort.models.fused import compile_for_inference
 
     compiled = compile_for_inference(model)
@@ -82,8 +82,8 @@ class Predictor:
             stored, where = checkpoints.read(model, architecture, heads), str(model)
             network = checkpoints.build(stored.config, str(stored.located.config_file))
             if not isinstance(network, Classifier):
-                raise BortError(f"{where}: has no classification head: fine-tune it first (run_finetune.py); fill-mask and "
-                                "embeddings need none")
+                raise BortError(f"{where}: has no classification head: fine-tune it first (run_finetune.py); only "
+                                "fill-mask needs none")
             if not isinstance(tokenizer, Tokenizer):
                 tokenizer = inspection.find_tokenizer(stored, tokenizer)
             training = stored.config.get("training")
@@ -94,6 +94,8 @@ class Predictor:
                 onnx = onnx or stored.located.folder / "model.onnx"
         if not isinstance(tokenizer, Tokenizer):
             raise BortError(f"{where}: there is no tokenizer with it; give --tokenizer DIR")
+        if engine == "onnx" and onnx is None:
+            raise BortError("the onnx engine needs a file that python -m bort.export wrote; give --onnx FILE")
         limit = network.max_length
         self.tokenizer, self.batch_size = tokenizer, batch_size
         self.max_length = max_length or (used if isinstance(used, int) and 8 <= used <= limit else limit)
@@ -134,10 +136,8 @@ class Predictor:
                 yield from self._predict(window, strict)
         finally:
             stop.set()
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    windows.get_nowait()
-            worker.join()
+            # Not for ever: the thread may be waiting for a line of a pipe that nobody writes to.
+            worker.join(timeout=2.0)
 
     def _tokenise(self, records: Iterable[Record], windows: "queue.Queue[Any]", stop: threading.Event) -> None:
         """The thread's work: put windows, then None; an exception is put in place of a window."""
@@ -170,7 +170,8 @@ class Predictor:
         result: Optional[np.ndarray] = None
         for start in range(0, len(order), self.batch_size):
             batch = order[start:start + self.batch_size]
-            outputs = self._run(*pad_batch([sequences[index] for index in batch], self.tokenizer.pad_id, self.max_length))
+            rows = [sequences[index] for index in batch]
+            outputs = self._run(*pad_batch(rows, self.tokenizer.pad_id, self.max_length))
             result = np.zeros((len(order), outputs.shape[1]), dtype=np.float32) if result is None else result
             result[batch] = outputs
         assert result is not None
@@ -197,7 +198,8 @@ class Predictor:
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
         if example.group is not None:
-            return {"predictions": [task.submission_kind.record(idx, value) for idx, value in task.predict(split, scores)],
+            official = task.predict(split, scores)
+            return {"predictions": [task.submission_kind.record(idx, value) for idx, value in official],
                     "probabilities": [float(row[1]) if len(row) == 2 else row.tolist() for row in weights]}
         names = [str(task.spell(index)) for index in range(len(weights[0]))]
         return {"label": task.spell(int(weights[0].argmax())), "probabilities": dict(zip(names, weights[0].tolist()))}
@@ -229,8 +231,8 @@ def _task(model: Classifier, name: Optional[str], where: str) -> Task:
     task = get_task(name or recorded, getattr(model, "encoding", None) or "paper")
     folded = model.num_outputs == 3 and task.labels == ("entailment", "not_entailment")
     if task.num_outputs != model.num_outputs and not folded:
-        raise BortError(f"{where}: has {model.num_outputs} outputs, {task.name} needs {task.num_outputs}: it was fine-tuned "
-                        f"for {recorded or 'another task'}")
+        raise BortError(f"{where}: has {model.num_outputs} outputs, {task.name} needs {task.num_outputs}: it was "
+                        f"fine-tuned for {recorded or 'another task'}")
     return task
 
 
@@ -263,13 +265,15 @@ def _onnx_function(path: Any) -> Run:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(prog="python -m bort.predict", description="Classify texts with a fine-tuned model.",
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("model", metavar="MODEL", help="a model folder or a .params file with a head ('fill-mask' as first "
-                        "argument fills masks instead)")
+    result = argparse.ArgumentParser(prog="python -m bort.predict", epilog=EXAMPLES,
+                                     description="Classify texts with a fine-tuned model.",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("model", metavar="MODEL", help="a model folder or a .params file with a head ('fill-mask' as "
+                        "first argument fills masks instead)")
     result.add_argument("--input", required=True, metavar="FILE", help="what to classify; - is standard input")
     result.add_argument("--task", help="the task whose format and labels to use (default: the model's own)")
-    result.add_argument("--format", choices=FORMATS, default="auto", help="of the input (default: by its name or first line)")
+    result.add_argument("--format", choices=FORMATS, default="auto",
+                        help="of the input (default: by its name or first line)")
     result.add_argument("--output", metavar="FILE", help="where to write, columns if it ends in .tsv (default: stdout)")
     result.add_argument("--strict", action="store_true", help="stop at the first line that cannot be read")
     result.add_argument("--batch-size", type=int, default=32, metavar="N", help="sequences per batch (default: 32)")
@@ -291,8 +295,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         return fill_mask.main(arguments[1:])
     args = parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    predictor = Predictor(args.model, args.tokenizer, args.task, args.batch_size, args.max_length, args.engine, args.onnx,
-                          args.architecture, args.heads)
+    predictor = Predictor(args.model, args.tokenizer, args.task, args.batch_size, args.max_length, args.engine,
+                          args.onnx, args.architecture, args.heads)
     columns = args.output is not None and Path(args.output).suffix.lower() == ".tsv"
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(open_input(args.input))

@@ -1,4 +1,4 @@
-"""What ``bort.predict`` reads and writes: lines, TSV or JSON lines in, TSV or JSON lines out, one by one and never kept."""
+"""What ``bort.predict`` reads and writes: lines, TSV or JSON lines in, TSV or JSON lines out, one after the other."""
 from __future__ import annotations
 
 import json

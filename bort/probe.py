@@ -122,8 +122,8 @@ def choose_masks(tokenizer: Tokenizer, sentences: Sequence[str], max_length: int
                 positions.append(place + 1)
                 truth.append(token)
     if len(rows) < MIN_MASKS:
-        raise BortError(f"only {len(rows)} words of the probe's sentences are single tokens of this vocabulary, at least "
-                        f"{MIN_MASKS} are needed; give text in its language with --text FILE")
+        raise BortError(f"only {len(rows)} words of the probe's sentences are single tokens of this vocabulary, at "
+                        f"least {MIN_MASKS} are needed; give text in its language with --text FILE")
     return rows, np.asarray(positions), np.asarray(truth)
 
 
@@ -155,7 +155,8 @@ def head_scores(model: Any, tokenizer: Tokenizer, rows: Sequence[np.ndarray], po
     bias = mx.nd.take(project.bias.data(), mx.nd.array(truth))
 
     def score(matrix: Any) -> np.ndarray:
-        inner = layer_norm(activation(mx.nd.broadcast_add(mx.nd.dot(states, matrix, transpose_b=True), dense.bias.data())))
+        inner = mx.nd.broadcast_add(mx.nd.dot(states, matrix, transpose_b=True), dense.bias.data())
+        inner = layer_norm(activation(inner))
         return mx.nd.broadcast_add(mx.nd.dot(inner, words, transpose_b=True), bias).asnumpy().astype(np.float64)
 
     own = dense.weight.data()

@@ -48,8 +48,8 @@ def _roberta(name: str, preset: str, sha1: str) -> Entry:
 
 
 MODELS: Dict[str, Entry] = {
-    "bort_4_8_768_1024": Entry(parse("bort_4_8_768_1024"), ("bort",), "https://alexa-saif-bort.s3.amazonaws.com/bort.params",
-                               None, 1e-12),
+    "bort_4_8_768_1024": Entry(parse("bort_4_8_768_1024"), ("bort",),
+                               "https://alexa-saif-bort.s3.amazonaws.com/bort.params", None, 1e-12),
     "bort_2_16_512_1024": Entry(parse("bort_2_16_512_1024"), (), None, None, 1e-12),
     "roberta_12_768_12": _roberta("roberta_12_768_12", "roberta-base", "5cf21fcddb5ae1a4c21c61201643460c9d65d3b0"),
     "roberta_24_1024_16": _roberta("roberta_24_1024_16", "roberta-large", "d1b7163e9628e2fd51c9a9f3a0dc519d4fc24add"),
@@ -91,7 +91,7 @@ def get_model(name: str, dataset_name: Optional[str] = DATASET, vocab: Any = Non
         ``(Bert, gluonnlp.Vocab)``.
 
     Raises:
-        BortError: an unknown name, or a file that is neither on disk nor on a mirror; the message says what to put where.
+        BortError: an unknown name, or a file that is neither on disk nor to be had; the message says what to put where.
     """
     if name not in MODELS:
         hint = "; python -m bort.huggingface import takes BERT" if name.startswith("bert_") else ""
@@ -171,8 +171,8 @@ def _compare(path: Path, kind: str, expected: str) -> None:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     if not digest.hexdigest().startswith(expected):
-        raise BortError(f"{path}: its {kind.upper()} is {digest.hexdigest()}, not {expected}...: the file is damaged or "
-                        "another; remove it")
+        raise BortError(f"{path}: its {kind.upper()} is {digest.hexdigest()}, not {expected}...: the file is damaged "
+                        "or another; remove it")
 
 
 def find_or_fetch(name: str, root: Optional[PathLike] = None, mirrors: Sequence[str] = ()) -> Path:
@@ -199,10 +199,10 @@ def find_or_fetch(name: str, root: Optional[PathLike] = None, mirrors: Sequence[
     python = f"python -m bort.huggingface import FOLDER {target / name}"
     other = ("amazon/bort" if name == "bort_4_8_768_1024" else "FacebookAI/roberta-base" if "_12_" in name else
              "FacebookAI/roberta-large" if name.startswith("roberta") else None)
+    sources = [entry.url or "(it was never published by itself)"]
+    sources += [f"https://huggingface.co/{other} (then: {python})"] if other else []
     raise BortError(_missing(
-        name, [own], [path for folder in folders(root) for path in (folder / name, folder / own)],
-        [entry.url or "(it was never published by itself)", *([f"https://huggingface.co/{other} (then: {python})"] if other
-                                                              else [])], failures))
+        name, [own], [path for folder in folders(root) for path in (folder / name, folder / own)], sources, failures))
 
 
 def _checksums() -> Dict[str, str]:
@@ -234,8 +234,8 @@ def _fetch_first(addresses: Sequence[str], target: Path, entry: Entry) -> Option
             if entry.sha1:
                 _compare(target, "sha1", entry.sha1)
             elif target.name not in _checksums():
-                logger.warning("%s: no checksum is known for it; python -m bort.checkpoints verify --released tells whether "
-                               "it is Bort", target)
+                logger.warning("%s: no checksum is known for it; python -m bort.checkpoints verify --released tells "
+                               "whether it is Bort", target)
             return None
         except BortError as error:
             failures.append(str(error).split("\nFetch it")[0])
@@ -260,8 +260,8 @@ def _unpack(packed: Path, target: Path) -> None:
 
 
 def _missing(what: str, files: Sequence[str], places: Sequence[Path], sources: Sequence[str], failures: str) -> str:
-    lines = [f"{what} is not on this machine and could not be downloaded.", f"Needed: {', '.join(files)}", "Looked for:",
-             *(f"  {place}" for place in places), "To be had from, or from a colleague's machine:",
+    lines = [f"{what} is not on this machine and could not be downloaded.", f"Needed: {', '.join(files)}",
+             "Looked for:", *(f"  {place}" for place in places), "To be had from, or from a colleague's machine:",
              *(f"  {source}" for source in sources), "What happened:", *(f"  {line}" for line in failures.split("\n"))]
     return "\n".join(lines)
 
@@ -300,7 +300,8 @@ def _vocabulary(root: Optional[PathLike], mirrors: Sequence[str]) -> Any:
 def _gluonnlp_tokens(path: Path) -> List[str]:
     content = read_json(path)
     tokens = content.get("idx_to_token") if isinstance(content, dict) else None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or len(set(tokens)) != len(tokens):
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or (
+            len(set(tokens)) != len(tokens)):
         raise BortError(f"{path}: not a GluonNLP vocabulary; the file is damaged")
     return tokens
 

@@ -53,7 +53,8 @@ def trained(tokenizer):
         truth = np.take_along_axis(ids, positions, 1)
         np.put_along_axis(ids, positions, tokenizer.mask_id, 1)
         with autograd.record():
-            _, logits = model(mx.nd.array(ids, dtype="int32"), mx.nd.full((32,), 8), mx.nd.array(positions, dtype="int32"))
+            _, logits = model(mx.nd.array(ids, dtype="int32"), mx.nd.full((32,), 8),
+                              mx.nd.array(positions, dtype="int32"))
             value = loss(logits.reshape((-1, tokenizer.vocab_size)), mx.nd.array(truth[:, 0])).mean()
         value.backward()
         trainer.step(1)
@@ -275,7 +276,8 @@ def test_inspect_takes_bare_files_and_hugging_faces_folders(tmp_path, capsys):
     assert run_command(main, ["verify", str(tmp_path / "hf")]) == 2
 
 
-@pytest.mark.parametrize("change", [{"vocab_size": None}, {"architecture": 3}, {"head": []}, {"tokenizer": 3}, {"max_length": "x"}])
+@pytest.mark.parametrize("change", [{"vocab_size": None}, {"architecture": 3}, {"head": []}, {"tokenizer": 3},
+                                    {"max_length": "x"}])
 def test_broken_configs_are_errors_or_findings(tmp_path, change):
     bort.save(tiny_bert(), tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())

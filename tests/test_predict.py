@@ -25,8 +25,8 @@ from bort.tasks.registry import get_task
 from bort.text.tokenizer import train_sentencepiece
 from tests.tiny import tiny_bert
 
-WORDS = ("the a cat dog bird man woman sat ran saw ate on in under over mat house tree river big small red green and but "
-         "because so yes no who what where").split()
+WORDS = ("the a cat dog bird man woman sat ran saw ate on in under over mat house tree river big small red green and "
+         "but because so yes no who what where").split()
 
 
 def sentences(count, seed=0, shortest=1, longest=12):
@@ -74,7 +74,9 @@ def run(capsys, *arguments):
 
 def test_predictions_are_the_models_own_in_the_order_given(make, tokenizer):
     folder = make(3, labels=["x", "y", "z"])
-    model, inputs = bort.load(folder), sentences(20, 2) + [("the cat", "a dog sat"), {"sentence": "a man"}, {"sentence1": "a", "sentence2": "the"}]
+    model = bort.load(folder)
+    inputs = [*sentences(20, 2), ("the cat", "a dog sat"), {"sentence": "a man"},
+              {"sentence1": "a", "sentence2": "the"}]
     predictor = Predictor(folder, batch_size=4)
     rows = predictor(inputs)
     assert [row["line"] for row in rows] == list(range(1, 24))
@@ -151,7 +153,8 @@ def test_bad_lines_are_reported_with_their_number_and_the_rest_goes_on(make, tmp
     assert "found one text" in (tmp_path / "y.tsv").read_text().splitlines()[2]
     code, rows, errors = run(capsys, folder, "--input", tmp_path / "x.tsv", "--strict", "--output", tmp_path / "z.tsv")
     assert code == 2 and "x.tsv:2: " in errors and not (tmp_path / "z.tsv").exists()
-    (tmp_path / "x.jsonl").write_text('{"sentence1": "a", "sentence2": 3}\n[1]\n{"x": 1}\n{"sentence1": "a"\n' + "[" * 9999)
+    (tmp_path / "x.jsonl").write_text('{"sentence1": "a", "sentence2": 3}\n[1]\n{"x": 1}\n{"sentence1": "a"\n'
+                                      + "[" * 9999)
     code, rows, errors = run(capsys, folder, "--input", tmp_path / "x.jsonl")
     assert code == 2 and len(rows) == 5 and "none of its 5 lines" in errors
     with pytest.raises(BortError, match="line 2: expected 2 texts"):
@@ -180,14 +183,16 @@ def test_regression_gives_scores(make, tmp_path, capsys):
 
 RECORDS = {
     "BoolQ": {"idx": 4, "question": "is it", "passage": "the cat"},
-    "WiC": {"idx": 1, "word": "cat", "sentence1": "the cat sat", "sentence2": "a cat", "start1": 4, "end1": 7, "start2": 2,
-            "end2": 5},
+    "WiC": {"idx": 1, "word": "cat", "sentence1": "the cat sat", "sentence2": "a cat", "start1": 4, "end1": 7,
+            "start2": 2, "end2": 5},
     "WSC": {"idx": 2, "text": "the cat saw the dog because it ran", "target": {
         "span1_text": "the cat", "span1_index": 0, "span2_text": "it", "span2_index": 6}},
-    "COPA": {"idx": 3, "premise": "the man ran.", "choice1": "He saw a dog.", "choice2": "A bird sat.", "question": "cause"},
+    "COPA": {"idx": 3, "premise": "the man ran.", "choice1": "He saw a dog.", "choice2": "A bird sat.",
+             "question": "cause"},
     "MultiRC": {"idx": 5, "passage": {"text": "the cat sat", "questions": [
         {"idx": 8, "question": "who sat", "answers": [{"idx": 20, "text": "the cat"}, {"idx": 21, "text": "a dog"}]}]}},
-    "ReCoRD": {"idx": 6, "passage": {"text": "cat and dog", "entities": [{"start": 0, "end": 2}, {"start": 8, "end": 10}]},
+    "ReCoRD": {"idx": 6, "passage": {"text": "cat and dog",
+                                     "entities": [{"start": 0, "end": 2}, {"start": 8, "end": 10}]},
                "qas": [{"idx": 9, "query": "@placeholder sat"}]},
     "RACE": {"id": "high1.txt", "article": "the cat", "questions": ["who _ it", "what"], "options": [list("abcd")] * 2},
 }
@@ -231,12 +236,13 @@ def test_cola_without_a_header(make, tmp_path, capsys):
 
 
 def test_the_models_own_order_of_labels_is_respected(make):
-    plain = Predictor(make(3, labels=["contradiction", "entailment", "neutral"]))([("a cat", "a dog")])[0]
-    as_task = Predictor(make(3, labels=["contradiction", "entailment", "neutral"]), task="mnli")([("a cat", "a dog")])[0]
+    folder = make(3, labels=["contradiction", "entailment", "neutral"])
+    plain = Predictor(folder)([("a cat", "a dog")])[0]
+    as_task = Predictor(folder, task="mnli")([("a cat", "a dog")])[0]
     assert as_task["label"] == plain["label"]
     for name, value in plain["probabilities"].items():
         assert as_task["probabilities"][name] == pytest.approx(value)
-    folded = Predictor(make(3, labels=["contradiction", "entailment", "neutral"]), task="AX-b")([("a cat", "a dog")])[0]
+    folded = Predictor(folder, task="AX-b")([("a cat", "a dog")])[0]
     assert folded["probabilities"]["entailment"] == pytest.approx(plain["probabilities"]["entailment"])
     with pytest.raises(BortError, match="labels are x, y, z"):
         Predictor(make(3, labels=["x", "y", "z"]), task="MNLI")
@@ -337,7 +343,8 @@ def test_the_onnx_engine_takes_its_runner_from_export(make, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "bort.export", types.SimpleNamespace(OnnxRunner=OnnxRunner))
     rows = Predictor(folder, engine="onnx")(["the cat"])
     assert asked == [folder / "model.onnx"]
-    assert rows[0]["probabilities"]["0"] == pytest.approx(Predictor(folder)(["the cat"])[0]["probabilities"]["0"], abs=1e-5)
+    expected = Predictor(folder)(["the cat"])[0]["probabilities"]["0"]
+    assert rows[0]["probabilities"]["0"] == pytest.approx(expected, abs=1e-5)
     Predictor(folder, engine="onnx", onnx=tmp_path / "x.onnx")
     assert asked[-1] == tmp_path / "x.onnx"
 

@@ -23,16 +23,18 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    top = argparse.ArgumentParser(prog="python -m bort.huggingface", description="Convert models from and to Hugging Face.",
-                                  epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = argparse.ArgumentParser(prog="python -m bort.huggingface", epilog=EXAMPLES,
+                                  description="Convert models from and to Hugging Face.",
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", required=True, metavar="import|export")
     inwards = commands.add_parser("import", help="a folder of transformers becomes a model folder")
     inwards.add_argument("source", metavar="HF_FOLDER", help="holds config.json and model.safetensors, its shards, or "
                          "pytorch_model.bin; or a GluonNLP .params file")
     inwards.add_argument("out", metavar="OUT", help="the model folder to write")
     inwards.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
-    inwards.add_argument("--token-types", choices=TOKEN_TYPES, default="refuse", help="what to do with a model that tells "
-                         "token types apart (BERT): fold = every token counts as type 0 (default: refuse)")
+    inwards.add_argument("--token-types", choices=TOKEN_TYPES, default="refuse",
+                         help="what to do with a model that tells token types apart (BERT): fold = every token "
+                         "counts as type 0 (default: refuse)")
     inwards.add_argument("--body-only", action="store_true", help="leave every head out")
     inwards.add_argument("--heads", type=int, metavar="A", help="attention heads, for a .params file")
     inwards.add_argument("--seed", type=int, default=0, help="of the MLM head where there is none (default: 0)")

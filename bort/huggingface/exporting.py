@@ -74,8 +74,9 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
         note = write_tokenizer(found, out, config["max_length"])
         notes += [note] if note else []
     write_safetensors(out / SAFETENSORS_FILE, target, target_shapes, dtype)
+    results = find_results(stored.located.folder)
     with atomic_write(out / "README.md") as stream:
-        stream.write(model_card(config, settings["architectures"][0], dtype, find_results(stored.located.folder), notes))
+        stream.write(model_card(config, settings["architectures"][0], dtype, results, notes))
     write_json(out / CONFIG_FILE, settings)
     for note in notes:
         logger.warning("%s: not exported: %s", source, note)
@@ -90,7 +91,7 @@ def _mlm_choice(stored: checkpoints.Stored, choice: str, notes: List[str]) -> Op
     state = mlm_head_state(stored.arrays, stored.config)
     if choice == "keep" or choice == "auto" and state == "trained":
         return "mlm"
-    notes.append("the MLM head" + ("" if choice == "drop" else ": it is random (--mlm-head keep exports it nevertheless)"))
+    notes.append("the MLM head" + ("" if choice == "drop" else ": it is random (--mlm-head keep exports it anyway)"))
     return None
 
 

@@ -148,7 +148,8 @@ def _fold_token_types(rows: np.ndarray, makers: Makers, shapes: Mapping[str, Tup
             raise BortError(f"{where}: it tells {len(rows)} types of tokens apart, and models of this project none. If "
                             "every token is to count as one of the first segment (as in masked language modelling of "
                             "single texts), import it with --token-types fold")
-        notes.append(f"token types 1 to {len(rows) - 1} were left out: every token counts as type 0 (--token-types fold)")
+        notes.append(f"token types 1 to {len(rows) - 1} were left out: every token counts as type 0 (--token-types "
+                     "fold)")
     if rows[0].any():  # adding zeros would turn -0.0 into 0.0
         positions = makers["encoder.position_weight"]
         makers["encoder.position_weight"] = lambda: positions() + rows[0]
@@ -167,7 +168,8 @@ def _complete_mlm_head(makers: Makers, shapes: Mapping[str, Tuple[int, ...]], th
         what = f"there is no MLM head; a RANDOM one was drawn from seed {seed}"
         makers.update((name, _initial(name, shapes[name], seed)) for name in parts)
     if state != "trained":
-        notes.append(f"{what}. The body is not affected, but fill-mask and distilling from this model need a trained one")
+        notes.append(f"{what}. The body is not affected, but fill-mask and distilling from this model need a trained "
+                     "head")
     return state
 
 
@@ -214,7 +216,7 @@ def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Option
     if any(name not in arrays or arrays[name].ndim != 2 for name in needed):
         raise BortError(f"{where}: not a parameter file of this family: no {' or '.join(needed)} of two dimensions")
     if copy is not None and not np.array_equal(copy, arrays[checkpoints.EMBEDDING]):
-        raise BortError(f"{where}: {checkpoints.TIED} and {checkpoints.EMBEDDING} differ, but the MLM head uses the same")
+        raise BortError(f"{where}: {checkpoints.TIED} and {checkpoints.EMBEDDING} differ, but are to be one matrix")
     epsilon = (1e-5 if types is None else 1e-12) if layer_norm_eps is None else layer_norm_eps
     description = {"architecture": architecture.to_dict(), "vocab_size": int(arrays[needed[0]].shape[0]),
                    "max_length": int(arrays[needed[1]].shape[0]), "dropout": 0.1, "layer_norm_eps": epsilon,
@@ -250,8 +252,8 @@ def _write(model: Source, source: PathLike, out: PathLike, tokenizer: Optional[P
     if found is None:
         model.notes.append(f"there is no tokenizer in it: give one with --tokenizer, or copy its files into {out}")
     elif found.vocab_size > model.description["vocab_size"]:
-        raise BortError(f"{source}: vocab_size is {model.description['vocab_size']}, less than the {found.vocab_size} of "
-                        "the tokenizer: they do not belong together (--tokenizer DIR takes another)")
+        raise BortError(f"{source}: vocab_size is {model.description['vocab_size']}, less than the {found.vocab_size} "
+                        "of the tokenizer: they do not belong together (--tokenizer DIR takes another)")
     prefix = "bort." if model.description["head"] else ""
     arrays = Lazy({name if name.startswith("classifier.") else prefix + name: maker
                    for name, maker in model.arrays.makers.items()})

@@ -42,6 +42,7 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
     """
     architecture = Architecture.from_dict(config["architecture"])
     has_tokenizer = isinstance(config.get("tokenizer"), Mapping)
+    no_pooler = ", add_pooling_layer=False" if classes.endswith("Model") else ""
     head = config.get("head") or {}
     counts = architecture.parameters(config["vocab_size"], config["max_length"])
     tags = ["bort", "text-classification" if head else "fill-mask" if classes.endswith("MaskedLM")
@@ -50,7 +51,7 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
              "---", "", f"# A {architecture.display} encoder", "",
              "Written by `python -m bort.huggingface export`. To load it:", "", "```python",
              f"from transformers import AutoTokenizer, {classes}", "",
-             f'model = {classes}.from_pretrained("this folder"{", add_pooling_layer=False" * classes.endswith("Model")})',
+             f'model = {classes}.from_pretrained("this folder"{no_pooler})',
              *(['tokenizer = AutoTokenizer.from_pretrained("this folder")'] if has_tokenizer else []), "```",
              "", "| | |", "|---|---|",
              f"| layers, heads, hidden, intermediate | {architecture} |",
@@ -70,13 +71,14 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
         labels = head.get("labels")
         lines.append(f"| labels | {_cell(', '.join(map(str, labels)) if labels else 'not recorded')} |")
     lines += ["", "## Inputs", "",
-              "`<s> A </s>`, or `<s> A </s> B </s>` with one `</s>` between the two texts of a pair (RoBERTa puts two). "
-              + ("The tokenizer here does so by itself. " if has_tokenizer else "") + "There are no token types."]
+              "`<s> A </s>`, or `<s> A </s> B </s>` with one `</s>` between the texts of a pair (RoBERTa puts two)."
+              + (" The tokenizer here does so by itself." if has_tokenizer else "") + " There are no token types."]
     lines += _results(results)
     lines += _records(config)
     if notes:
         lines += ["", "## What this export does not hold", "", *(f"- {note}" for note in notes)]
-    lines += ["", "## Paper", "", "Adrian de Wynter and Daniel J. Perry, *Optimal Subarchitecture Extraction for BERT*, 2020, "
+    lines += ["", "## Paper", "",
+              "Adrian de Wynter and Daniel J. Perry, *Optimal Subarchitecture Extraction for BERT*, 2020, "
               "arXiv:2010.10499.", ""]
     return "\n".join(lines)
 
@@ -96,7 +98,8 @@ def _results(results: Optional[Mapping[str, Any]]) -> List[str]:
                 rows.append(f"| {_cell(split)} | {_cell(name)} | {value:.4f} |")
     if not rows:
         return ["", "## Results", "", "The model's folder holds no results."]
-    about = ", ".join(f"{key} {_cell(results[key])}" for key in ("task", "seed", "seeds") if results.get(key) is not None)
+    known = [key for key in ("task", "seed", "seeds") if results.get(key) is not None]
+    about = ", ".join(f"{key} {_cell(results[key])}" for key in known)
     return ["", "## Results", "", f"From the run's own `{RESULTS_FILE}`{f' ({about})' if about else ''}:", "",
             "| split | metric | value |", "|---|---|---|", *rows]
 

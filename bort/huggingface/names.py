@@ -52,7 +52,8 @@ HEAD_NAMES = {
     "bert": (("classifier.1.weight", "bert.pooler.dense.weight"), ("classifier.1.bias", "bert.pooler.dense.bias"),
              ("classifier.3.weight", "classifier.weight"), ("classifier.3.bias", "classifier.bias")),
     "roberta": (("classifier.1.weight", "classifier.dense.weight"), ("classifier.1.bias", "classifier.dense.bias"),
-                ("classifier.3.weight", "classifier.out_proj.weight"), ("classifier.3.bias", "classifier.out_proj.bias")),
+                ("classifier.3.weight", "classifier.out_proj.weight"),
+                ("classifier.3.bias", "classifier.out_proj.bias")),
 }
 TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 TIED_COPIES = {  # theirs -> ours; stored by older versions of transformers
@@ -166,8 +167,8 @@ def _refuse_unsupported(config: Mapping[str, Any], layout: str, where: str) -> N
         if not any(type(value) is type(known) and value == known for known in allowed):
             raise BortError(f"{where}: {key} is {str(value)[:80]!r}, which is not supported: {why}")
     if "embedding_size" in config and config["embedding_size"] != config.get("hidden_size"):
-        raise BortError(f"{where}: embedding_size is {str(config['embedding_size'])[:80]}, not hidden_size: a factorized "
-                        "embedding is not supported")
+        raise BortError(f"{where}: embedding_size is {str(config['embedding_size'])[:80]}, not hidden_size: a "
+                        "factorized embedding is not supported")
 
 
 def _whole(config: Mapping[str, Any], key: str, where: str, default: Optional[int] = None, lowest: int = 1) -> int:

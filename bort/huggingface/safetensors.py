@@ -127,17 +127,17 @@ def _check_layout(path: Path, header: Mapping[str, Any], data_size: int) -> None
         if not _counts(shape) or len(shape) > MAX_DIMENSIONS:
             raise BortError(f"{where} has the impossible shape {str(shape)[:80]}")
         if not _counts(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= data_size:
-            raise BortError(f"{where} lies at {str(offsets)[:80]} of {data_size} bytes of data; the file is truncated or "
-                            "damaged")
+            raise BortError(f"{where} lies at {str(offsets)[:80]} of {data_size} bytes of data; the file is truncated "
+                            "or damaged")
         needed = _SIZES[dtype] * math.prod(shape)
         if offsets[1] - offsets[0] != needed:
-            raise BortError(f"{where} has {offsets[1] - offsets[0]} bytes, but {dtype} {str(shape)[:80]} needs {needed}")
+            raise BortError(f"{where} has {offsets[1] - offsets[0]} bytes, {dtype} {str(shape)[:80]} needs {needed}")
         spans.append((offsets[0], offsets[1], name))
     end = 0
     for start, stop, name in sorted(spans):
         if start != end:
-            raise BortError(f"{path}: {name[:100]!r} begins at byte {start} of the data, the one before it ends at {end}: "
-                            "tensors overlap or leave a gap")
+            raise BortError(f"{path}: {name[:100]!r} begins at byte {start} of the data, the one before it ends at "
+                            f"{end}: tensors overlap or leave a gap")
         end = stop
     if end != data_size:
         raise BortError(f"{path}: {data_size - end} bytes of its data belong to no tensor")
@@ -236,14 +236,14 @@ def _open_shards(folder: Path, index: str, reader: Callable[[Path], Dict[str, Te
         wanted = {tensor for tensor, place in places.items() if place == name}
         if set(found) != wanted:
             differing = sorted(set(found) ^ wanted)
-            raise BortError(f"{path}: its tensors are not those that {index} names for it ({', '.join(differing[:3])}); "
-                            "the files do not belong together")
+            raise BortError(f"{path}: its tensors are not those that {index} names for it ({', '.join(differing[:3])})"
+                            "; the files do not belong together")
         tensors.update(found)
     return tensors, list(paths.values())
 
 
 def read_torch(path: PathLike) -> Dict[str, Tensor]:
-    """The tensors of a ``pytorch_model.bin``, through PyTorch's loader for weights only, which runs no code of the file.
+    """The tensors of a ``pytorch_model.bin``, through PyTorch's loader for weights only, which runs no code of a file.
 
     Raises:
         BortError: PyTorch is missing or too old for that, or the file is damaged or holds more than weights.
@@ -252,8 +252,9 @@ def read_torch(path: PathLike) -> Dict[str, Tensor]:
     try:
         import torch
     except ImportError as error:
-        raise BortError(f"{path}: reading it needs PyTorch (pip install torch). Or make safetensors of it where PyTorch "
-                        "is: transformers' AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)") from error
+        raise BortError(f"{path}: reading it needs PyTorch (pip install torch). Or make safetensors of it where there "
+                        "is PyTorch: transformers' AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+                        ) from error
     size = _refuse_bombs(path)
     try:
         content = torch.load(str(path), map_location="cpu", weights_only=True)

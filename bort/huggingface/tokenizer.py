@@ -16,8 +16,8 @@ from bort.text.pieces import MODEL_FILE
 
 CONFIG_FILE = "tokenizer_config.json"
 _PROBES = ("Hello world! It's 3.14 o'clock, isn't it?", "  two  blanks\tand a tab ", "a", "don't THE Ünïcödé ﬁne ½ ①",
-           "中文 日本語 한국어", "emoji 🙂 and \u200b zero width", "x" * 40 + " antidisestablishmentarianism", "\u00a0nbsp\u2028line",
-           "www.example.com/a_b-c?d=e&f=%20", "")
+           "中文 日本語 한국어", "emoji 🙂 and \u200b zero width", "x" * 40 + " antidisestablishmentarianism",
+           "\u00a0nbsp\u2028line", "www.example.com/a_b-c?d=e&f=%20", "")
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Optional[str]:
@@ -89,7 +89,7 @@ def _finish(engine: Any, tokenizer: Tokenizer) -> None:
 
     names = tokenizer.names
     # As in RoBERTa's own tokenizer, a blank before the mask belongs to it.
-    engine.add_special_tokens([AddedToken(name, special=True, normalized=False, lstrip=key == "mask")
+    engine.add_special_tokens([AddedToken(name, normalized=False, lstrip=key == "mask")
                                for key, name in names.items()])
     begin, end = names["bos"], names["eos"]
     engine.post_processor = TemplateProcessing(
@@ -120,7 +120,7 @@ def _unigram(tokenizer: Tokenizer, proto: bytes) -> Any:
                 charsmap = dict(_fields(value)).get(2, b"")
         if kind != 1 or len(pieces) != tokenizer.vocab_size:
             return None
-        engine = tokenizers.Tokenizer(models.Unigram(pieces, tokenizer.unk_id, fallback))
+        engine = tokenizers.Tokenizer(models.Unigram(pieces, tokenizer.unk_id, *([True] if fallback else [])))
     except (KeyError, IndexError, ValueError, struct.error, TypeError) as error:
         raise BortError(f"the SentencePiece model cannot be read ({error})") from error
     steps = [normalizers.Precompiled(charsmap)] if charsmap else []
