@@ -38,8 +38,8 @@ from bort.ndarrays import write_ndarrays
 
 Model = Union[Bert, Classifier]
 __all__ = ["CONFIG_FILE", "EMBEDDING", "FORMAT", "FORMAT_VERSION", "PARAMETERS_FILE", "TIED", "Located", "Model",
-           "Stored", "build", "describe", "expected_shapes", "fit", "infer_architecture", "load",
-           "load_or_initialize", "locate", "parameter_arrays", "read", "read_parameters", "save", "set_parameters", "write"]
+           "Stored", "build", "describe", "expected_shapes", "fit", "infer_architecture", "load", "load_or_initialize",
+           "locate", "parameter_arrays", "read", "read_parameters", "save", "set_parameters", "write"]
 
 
 def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None) -> Model:
@@ -63,8 +63,7 @@ def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None
         head = config.get("head")
         if head is None:
             return bert
-        if not isinstance(head, Mapping):
-            raise BortError(f"head is {head!r}")
+        _check_head(head)
         model = Classifier(bert, head.get("num_outputs"), head.get("kind", ""),
                            number["dropout"] if dropout is not None else head.get("dropout", 0.1))
         model.task_name, model.labels = head.get("task"), head.get("labels")
@@ -72,6 +71,19 @@ def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None
         return model
     except BortError as error:
         raise BortError(f"{where}: {error}") from error
+
+
+def _check_head(head: Any) -> None:
+    if not isinstance(head, Mapping):
+        raise BortError(f"head is {str(head)[:80]!r}")
+    labels, dropout = head.get("labels"), head.get("dropout", 0.1)
+    wrong = [key for key in ("kind", "task", "encoding") if not isinstance(head.get(key, ""), (str, type(None)))]
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        wrong.append("labels")
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        wrong.append("dropout")
+    for key in wrong:
+        raise BortError(f"the head's {key} is {str(head.get(key))[:80]!r}")
 
 
 def expected_shapes(model: Model) -> Dict[str, Tuple[int, ...]]:

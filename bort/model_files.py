@@ -10,7 +10,7 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from bort.architecture import Architecture, parse
+from bort.architecture import PRESETS, Architecture, parse
 from bort.errors import BortError
 from bort.files import PathLike, read_json
 from bort.ndarrays import read_ndarrays
@@ -126,6 +126,8 @@ def bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifie
             raise BortError(f"{where}: not a parameter file of this family: no {name} of two dimensions")
     config = {"architecture": found.to_dict(), "vocab_size": int(arrays[EMBEDDING].shape[0]),
               "max_length": int(arrays["encoder.position_weight"].shape[0]), "head": None}
+    if found in (PRESETS["roberta-base"].architecture, PRESETS["roberta-large"].architecture):
+        config["mlm_layer_norm_eps"] = 1e-5  # fairseq's, in the MLM head too
     if is_classifier:
         config["head"] = _bare_head(arrays, where)
     return config

@@ -27,6 +27,8 @@ class PlainTask(Task):
     def __init__(self, labels: Optional[Sequence[str]], num_outputs: int) -> None:
         self.name, self.suite = "plain", "plain"
         known = tuple(labels) if labels else tuple(map(str, range(num_outputs)))
+        if len(known) != num_outputs:
+            raise BortError(f"the model has {num_outputs} outputs and the labels {', '.join(known[:8])}")
         self.labels = None if num_outputs == 1 else known
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import bort
 from bort.architecture import Architecture
 from bort.checkpoints import load_or_initialize, parameter_arrays
 from bort.errors import BortError
+from bort.model_files import Located, bare_config
 from bort.models import Bert, Classifier
 from bort.ndarrays import write_ndarrays
 from tests.tiny import MAX_LENGTH, TINY, VOCAB, tiny_batch, tiny_bert
@@ -176,3 +178,10 @@ def test_load_or_initialize_takes_both(tmp_path):
     assert fresh.architecture == Architecture(2, 2, 8, 12) and fresh.vocab_size == VOCAB
     with pytest.raises(BortError, match="preset"):
         load_or_initialize(tmp_path / "nowhere", VOCAB, 0)
+
+
+def test_a_bare_robertas_mlm_head_has_fairseqs_epsilon():
+    arrays = {"word_embed.0.weight": np.zeros((3, 2)), "encoder.position_weight": np.zeros((5, 2))}
+    for name, epsilon in (("roberta-large", 1e-5), ("roberta-base", 1e-5), ("bort", None)):
+        config = bare_config(Located(Path("x.params"), None, Path(".")), arrays, False, name, None)
+        assert config.get("mlm_layer_norm_eps") == epsilon and config["vocab_size"] == 3

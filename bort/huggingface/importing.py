@@ -85,7 +85,7 @@ def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool =
                          "one: expect slightly other scores on pairs")
     state = _complete_mlm_head(makers, shapes, mlm, seed, notes)
     record = {"mlm_head": state, "imported_from": {
-        "model_type": layout, "architectures": config.get("architectures"), "notes": notes,
+        "model_type": layout, "architectures": names.class_names(config), "notes": notes,
         "files": {path.name: sha256_file(path) for path in files}}}
     return Source(description, Lazy(makers), record, notes)
 

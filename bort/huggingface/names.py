@@ -102,16 +102,21 @@ def canonical(names: Sequence[str], layout: str, where: str) -> Dict[str, str]:
     return result
 
 
+def class_names(config: Mapping[str, Any]) -> List[str]:
+    """The classes that a config names, as far as they are names."""
+    named = config.get("architectures")
+    return [name[:80] for name in named[:8] if isinstance(name, str)] if isinstance(named, list) else []
+
+
 def head_name(layout: str, config: Mapping[str, Any], names: Sequence[str], where: str) -> Optional[str]:
     """"mlm", "classifier" or None: which head the folder's class has, or its tensors where no class is named.
 
     Raises:
         BortError: a class with another head.
     """
-    named = config.get("architectures")
-    named = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    named = class_names(config)
     if named and named[0] not in CLASSES[layout]:
-        raise BortError(f"{where}: a {named[0][:80]}, which has a head unknown here; supported are "
+        raise BortError(f"{where}: a {named[0]}, which has a head unknown here; supported are "
                         f"{', '.join(CLASSES[layout])} (--body-only imports any class without its head)")
     ours, theirs = HEAD_NAMES[layout][-2]
     if theirs in names and (not named or named[0].endswith("SequenceClassification")):

@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Tuple
@@ -257,7 +258,9 @@ def read_torch(path: PathLike) -> Dict[str, Tensor]:
                         ) from error
     size = _refuse_bombs(path)
     try:
-        content = torch.load(str(path), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about versions of pickle, which the user did not choose
+            warnings.simplefilter("ignore")
+            content = torch.load(str(path), map_location="cpu", weights_only=True)
     except TypeError as error:
         raise BortError(f"{path}: PyTorch {torch.__version__} cannot load weights only; upgrade it") from error
     except Exception as error:  # whatever a hostile file provokes in the unpickler
@@ -277,8 +280,8 @@ def _refuse_bombs(path: Path) -> int:
                     or sum(member.file_size for member in members) > size:
                 raise BortError(f"{path}: a compressed archive, which PyTorch does not write; it is not opened")
         return size
-    except (OSError, zipfile.BadZipFile) as error:
-        raise BortError(f"{path}: cannot be read ({error})") from error
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+        raise BortError(f"{path}: cannot be read ({error}); the file is damaged") from error
 
 
 def _torch_tensors(path: Path, content: Any, size: int, torch: Any) -> Iterator[Tuple[str, Tensor]]:
