@@ -1,8 +1,8 @@
 """``make demo``: search, distillation and Agora, one after the other, on text that every Python carries.
 
 No file, no network: the corpus is Python's own documentation, the vocabulary is trained on it, and the task is to tell
-a sentence as written from one with two neighbouring words swapped. Everything is tiny, so that the whole takes a few
-minutes; the commands it prints are the real ones.
+sentences about the network from others. The student has few of them to learn from, as Agora supposes; its teacher has
+many. Everything is tiny, so that the whole takes a few minutes; the commands it prints are the real ones.
 """
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from bort.text.embedded import embedded_documents, write_embedded_task
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = "3,4,128,512"
-TASK_SIZES = (800, 400, 400)
+SPACE = ["--depths", "1,2,3", "--heads", "2,4", "--hidden", "96,128", "--intermediate", "128,256"]
+TASK_SIZES = (4800, 800, 800)
+SCARCE = 300
+"""Training examples of the student; the teacher has all."""
 
 
 def step(title: str, command: List[str]) -> float:
@@ -61,9 +64,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     started = time.monotonic()
     documents = embedded_documents()
     (output / "corpus.txt").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
-    write_embedded_task(output / "task", 0, TASK_SIZES)
-    print(f"corpus: {len(documents)} pieces of Python's own documentation, "
-          f"{sum(map(len, documents)) / 1e6:.1f} MB; task: {TASK_SIZES[0]} sentences, half of them with two words swapped")
+    write_embedded_task(output / "task", 0, TASK_SIZES, "topic")
+    print(f"corpus: {len(documents)} pieces of Python's own documentation, {sum(map(len, documents)) / 1e6:.1f} MB\n"
+          f"task: is a sentence about the network? {TASK_SIZES[0]} to train the teacher, {SCARCE} for the student")
 
     def at(*parts: str) -> str:
         return str(output.joinpath(*parts))
@@ -71,24 +74,26 @@ def main(argv: Optional[List[str]] = None) -> int:
     step("Text to shards, with a vocabulary trained on it",
          ["-m", "bort.text", "prepare", "--input", at("corpus.txt"), "--output", at("shards"), "--train-tokenizer",
           "sentencepiece", "--vocab-size", "1000", "--max-length", "64"])
+    # The warmup is long: without it, Adam's first steps drive networks this small into the words' mere frequencies.
+    pretraining = ["--batch-size", "32", "--lr", "1e-3", "--warmup-ratio", "0.3", "--schedule", "linear", "--dropout", "0",
+                   "--max-length", "64", "--eval-sequences", "400"]
     step("A teacher, pre-trained as a masked language model",
          ["run_pretrain.py", "--architecture", TEACHER, "--data", at("shards"), "--method", "mlm", "--output",
-          at("teacher"), "--steps", "240", "--batch-size", "32", "--lr", "1e-3", "--warmup-ratio", "0.1", "--schedule",
-          "linear", "--eval-interval", "60"])
+          at("teacher"), "--steps", "500", "--eval-interval", "100", *pretraining])
     step("Search: the FPTAS over a small space, against that teacher",
-         ["run_search.py", "--corpus", at("shards"), "--teacher", at("teacher", "model"), "--preset", "tiny",
+         ["run_search.py", "--corpus", at("shards"), "--teacher", at("teacher", "model"), "--preset", "tiny", *SPACE,
           "--output", at("search")])
-    common = ["--architecture", at("search", "best.json"), "--data", at("shards"), "--steps", "200", "--batch-size", "32",
-              "--lr", "1e-3", "--warmup-ratio", "0.1", "--schedule", "linear", "--eval-interval", "50"]
+    common = ["--architecture", at("search", "best.json"), "--data", at("shards"), "--steps", "400", "--eval-interval",
+              "50", *pretraining]
     step("The architecture it found, pre-trained by distillation",
          ["run_pretrain.py", *common, "--method", "kd", "--teacher", at("teacher", "model"), "--output", at("student")])
     step("The same without a teacher, to compare", ["run_pretrain.py", *common, "--method", "mlm", "--output", at("alone")])
-    tuning = ["--task", "Embedded", "--data-dir", at("task"), "--batch-size", "16", "--max-length", "64"]
+    tuning = ["--task", "Embedded", "--data-dir", at("task"), "--batch-size", "16", "--max-length", "64", "--warmup", "0.2"]
     step("The teacher learns the task",
-         ["run_finetune.py", *tuning, "--model", at("teacher", "model"), "--output", at("task-teacher"), "--epochs", "4",
+         ["run_finetune.py", *tuning, "--model", at("teacher", "model"), "--output", at("task-teacher"), "--epochs", "3",
           "--lr", "5e-4"])
     step("Agora: the student learns it by augmentation, distillation and pruning",
-         ["run_finetune.py", *tuning, "--model", at("student", "model"), "--output", at("agora"), "--algorithm", "agora",
+         ["run_finetune.py", *tuning, "--limit", str(SCARCE), "--model", at("student", "model"), "--output", at("agora"), "--algorithm", "agora",
           "--teacher", at("task-teacher", "model"), "--epochs", "3", "--grid", "small", "--max-rounds", "2", "--compare"])
     report(output, time.monotonic() - started)
     return 0

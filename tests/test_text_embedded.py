@@ -62,6 +62,25 @@ def test_task_is_balanced_disjoint_and_repeats(tmp_path):
     assert max(bags.values()) == 1
 
 
+def test_topic_task_is_balanced_disjoint_and_what_its_name_says(tmp_path):
+    written = set(embedded_sentences())
+    paths = write_embedded_task(tmp_path, seed=3, sizes=(401, 100, 60), kind="topic")
+    splits = [rows_of(paths["train"])[1:], rows_of(paths["dev"])[1:],
+              [row[1:] for row in rows_of(paths["test"])[1:]]]
+    for rows, size in zip(splits, (401, 100, 60)):
+        assert len(rows) == size
+    for rows in splits[:2]:
+        assert Counter(label for _, label in rows) == {"1": (len(rows) + 1) // 2, "0": len(rows) // 2}
+    sentences = [row[0] for rows in splits for row in rows]
+    assert len(set(sentences)) == len(sentences) and written.issuperset(sentences)
+    # Words of the one kind of module are rare in the other, though not every sentence has one.
+    share = [np.mean([any(word in sentence.lower() for word in ("http", "email", "server", "socket", "url", "message"))
+                      for sentence, label in splits[0] if label == wanted]) for wanted in "01"]
+    assert share[1] > 3 * share[0]
+    with pytest.raises(BortError, match="topics.*order, topic"):
+        write_embedded_task(tmp_path, 0, kind="topics")
+
+
 def test_a_swap_exchanges_two_neighbours_inside():
     sentence = "The quick brown fox jumps over the dog."
     rng = np.random.default_rng(0)

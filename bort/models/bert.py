@@ -5,6 +5,7 @@ names are those of the released checkpoints (their table is in ``bort.checkpoint
 """
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any, Optional, Union
 
@@ -17,7 +18,8 @@ from bort.models.layers import MASKED_SCORE, LayerNorm, TiedProjection, Transfor
 
 RELEASED_EPSILON = 1e-5
 RELEASED_MLM_EPSILON = 1e-12
-INITIAL_DEVIATION = 0.02
+INITIAL_DEVIATION, INITIAL_DEVIATION_HIDDEN = 0.02, 1024
+"""BERT's standard deviation of the initial weights, and the width it is meant for: that of BERT-large and of Bort."""
 
 
 class Encoder(gluon.HybridBlock):
@@ -171,7 +173,11 @@ def _check_range(what: str, array: Any, lowest: int, highest: int, hint: str) ->
 
 
 def initialize(block: gluon.Block, seed: int, only_missing: bool = False) -> None:
-    """Draw every parameter from ``seed``: matrices from N(0, 0.02) cut at two deviations, biases 0, gammas 1.
+    """Draw every parameter from ``seed``: matrices normal, cut at two deviations, biases 0, gammas 1.
+
+    The deviation is 0.02 at a width of 1024 and 0.02 sqrt(1024 / H) at others. What a matrix makes of a unit vector is
+    then the same at every width; with 0.02 at H = 128, Adam's first steps are so large beside the weights that networks
+    of three layers often forget everything but how frequent each word is.
 
     The draw depends on the seed and on the parameter's name alone, so two networks that share a part share its values.
 
@@ -193,7 +199,14 @@ def initial_value(name: str, shape: Any, seed: int) -> np.ndarray:
         return np.zeros(shape, dtype="float32")
     if name.endswith("gamma"):
         return np.ones(shape, dtype="float32")
-    return _truncated_normal(np.random.default_rng([seed, zlib.crc32(name.encode())]), shape)
+    hidden = shape[0] if name.endswith("ffn_2.weight") else shape[1]
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return _truncated_normal(rng, shape) * np.float32(initial_deviation(hidden))
+
+
+def initial_deviation(hidden: int) -> float:
+    """Standard deviation (before it is cut) of the initial weights of a network of width H."""
+    return INITIAL_DEVIATION * math.sqrt(INITIAL_DEVIATION_HIDDEN / hidden)
 
 
 def _truncated_normal(rng: np.random.Generator, shape: Any) -> np.ndarray:
@@ -202,4 +215,4 @@ def _truncated_normal(rng: np.random.Generator, shape: Any) -> np.ndarray:
     while outside.any():
         value[outside] = rng.standard_normal(int(outside.sum()), dtype="float32")
         outside = np.abs(value) > 2
-    return value * np.float32(INITIAL_DEVIATION)
+    return value

@@ -7,7 +7,7 @@ import numpy as np
 
 from bort.compat import gluon, mx
 from bort.errors import BortError
-from bort.models.bert import Bert, check_inputs
+from bort.models.bert import Bert, check_inputs, initial_deviation
 
 HEADS: Dict[str, str] = {
     "linear": "one linear layer, drawn from U(-1/2, 1/2) (section 5.1)",
@@ -82,7 +82,8 @@ class Classifier(gluon.HybridBlock):
             if layer is layers[-1]:
                 weight = rng.uniform(-CLASSIFIER_RANGE, CLASSIFIER_RANGE, layer.weight.shape)
             else:
-                weight = np.clip(rng.standard_normal(layer.weight.shape), -2, 2) * 0.02
+                weight = np.clip(rng.standard_normal(layer.weight.shape), -2, 2) * initial_deviation(
+                    layer.weight.shape[1])
             for parameter, value in ((layer.weight, weight), (layer.bias, np.zeros(layer.bias.shape))):
                 if parameter._data is None:
                     parameter.initialize(init="zeros")
