@@ -146,3 +146,19 @@ def test_threads_are_divided_among_the_ranks_of_a_machine():
     threads, policy, cores, _ = run(HOROVOD_LOCAL_SIZE=str(2 * cores))
     assert (threads, policy) == (1, "passive")
     assert run(OMP_NUM_THREADS="7")[3] == 7
+
+
+def test_onednn_is_told_of_amx_only_where_the_system_allows_it():
+    code = ("import os, ctypes; ctypes.CDLL = {CDLL}; from bort import compat; "
+            "print(compat.AMX, os.environ.get('DNNL_MAX_CPU_ISA'))")
+    environment = {name: value for name, value in os.environ.items() if name != "DNNL_MAX_CPU_ISA"}
+
+    def run(replaced, **variables):
+        return subprocess.run([sys.executable, "-c", code.replace("{CDLL}", replaced)], cwd=ROOT,
+                              env={**environment, **variables}, check=True, stdout=subprocess.PIPE,
+                              universal_newlines=True).stdout.split()
+
+    kernel = "type('K', (ctypes.CDLL,), {'syscall': lambda self, *a: %d})"
+    assert run(kernel % -1) == ["False", "None"]
+    assert run(kernel % 0) in (["True", "AVX512_CORE_AMX"], ["False", "None"])  # the latter where there is no Linux
+    assert run(kernel % 0, DNNL_MAX_CPU_ISA="AVX2")[1] == "AVX2"

@@ -209,3 +209,12 @@ def test_a_classifier_trims_its_batches_itself():
     wide = compiled(ids, mx.nd.array([5.0, 16, 3]))
     np.testing.assert_allclose(wide.asnumpy(), compiled(ids[:, :16], mx.nd.array([5.0, 16, 3])).asnumpy(), atol=1e-6)
     assert [shape.length for shape in compiled._graphs] == [16] and compiled.num_outputs == 3
+
+
+def test_bfloat16_wants_amx_where_the_cpu_has_it(monkeypatch):
+    monkeypatch.setattr(fused, "cpu_flags", lambda: frozenset({"avx512_bf16", "amx_bf16"}))
+    monkeypatch.setattr(fused, "AMX", False)
+    with pytest.raises(BortError, match="does not let this process use AMX"):
+        fused.check_dtype("bfloat16")
+    monkeypatch.setattr(fused, "AMX", True)
+    fused.check_dtype("bfloat16")

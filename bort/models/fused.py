@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from bort.compat import autograd, mx
+from bort.compat import AMX, autograd, mx
 from bort.errors import BortError
 from bort.models import graph, int8
 from bort.models.bert import Bert, check_inputs
@@ -75,10 +75,13 @@ def check_dtype(dtype: str, device: Any = None) -> None:
         raise BortError(f"{dtype} inference is for CPUs; the model is on {device}")
     if "MKLDNN" not in mx.runtime.Features() or not mx.runtime.Features().is_enabled("MKLDNN"):
         raise BortError(f"{dtype} needs an MXNet built with oneDNN; this one is not")
-    wanted = BFLOAT16_FLAGS if dtype == "bfloat16" else INT8_FLAGS
-    if not any(flag in cpu_flags() for flag in wanted):
+    wanted, flags = BFLOAT16_FLAGS if dtype == "bfloat16" else INT8_FLAGS, cpu_flags()
+    if not any(flag in flags for flag in wanted):
         raise BortError(f"{dtype} needs a CPU with {' or '.join(wanted)}; without these instructions it is emulated, "
                         "slower than float32")
+    if dtype == "bfloat16" and "amx_bf16" in flags and not AMX:
+        raise BortError("bfloat16 needs AMX on this CPU, whose vector instructions for it are slower than float32, and "
+                        "the system does not let this process use AMX (Linux 5.16 and later do)")
 
 
 class InferenceModel:
