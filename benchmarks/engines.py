@@ -1,7 +1,7 @@
 """The engines that ``latency.py`` compares: the same weights in each, and all of them called alike.
 
-``MAKERS`` write what ``ENGINES`` load, in two steps, so that the memory of an export is not the engine's. ``workers.py``
-runs every engine in a process of its own.
+``MAKERS`` write what ``ENGINES`` load: in two steps, so that the memory of an export is not the engine's.
+``workers.py`` runs every engine in a process of its own.
 """
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Table 1's latency, in every engine a user would pick, with the same weights and inputs.
 
-    python benchmarks/latency.py                                     # everything; about 10 minutes on 2 quiet cores
+    python benchmarks/latency.py                                     # everything; about 15 minutes on 2 quiet cores
     python benchmarks/latency.py --architectures bort --engines mxnet,onnxruntime-hf --batch-sizes 1
     python benchmarks/latency.py --architectures 2,4,256,512 --lengths 64 --trials 5
 
