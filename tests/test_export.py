@@ -91,8 +91,8 @@ def test_int8_is_smaller_and_close(tmp_path, method):
     whole = exporter.export(model, tmp_path / "float.onnx")
     report = exporter.export(model, tmp_path / "int8.onnx", int8=method, batches=batches)
     assert report["bytes"] < 0.6 * whole["bytes"]
-    assert 0 < report["int8"]["max_difference"] < 0.2 * report["int8"]["scale"]
-    assert report["int8"]["correlation"] > 0.999 and report["int8"]["method"] == method
+    assert 0 < report["int8"]["max_difference"] < 0.25 * report["int8"]["scale"]
+    assert report["int8"]["correlation"] > 0.995 and report["int8"]["method"] == method
     assert OnnxRunner(tmp_path / "int8.onnx").settings["int8"] == method
     assert sorted(path.name for path in tmp_path.iterdir()) == ["float.onnx", "int8.onnx"]
 

@@ -22,8 +22,8 @@ MAX_LENGTH = 24
 
 
 def tiny_bert(seed: int = 0, architecture: Architecture = TINY, vocab_size: int = VOCAB, dropout: float = 0.0,
-              scale: float = 10.0, max_length: int = MAX_LENGTH, **settings: Any) -> Any:
-    """A ``Bert`` whose weights are ``scale`` times larger than at initialization, so that errors show."""
+              scale: float = 1.0, max_length: int = MAX_LENGTH, **settings: Any) -> Any:
+    """A ``Bert`` no parameter of which is as it was initialized; weights are ``scale`` times larger."""
     from bort.models import Bert, initialize
 
     model = Bert(architecture, vocab_size, max_length=max_length, dropout=dropout, **settings)
