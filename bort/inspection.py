@@ -15,6 +15,7 @@ from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse
 from bort.compat import mx
 from bort.errors import BortError, run_command
 from bort.files import PathLike, read_json, sha256_file
+from bort.model_files import MAX_CONFIG_BYTES
 from bort.ndarrays import read_ndarrays
 from bort.text.tokenizer import Tokenizer, find_default_tokenizer, find_tokenizer_files, load_tokenizer
 
@@ -121,7 +122,7 @@ def _network(config: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]]) -
 def _is_foreign(path: Path) -> bool:
     if not (path / checkpoints.CONFIG_FILE).is_file():
         return False
-    config = read_json(path / checkpoints.CONFIG_FILE)
+    config = read_json(path / checkpoints.CONFIG_FILE, max_bytes=MAX_CONFIG_BYTES)
     return isinstance(config, dict) and "model_type" in config and config.get("format") != checkpoints.FORMAT
 
 

@@ -19,6 +19,8 @@ FORMAT = "bort-model"
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 PARAMETERS_FILE = "model.params"
+MAX_CONFIG_BYTES = 4 << 20
+"""A config with everything that a run records in it has some thousand bytes."""
 TIED = "decoder.3.weight"
 EMBEDDING = "word_embed.0.weight"
 
@@ -45,7 +47,7 @@ def locate(path: PathLike) -> Located:
     path = Path(path)
     if path.is_dir():
         if (path / CONFIG_FILE).is_file():
-            config = read_json(path / CONFIG_FILE)
+            config = read_json(path / CONFIG_FILE, max_bytes=MAX_CONFIG_BYTES)
             if not isinstance(config, dict) or config.get("format") != FORMAT:
                 hint = f"; import it first: python -m bort.huggingface import {path} OUT" \
                     if isinstance(config, dict) and "model_type" in config else ""

@@ -179,6 +179,10 @@ def test_a_config_bomb_is_refused(exported, tmp_path):
     (exported / "config.json").write_text(" " * (2 << 20))
     with pytest.raises(BortError, match="more than a file of this kind"):
         import_folder(exported, tmp_path / "x")
+    (tmp_path / "m" / "config.json").write_text('{"format": [' + "[]," * 2_000_000 + "0]}")
+    for look in (inspect, verify, bort.load):
+        with pytest.raises(BortError, match="more than a file of this kind"):
+            look(tmp_path / "m")
 
 
 # ---- pytorch_model.bin
