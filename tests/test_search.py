@@ -310,9 +310,10 @@ def test_clipping_bounds_how_far_n_steps_can_move_a_candidate(lines, teacher):
         pairs = zip(*({id(p): p for p in network.collect_params().values()}.values() for network in (start, model)))
         return float(np.sqrt(sum(((a.data() - b.data()) ** 2).sum().asscalar() for a, b in pairs)))
 
-    # Rates 1, 2/3 and 1/3 of the peak: int(0.05 * 3) = 0 warmup steps.
-    assert moved(1e-4) == pytest.approx(SETTINGS.lr * 2 * 1e-4, rel=0.05)
-    assert moved(0.0) > 100 * moved(1e-4)
+    # Rates 1, 2/3 and 1/3 of the peak: int(0.05 * 3) = 0 warmup steps. The steps point nearly, not quite, the same way.
+    bound = SETTINGS.lr * 2 * 1e-4
+    assert 0.8 * bound < moved(1e-4) < 1.001 * bound
+    assert moved(0.0) > 100 * bound
 
 
 def test_initial_values_are_those_of_initialize_with_and_without_room_to_keep_them():
