@@ -223,9 +223,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser.parse_args(argv)
     load = common.load_average()
     idle = in_process("nothing")
-    notes = [f"Random weights, no tokenizer. Starting such a process and ending it takes {idle['seconds']:.1f} s and "
-             f"{idle['peak MiB']:.0f} MiB (Python, NumPy, MXNet). Arrays are converted one by one, so the rest is pages "
-             "of the mapped source file, which the system takes back when it needs them, and an array or two.",
+    notes = ["Random weights, no tokenizer. Starting such a process and ending it takes "
+             f"{idle['seconds']:.1f} s and {idle['peak MiB']:.0f} MiB (Python, NumPy, MXNet). Arrays are converted one "
+             "by one, so the rest is pages of the mapped source file, which the system takes back when it needs them, "
+             "and an array or two.",
              "Files are flushed to the disk before they appear; seconds depend on it."]
     with_outputs = not args.no_outputs
     if with_outputs:

@@ -217,8 +217,8 @@ class Agora:
         self.journal.append_additions([self._line(addition) for addition in fresh])
         labels = balance(self.task, np.array([addition.label for addition in fresh]))
         shown = ", ".join(f"{name} {number}" for name, number in labels.items())
-        say(f"round {state.round + 1}: {len(fresh)} points added to {len(settled)} ({asked} made by tau, {made} of them "
-            f"new; labels {shown})" if fresh
+        say(f"round {state.round + 1}: {len(fresh)} points added to {len(settled)} ({asked} made by tau, {made} of "
+            f"them new; labels {shown})" if fresh
             else f"round {state.round + 1}: tau brought no new point that keeps the labels balanced")
         return len(fresh)
 
