@@ -49,6 +49,8 @@ def plot_curves(path: Path, panels: Sequence[Mapping[str, Any]], title: str) -> 
             points: List = [(x, y) for x, y in zip(xs, ys) if x is not None and y is not None]
             if points:
                 axis.plot(*zip(*points), marker="o" if len(points) < 30 else None, markersize=3, label=name)
+        if all(isinstance(x, int) for xs, _ in panel["lines"].values() for x in xs):  # steps and rounds are whole
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel(panel["x"])
         axis.set_ylabel(panel["y"])
         if panel.get("log"):
