@@ -18,9 +18,12 @@ import numpy as np
 
 from bort import checkpoints, inspection
 from bort.batching import pad_batch
+from bort.calibration import EXAMPLES as CALIBRATION_EXAMPLES
+from bort.calibration import Batch, batches_of, calibration_batches
 from bort.errors import BortError, run_command
 from bort.files import PathLike, atomic_write
 from bort.models import Classifier
+from bort.models.fused import DTYPES, check_dtype, compile_for_inference
 from bort.predict_io import (FORMATS, JsonWriter, PlainTask, Record, Texts, TsvWriter, given_records, open_input,
                              read_records)
 from bort.tasks.base import Example, Split, Task
@@ -29,7 +32,7 @@ from bort.tasks.registry import get_task
 from bort.text.base import Tokenizer
 
 ENGINES = ("mxnet", "onnx")
-WINDOW_BATCHES = 32
+WINDOW_BATCHES = 64
 QUEUED_WINDOWS = 2
 EXAMPLES = """examples:
   python -m bort.predict runs/sst2/model --input sentences.txt              one text per line
@@ -43,11 +46,9 @@ Output: one JSON line per input line, or columns when --output ends in .tsv. An 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def inference_function(model: Classifier) -> Run:
+def inference_function(model: Classifier, dtype: str = "float32", calibration: Sequence[Batch] = ()) -> Run:
     """``run(token_ids (B, T) int32, valid_length (B,) float32)`` -> outputs (B, C), by ``models.fused``'s graphs."""
-    from bort.models.fused import compile_for_inference
-
-    compiled = compile_for_inference(model)
+    compiled = compile_for_inference(model, dtype, calibration)
     return lambda token_ids, valid_length: compiled(token_ids, valid_length).asnumpy()
 
 
@@ -62,17 +63,27 @@ class Predictor:
         max_length: longer inputs are cut, as the task says; by default the length that the model was fine-tuned with.
         engine: "mxnet", or "onnx": the file ``onnx`` (by default ``model.onnx`` in the model's folder).
         architecture, heads: of a bare ``.params`` file.
+        dtype: "float32", "int8" or "bfloat16", what the engine "mxnet" computes in.
+        calibration: a text file or the task's data folder, from which int8 learns the ranges of activations; by default
+            it learns them from the first inputs it is given.
 
     Raises:
-        BortError: the model is no classifier, has no tokenizer, or was not fine-tuned for that task.
+        BortError: the model is no classifier, has no tokenizer, or was not fine-tuned for that task; or this machine
+            computes slower in ``dtype`` than in float32.
     """
 
     def __init__(self, model: Union[PathLike, Classifier], tokenizer: Union[None, PathLike, Tokenizer] = None,
                  task: Optional[str] = None, batch_size: int = 32, max_length: Optional[int] = None,
                  engine: str = "mxnet", onnx: Optional[PathLike] = None, architecture: Optional[str] = None,
-                 heads: Optional[int] = None) -> None:
+                 heads: Optional[int] = None, dtype: str = "float32", calibration: Optional[PathLike] = None) -> None:
         if engine not in ENGINES:
             raise BortError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+        check_dtype(dtype)
+        if engine == "onnx" and dtype != "float32":
+            raise BortError("an onnx file computes in what it was exported for (python -m bort.export --int8); --dtype "
+                            "is for the engine mxnet")
+        if calibration is not None and dtype != "int8":
+            raise BortError("calibration data is for the dtype int8")
         if batch_size < 1:
             raise BortError(f"batch_size must be positive, not {batch_size}")
         used = None
@@ -89,6 +100,7 @@ class Predictor:
             training = stored.config.get("training")
             used = training.get("max_length") if isinstance(training, dict) else None
             if engine == "mxnet":
+                network.collect_params().setattr("grad_req", "null")  # gradients would take as much memory again
                 checkpoints.set_parameters(network, stored.arrays, where)
             else:
                 onnx = onnx or stored.located.folder / "model.onnx"
@@ -103,7 +115,13 @@ class Predictor:
             raise BortError(f"max_length {self.max_length}: {where} takes from 4 to {limit} tokens")
         self.task = _task(network, task, where)
         self._order = _order(network, self.task, where)
-        self._run = inference_function(network) if engine == "mxnet" else _onnx_function(onnx)
+        self._direction = 1
+        self._network, self._run = network, None if engine == "mxnet" else _onnx_function(onnx)
+        if dtype != "int8" and engine == "mxnet":
+            self._run = inference_function(network, dtype)
+        elif calibration is not None:
+            self._run = inference_function(network, dtype, calibration_batches(
+                calibration, tokenizer, self.max_length, None if isinstance(self.task, PlainTask) else self.task))
 
     def __call__(self, inputs: Iterable[Texts]) -> List[Dict[str, Any]]:
         """Predictions for all ``inputs``: texts, pairs of texts, or records with the task's members.
@@ -166,8 +184,14 @@ class Predictor:
 
     def scores(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """The model's outputs (N, C) for token sequences, in the order of the task's labels."""
-        order = np.argsort([-len(sequence) for sequence in sequences], kind="stable")
+        # Now up, now down: the graphs for the lengths that one window ended with are those that the next begins with.
+        self._direction = -self._direction
+        order = np.argsort([self._direction * len(sequence) for sequence in sequences], kind="stable")
         result: Optional[np.ndarray] = None
+        if self._run is None:
+            some = sequences[::-(-len(sequences) // CALIBRATION_EXAMPLES)]
+            self._run = inference_function(self._network, "int8", batches_of(some, self.tokenizer.pad_id,
+                                                                             self.max_length))
         for start in range(0, len(order), self.batch_size):
             batch = order[start:start + self.batch_size]
             rows = [sequences[index] for index in batch]
@@ -282,6 +306,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--architecture", metavar="D,A,H,I", help="of a bare .params file")
     result.add_argument("--heads", type=int, metavar="A", help="of a bare .params file, instead")
     result.add_argument("--engine", choices=ENGINES, default="mxnet", help="what runs the network (default: mxnet)")
+    result.add_argument("--dtype", choices=DTYPES, default="float32", help="what the mxnet engine computes in")
+    result.add_argument("--calibration", metavar="DATA", help="for --dtype int8: a text file or the task's data folder "
+                        "(default: the first inputs)")
     result.add_argument("--onnx", metavar="FILE", help="for --engine onnx (default: model.onnx in MODEL)")
     return result
 
@@ -296,7 +323,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     predictor = Predictor(args.model, args.tokenizer, args.task, args.batch_size, args.max_length, args.engine,
-                          args.onnx, args.architecture, args.heads)
+                          args.onnx, args.architecture, args.heads, args.dtype, args.calibration)
     columns = args.output is not None and Path(args.output).suffix.lower() == ".tsv"
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(open_input(args.input))

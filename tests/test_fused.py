@@ -1,6 +1,8 @@
 """Compiled inference gives what the model gives, for every form, head and shape, and follows further training."""
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -119,7 +121,8 @@ def test_trim_keeps_what_counts():
     assert trim(ids, np.array([3, 9, 2])).shape == (3, 16)
     assert trim(ids, np.array([3, 17, 2])).shape == (3, 32)
     assert trim(ids, np.array([3, 17, 2]), max_length=24).shape == (3, 24)
-    assert trim(np.zeros((40, 64), int), np.full(40, 33)).shape == (40, 40)
+    assert trim(np.zeros((40, 64), int), np.full(40, 33)).shape == (40, 36)
+    assert trim(np.zeros((40, 64), int), np.full(40, 33), dtype="int8").shape == (40, 40)
     assert trim(np.zeros((1, 512), int), np.array([300])).shape == (1, 300)
     assert trim(np.zeros((1, 512), int), np.array([100])).shape == (1, 112)
     compiled = compile_for_inference(tiny_bert(0))
@@ -196,11 +199,25 @@ def test_packed_weights_count_against_the_cache():
     spec = graph.spec_of(tiny_bert(0))
     one = graph.Shape(1, 16, False)
     linear = 2 * (4 * 8 * 8 + 2 * 8 * 12)
-    assert graph.graph_bytes(spec, one, "convolution") - graph.graph_bytes(spec, one, "product") == 4 * linear
-    assert graph.graph_bytes(spec, one, "int8") - graph.graph_bytes(spec, one, "product") == linear
+    before_gelu = 2 * 8 * 12
+    plain = graph.graph_bytes(spec, one, "product") - 4 * before_gelu
+    assert graph.graph_bytes(spec, one, "convolution") - plain == 4 * linear
+    assert graph.graph_bytes(spec, one, "int8") - plain == linear
     assert graph.float32_form(spec, one) == "convolution"
     assert graph.float32_form(spec, graph.Shape(1, 17, False)) == graph.float32_form(
         spec, graph.Shape(1, 256, False)) == "product"
+
+
+def test_float32_graphs_share_the_weights_of_their_products():
+    compiled = compile_for_inference(tiny_bert(0))
+    ids, valid, _ = tiny_batch(1)
+    compiled(ids, valid)
+    (shape,) = compiled._graphs
+    nodes = json.loads(compiled._symbols[shape].tojson())["nodes"]
+    fused_products = [node for node in nodes if node["op"] == "_sg_mkldnn_fully_connected"]
+    assert len([node for node in nodes if node["op"] == "FullyConnected"]) == 3 * TINY.depth
+    assert len(fused_products) == TINY.depth and all("gelu" in str(node["subgraphs"]) for node in fused_products)
+    assert any(node["op"].startswith("_sg_mkldnn_selfatt") for node in nodes)
 
 
 def test_a_classifier_trims_its_batches_itself():
@@ -218,3 +235,16 @@ def test_bfloat16_wants_amx_where_the_cpu_has_it(monkeypatch):
         fused.check_dtype("bfloat16")
     monkeypatch.setattr(fused, "AMX", True)
     fused.check_dtype("bfloat16")
+
+
+def test_plain_products_are_forgotten_first(monkeypatch):
+    compiled = InferenceModel(tiny_bert(0), form="product")
+    one = graph.graph_bytes(compiled.spec, graph.Shape(1, 9, False), "product")
+    monkeypatch.setattr(fused, "MAX_PRODUCT_BYTES", 2 * one)
+    for length in (9, 8, 7, 8, 9):
+        compiled(*(array.asnumpy() for array in tiny_batch(0, 1, length, padded=False)[:2]))
+    assert [shape.length for shape in compiled._graphs] == [8, 9]
+    compiled = InferenceModel(tiny_bert(0), form="convolution")
+    for length in (9, 8, 7):
+        compiled(*(array.asnumpy() for array in tiny_batch(0, 1, length, padded=False)[:2]))
+    assert [shape.length for shape in compiled._graphs] == [9, 8, 7]

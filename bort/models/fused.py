@@ -7,8 +7,9 @@ The model stays the owner of its parameters: nothing is saved from here, and ``r
 """
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -19,21 +20,24 @@ from bort.models.bert import Bert, check_inputs
 from bort.models.heads import Classifier
 
 DTYPES = ("float32", "int8", "bfloat16")
-LENGTH_MULTIPLE = 8
+LENGTH_MULTIPLES = {"float32": 4, "int8": 8, "bfloat16": 8}
+"""What the widths of large batches are rounded up to. A float32 graph costs little, a column of padding costs more."""
 MAX_GRAPHS = 64
 MAX_GRAPH_BYTES = 1 << 30
+MAX_PRODUCT_BYTES = 256 << 20
+"""Of the above for graphs of plain products, which hold no weights and are made again in some 20 ms."""
 FLAGS = (("static_alloc", True), ("static_shape", True))
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 INT8_FLAGS = ("avx512f", "avx2")
 Batch = Tuple[Any, ...]
 
 
-def trim(token_ids: np.ndarray, valid_length: np.ndarray, max_length: int = 512) -> np.ndarray:
+def trim(token_ids: np.ndarray, valid_length: np.ndarray, max_length: int = 512, dtype: str = "float32") -> np.ndarray:
     """``token_ids`` (B, T) cut or padded to the width at which its longest member is computed fastest.
 
     Widths are rounded up, so that few graphs serve all lengths: to a multiple of 16 while the batch is small enough for
-    packed weights (see :func:`bort.models.graph.float32_form`), then to a multiple of 8. New columns hold zeros, whose
-    value has no effect. A longer single sequence keeps its exact width and needs no mask.
+    packed weights (see :func:`bort.models.graph.float32_form`), then to one of :data:`LENGTH_MULTIPLES`. New columns hold
+    zeros, whose value has no effect. A longer single sequence keeps its exact width and needs no mask.
     """
     batch, width = token_ids.shape
     longest = int(np.max(valid_length))
@@ -41,7 +45,8 @@ def trim(token_ids: np.ndarray, valid_length: np.ndarray, max_length: int = 512)
     if batch * small <= graph.CONVOLUTION_TOKENS:
         target = small
     else:
-        target = longest if batch == 1 else -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        multiple = 1 if batch == 1 else LENGTH_MULTIPLES[dtype]
+        target = -(-longest // multiple) * multiple
     target = min(target, max_length)
     if target <= width:
         return token_ids[:, :target]
@@ -84,6 +89,14 @@ def check_dtype(dtype: str, device: Any = None) -> None:
                         "the system does not let this process use AMX (Linux 5.16 and later do)")
 
 
+class Compiled(NamedTuple):
+    """A graph ready to run, what it is estimated to hold in bytes, and its form (or "int8")."""
+
+    run: Callable[[Dict[str, Any]], Any]
+    size: int
+    kind: str
+
+
 class InferenceModel:
     """A compiled model; made by :func:`compile_for_inference`.
 
@@ -99,7 +112,7 @@ class InferenceModel:
         self.spec = graph.spec_of(model)
         self.thresholds: int8.Thresholds = {}
         self._attention, self._form = attention, form
-        self._graphs: "OrderedDict[graph.Shape, Tuple[Callable[..., Any], int]]" = OrderedDict()
+        self._graphs: "OrderedDict[graph.Shape, Compiled]" = OrderedDict()
         self._symbols: Dict[graph.Shape, Any] = {}
         self.refresh()
 
@@ -171,7 +184,7 @@ class InferenceModel:
         """
         ids, lengths, positions = self._checked(token_ids, valid_length, masked_positions)
         if self.spec.head is not None:  # nobody sees how wide a classifier's batch was
-            ids = trim(ids, lengths, self.max_length)
+            ids = trim(ids, lengths, self.max_length, self.dtype)
         shape = graph.Shape(len(ids), ids.shape[1], bool(lengths.min() < ids.shape[1]),
                             0 if positions is None else positions.shape[1])
         run = self._graph(shape)
@@ -196,14 +209,23 @@ class InferenceModel:
     def _graph(self, shape: graph.Shape) -> Callable[[Dict[str, Any]], Any]:
         if shape in self._graphs:
             self._graphs.move_to_end(shape)
-            return self._graphs[shape][0]
+            return self._graphs[shape].run
         form = self._form_of(shape)
-        size = graph.graph_bytes(self.spec, shape, "int8" if self.dtype == "int8" else form)
-        while self._graphs and (len(self._graphs) >= MAX_GRAPHS
-                                or size + sum(entry[1] for entry in self._graphs.values()) > MAX_GRAPH_BYTES):
-            self._graphs.popitem(last=False)
-        self._graphs[shape] = (self._compile(shape, form), size)
-        return self._graphs[shape][0]
+        kind = "int8" if self.dtype == "int8" else form
+        size = graph.graph_bytes(self.spec, shape, kind)
+        self._make_room(size, MAX_GRAPH_BYTES, list(self._graphs))
+        if kind == "product":
+            self._make_room(size, MAX_PRODUCT_BYTES, [key for key in self._graphs if self._graphs[key].kind == kind])
+        self._graphs[shape] = Compiled(self._compile(shape, form), size, kind)
+        return self._graphs[shape].run
+
+    def _make_room(self, size: int, limit: int, old: List[graph.Shape]) -> None:
+        """Forget graphs of ``old``, the longest unused first, until ``size`` bytes more stay within ``limit``."""
+        total = size + sum(self._graphs[key].size for key in old)
+        for key in old:
+            if total <= limit and len(self._graphs) < MAX_GRAPHS:
+                return
+            total -= self._graphs.pop(key).size
 
     def _compile(self, shape: graph.Shape, form: str) -> Callable[[Dict[str, Any]], Any]:
         if form not in self._reshaped:
@@ -213,7 +235,7 @@ class InferenceModel:
             self._symbols.clear()
         if shape not in self._symbols:
             symbol = graph.build_graph(self.spec, shape, form)
-            self._symbols[shape] = symbol if self.dtype == "int8" else _optimize(symbol, self._device)
+            self._symbols[shape] = symbol if self.dtype == "int8" else _optimize(symbol, self._device, form)
         symbol = self._symbols[shape]
         if self.dtype == "int8":
             if not self.thresholds:
@@ -243,10 +265,25 @@ def _array(value: Any, dtype: str) -> Any:
     return mx.nd.array(value, dtype=dtype if whole else value.dtype)
 
 
-def _optimize(symbol: Any, device: Any) -> Any:
+def _optimize(symbol: Any, device: Any, form: str) -> Any:
     if device.device_type != "cpu" or not mx.runtime.Features().is_enabled("MKLDNN"):
         return symbol
-    return symbol.optimize_for("MKLDNN", skip_infer=True)
+    symbol = symbol.optimize_for("MKLDNN", skip_infer=True)
+    return _unfuse(symbol) if form == "product" else symbol
+
+
+def _unfuse(symbol: Any) -> Any:
+    """Turn the pass's fused products that have nothing fused with them into plain ones again.
+
+    They are no faster, and each keeps a copy of its weights: 79 of Bort's 92 MB in every compiled graph.
+    """
+    graph_json = json.loads(symbol.tojson())
+    for node in graph_json["nodes"]:
+        inner = [entry for part in node.get("subgraphs", ()) for entry in part["nodes"] if entry["op"] != "null"]
+        if node["op"] == "_sg_mkldnn_fully_connected" and len(inner) == 1:
+            node["op"], node["attrs"] = "FullyConnected", inner[0]["attrs"]
+            del node["subgraphs"]
+    return mx.sym.load_json(json.dumps(graph_json))
 
 
 def compile_for_inference(model: Union[Bert, Classifier], dtype: str = "float32",
