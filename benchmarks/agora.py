@@ -2,6 +2,7 @@
 
     python benchmarks/agora.py                                    # everything; about 35 minutes on 2 quiet cores
     python benchmarks/agora.py --tasks SST-2 --no-ablations       # one task; about 12 minutes, most of it pre-training
+    python benchmarks/agora.py --pretrained-student runs/pretraining/kd-0 --pretrained-teacher runs/pretraining/teacher
     python benchmarks/agora.py --data ~/data --text articles.txt --work runs/agora-benchmark --seeds 0,1,2
     python benchmarks/agora.py --student 4,8,256,512 --teacher 6,8,512,2048 --student-steps 50000 --teacher-steps 50000
 
@@ -24,6 +25,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common  # noqa: E402
+from bort.architecture import Architecture  # noqa: E402
 from bort.errors import BortError, run_command  # noqa: E402
 from bort.files import read_json, write_json  # noqa: E402
 
@@ -43,14 +45,14 @@ class Setting(NamedTuple):
 
 
 SETTINGS: Dict[str, Setting] = {
-    "CoLA": Setting("glue/CoLA", 800, 4, 8000, 3),
+    "CoLA": Setting("glue/CoLA", 800, 3, 8000, 3),
     "RTE": Setting("glue/RTE", 600, 3, 0, 3),
-    "SST-2": Setting("glue/SST-2", 400, 4, 10000, 2),
+    "SST-2": Setting("glue/SST-2", 500, 3, 12000, 2),
     "CB": Setting("superglue/CB", 0, 6, 0, 12),
     "COPA": Setting("superglue/COPA", 0, 3, 0, 6),
 }
-GRID = {"lr": [3e-4, 1e-3], "weight_decay": [0.01], "warmup": [0.1], "seed": [0, 1]}
-AGORA = ["--prune", "half", "--max-rounds", "4", "--min-rounds", "4", "--held-out-fraction", "0.2"]
+GRID = {"lr": [3e-4, 1e-3], "weight_decay": [0.01], "warmup": [0.2], "seed": [0, 1]}
+AGORA = ["--prune", "half", "--max-rounds", "3", "--min-rounds", "3", "--held-out-fraction", "0.3", "--temperature", "1"]
 ABLATIONS: Dict[str, List[str]] = {
     "Agora as above": [],
     "no tau: the teacher's logits on X alone": ["--tau", "none", "--soft"],
@@ -73,6 +75,8 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument("--student", default="2,4,128,256")
     parser.add_argument("--teacher", default="4,4,192,768")
     parser.add_argument("--vocab-size", type=int, default=4000)
+    parser.add_argument("--pretrained-student", metavar="RUN", help="a run of run_pretrain.py instead of one made here")
+    parser.add_argument("--pretrained-teacher", metavar="RUN", help="the same; both need one vocabulary")
     parser.add_argument("--student-steps", type=int, default=6000)
     parser.add_argument("--teacher-steps", type=int, default=4000)
     parser.add_argument("--pretrain-batch", type=int, default=32, help="sequences of 64 tokens per pre-training step")
@@ -95,6 +99,14 @@ def call(title: str, command: Sequence[str]) -> float:
 
 def pretrain(args: argparse.Namespace, work: Path) -> Dict[str, Any]:
     """Shards, teacher and student below ``work``; what they took and reached."""
+    given = {"teacher": args.pretrained_teacher, "student": args.pretrained_student}
+    for name in (name for name, run in given.items() if run):
+        if not (work / f"pretrained-{name}").exists():
+            (work / f"pretrained-{name}").symlink_to(Path(given[name]).resolve(), target_is_directory=True)
+    if all(given.values()):
+        return {name: read_json(work / f"pretrained-{name}" / "results.json") for name in given}
+    if any(given.values()):
+        raise BortError("--pretrained-student and --pretrained-teacher go together")
     texts = args.text or [str(Path(args.data) / "text" / "articles.txt")]
     if not (work / "shards" / "index.json").exists():
         call("text to shards", ["-m", "bort.text", "prepare", "--input", *map(str, texts), "--output", str(work / "shards"),
@@ -113,6 +125,11 @@ def pretrain(args: argparse.Namespace, work: Path) -> Dict[str, Any]:
                 str(max(1, steps // 4)), *(["--resume"] if output.exists() else [])])
         facts[name] = read_json(output / "results.json")
     return facts
+
+
+def _tuple_of(run: Path) -> str:
+    """The architecture of a pre-training run."""
+    return Architecture.from_dict(read_json(run / "model" / "config.json")["architecture"]).display
 
 
 def finetune(*command: str) -> None:
@@ -137,13 +154,13 @@ class Bench:
         setting = SETTINGS[task]
         return ["--task", task, "--data-dir", str(Path(self.args.data) / setting.folder), "--max-length", str(MAX_LENGTH),
                 "--batch-size", str(setting.batch_size), "--limit", str(int(limit * self.args.scale)), "--weight-decay", "0.01",
-                "--resume"]
+                "--warmup", "0.2", "--dropout", "0", "--resume"]
 
     def teacher(self, task: str) -> Dict[str, Any]:
         """The fine-tuned teacher's results."""
         setting, output = SETTINGS[task], self.work / task / "teacher"
         finetune(*self.common(task, setting.teacher_limit), "--model", str(self.work / "pretrained-teacher" / "model"),
-                 "--output", str(output), "--epochs", str(setting.teacher_epochs), "--lr", "3e-4", "--dropout", "0.1")
+                 "--output", str(output), "--epochs", str(setting.teacher_epochs), "--lr", "5e-4")
         return read_json(output / "results.json")
 
     def agora(self, task: str, name: str, *extra: str) -> List[Dict[str, Any]]:
@@ -227,7 +244,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     better = sum(row["Agora - plain"] > 0 and row["Agora - distillation, equal compute"] > 0 for row in wins)
     notes.append(f"Agora's median is above plain fine-tuning's and above distillation's at equal compute on {better} of "
                  f"{len(wins)} tasks.")
-    notes.append("X counts the training examples left after holding E out; E is a fifth of them, drawn anew for every seed. "
+    notes.append("X counts the training examples left after holding E out; E is three tenths of them, drawn anew for every seed. "
                  "The teacher was trained on the examples its own line states, so on more than the student where the task "
                  "has more. Figures are the task's first metric on the official dev set, in percent, over "
                  f"{len(bench.seeds)} seeds; trainings, steps and seconds are medians per seed, and Agora's seconds include "
@@ -235,15 +252,15 @@ def main(argv: Optional[List[str]] = None) -> int:
     weak = [row["task"] for row in wins if row["teacher right on E"] < 66.7]
     if weak:
         notes.append(f"The teacher is right on less than 2/3 of E on {', '.join(weak)}: there the algorithm promises nothing.")
-    accuracy = {name: fact.get("best_mlm_accuracy", fact.get("mlm_accuracy")) for name, fact in facts.items()}
+    accuracy = {name: round(100 * fact["eval_mlm_accuracy"], 1) for name, fact in facts.items()}
     tables: Dict[str, Any] = {"Tasks": rows, "Differences of medians": wins, "Where the time goes": shares}
     if ablations:
         tables[f"Ablations on {args.ablation_task}"] = ablations
     for heading, table in tables.items():
         print(f"\n{heading}\n{common.markdown_table(table)}")
-    settings = {"student": args.student, "teacher": args.teacher, "vocabulary": args.vocab_size,
-                "pretraining steps": f"{args.teacher_steps} teacher, {args.student_steps} student, batch "
-                f"{args.pretrain_batch} x {MAX_LENGTH}", "MLM accuracy": str(accuracy), "grid": str(GRID),
+    settings = {**{name: "{} after {:,} steps and {:,} tokens of pre-training, MLM accuracy {}%".format(
+        _tuple_of(work / f"pretrained-{name}"), facts[name]["steps"], facts[name]["tokens"], accuracy[name])
+        for name in ("teacher", "student")}, "grid": str(GRID),
                 "agora": " ".join(AGORA), "seeds": args.seeds, "scale": args.scale, "pretraining seconds": round(pretrained),
                 "seconds": round(time.monotonic() - started)}
     print("\n".join(notes))

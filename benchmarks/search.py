@@ -242,9 +242,8 @@ def space_notes(costs: Mapping[str, Costs], errors: Mapping[int, Errors], args: 
         f"Bort's is {share[BORT]:.2f}; the cross-entropy goes from {min(ce):.2f} to {max(ce):.2f}. For Bort's tuple to "
         f"win, its error must be {100 * (1 - share[BORT] / max(share.values())):.0f}% below the smallest tuple's.",
         f"Three SGD steps at 5e-4 with gradients clipped to 1 move all weights together by at most {bound:.0e} in "
-        "norm, so the error is that of the initial weights, whatever the batch. Here it goes with the hidden size "
-        f"(correlation {by_width[0]:.2f}), not with the depth ({by_width[1]:.2f}), as wider "
-        "untrained networks have larger logits.",
+        f"norm, so the error is that of the initial weights, whatever the batch. Its correlation with the hidden size is "
+        f"{by_width[0]:.2f}, with the depth {by_width[1]:.2f}.",
         "The paper's own W, parameters and latencies imply errors of "
         + ", ".join(f"{implied_error(xi):.3f} ({PAPER[xi].name})" for xi in TABLE_1_TUPLES)
         + f". A cross-entropy over {ROBERTA_VOCAB_SIZE:,} words cannot be that small after three steps, so the paper's "
@@ -284,8 +283,8 @@ def trained_part(args: argparse.Namespace, work: Path, shards: Path) -> Tuple[Di
 
     run("run_pretrain.py", work / "teacher", [
         "--architecture", TRAINED_TEACHER, "--data", shards, "--method", "mlm", "--steps", args.teacher_steps,
-        "--batch-size", 32, "--lr", 2e-3, "--warmup-ratio", 0.1, "--schedule", "linear", "--max-length", 64,
-        "--eval-interval", args.teacher_steps])
+        "--batch-size", 32, "--lr", 1e-3, "--warmup-ratio", 0.2, "--schedule", "linear", "--max-length", 64,
+        "--dropout", 0, "--eval-interval", args.teacher_steps])
     cases: Dict[str, Tuple[Costs, Errors, str]] = {}
     rows = []
     for name, teacher, steps, rate, clip in (
