@@ -31,6 +31,7 @@ if str(ROOT) not in sys.path:
 from benchmarks import engines  # noqa: E402
 from bort.errors import BortError  # noqa: E402
 
+Answers = Callable[[str, Dict[str, Any], Dict[str, Any]], Dict[str, Any]]
 ANSWER = "ENGINE-ANSWER "
 OUR_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "DNNL_MAX_CPU_ISA", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE",
                  "MXNET_SUBGRAPH_VERBOSE")
@@ -50,12 +51,15 @@ def environment(engine: str, threads: int) -> Dict[str, str]:
 
 
 class Worker:
-    """The parent's side of one engine; the process has the first ``threads`` cores of this one's."""
+    """The parent's side of one engine; the process has the first ``threads`` cores of this one's.
 
-    def __init__(self, engine: str, threads: int) -> None:
+    ``script ENGINE`` must call :func:`serve`; this module does.
+    """
+
+    def __init__(self, engine: str, threads: int, script: str = __file__) -> None:
         self.engine = engine
         self._stderr = tempfile.TemporaryFile(mode="w+")
-        self._process = subprocess.Popen([sys.executable, str(Path(__file__).resolve()), engine],
+        self._process = subprocess.Popen([sys.executable, str(Path(script).resolve()), engine],
                                          env=environment(engine, threads), stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, stderr=self._stderr, text=True)
         if hasattr(os, "sched_setaffinity"):
@@ -99,8 +103,13 @@ class Worker:
         self._stderr.close()
 
 
-def serve(engine: str) -> int:
-    """The child's side: answer commands until the input ends."""
+def serve(engine: str, answers: Answers, ours: bool) -> int:
+    """The child's side: answer commands until the input ends.
+
+    Args:
+        answers: ``answers(engine, command, state)``; the state is a dict of its own.
+        ours: whatever goes wrong is a bug then, and no reason to leave the engine out.
+    """
     with contextlib.suppress(OSError, AttributeError):  # a stopped child would outlive a killed parent (Linux)
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     state: Dict[str, Any] = {}
@@ -108,13 +117,13 @@ def serve(engine: str) -> int:
         command = json.loads(line)
         answer: Dict[str, Any]
         try:
-            answer = _answer(engine, command, state)
+            answer = answers(engine, command, state)
         except (ImportError, engines.Unavailable) as error:
             answer = {"left_out": str(error)}
         except BortError as error:
             answer = {"error": str(error)}
         except Exception as error:  # versions of a peer that do not get along are no reason to measure nothing
-            if engine in engines.OURS or not {"make", "load"} & set(command):
+            if ours or not {"make", "load"} & set(command):
                 raise
             answer = {"left_out": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
         print(ANSWER + json.dumps(answer), flush=True)
@@ -231,4 +240,4 @@ def _onnx_product(whole_numbers: bool, left: np.ndarray, right: np.ndarray) -> C
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1]))
+    sys.exit(serve(sys.argv[1], _answer, sys.argv[1] in engines.OURS))

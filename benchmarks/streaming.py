@@ -1,0 +1,214 @@
+"""Many requests: a stream of real sentences through bort.predict, transformers' pipeline and a plain loop.
+
+    python benchmarks/streaming.py                              # Bort, 10,000 sentences; 15 minutes on 2 quiet cores
+    python benchmarks/streaming.py --model runs/sst2/model      # a fine-tuned model instead of random weights
+    python benchmarks/streaming.py --architecture 2,4,128,256 --vocab-size 2000 --sentences 500 --data none
+
+The sentences are SST-2's dev and test sets and as much of its training set as is needed, shuffled, from ../shared/data
+(else sentences out of Python's own documentation). Every engine reads them one by one, has the same weights, and
+answers in their order. Engines run in processes of their own and take turns: each does a slice of its stream while the
+others are stopped. Their predictions are compared on the first sentences before, and on all of them afterwards.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common, streams  # noqa: E402
+from benchmarks.workers import Worker  # noqa: E402
+from bort.architecture import parse  # noqa: E402
+from bort.errors import BortError, run_command  # noqa: E402
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+TOLERANCE = 1e-4
+"""Of probabilities, between float32 engines ..."""
+OTHERWISE_TOKENISED = 1e-3
+"""... but for this share of the sentences: two SentencePiece segmentations of one score are a matter of taste."""
+CORRELATION = 0.95
+"""With float32's probabilities, that other number formats must reach."""
+CHECKED = streams.CHECKED
+
+
+class Streamed(NamedTuple):
+    """One engine: seconds of every slice, seconds to load, MiB after loading and at most, predictions."""
+
+    seconds: List[float]
+    load_seconds: float
+    loaded_mib: float
+    peak_mib: float
+    probabilities: np.ndarray
+
+
+def sentences(data: Path, count: int, seed: int = 0) -> List[str]:
+    """``count`` sentences: SST-2's dev, test and training sets in that order, or those that Python carries; shuffled.
+
+    Raises:
+        BortError: there are fewer.
+    """
+    from bort.text.embedded import embedded_sentences
+
+    found: List[str] = []
+    for name, column in (("dev", 0), ("test", 1), ("train", 0)):
+        path = data / f"{name}.tsv"
+        if path.is_file():
+            rows = path.read_text(encoding="utf-8").splitlines()[1:]
+            found += [row.split("\t")[column].strip() for row in rows if row.strip()]
+    found = [sentence for sentence in found or embedded_sentences() if sentence][:count]
+    if len(found) < count:
+        raise BortError(f"--sentences {count}: there are {len(found)}")
+    return [found[index] for index in np.random.default_rng(seed).permutation(count)]
+
+
+def check(engine: str, found: np.ndarray, expected: np.ndarray) -> Dict[str, float]:
+    """How far ``engine`` is from the first one: ``{"largest difference", "equal labels %"}``.
+
+    Raises:
+        BortError: too far to be the same model.
+    """
+    if found.shape != expected.shape:
+        raise BortError(f"{engine} is wrong: {len(found)} predictions for {len(expected)} sentences")
+    differences = np.abs(found - expected)
+    # A sentence on the border, whose two labels are equally probable, is nobody's mistake.
+    equal = float((((found > 0.5) == (expected > 0.5)) | (np.abs(expected - 0.5) < TOLERANCE)).mean())
+    float32 = not engine.endswith(("int8", "bf16"))
+    if float32:
+        right = (differences <= TOLERANCE).mean() >= 1 - OTHERWISE_TOKENISED
+    else:
+        right = np.corrcoef(found, expected)[0, 1] >= CORRELATION
+    if not right:
+        raise BortError(f"{engine} is wrong: its probabilities are off by up to {differences.max():.3g}, {equal:.1%} "
+                        "of its labels are the same")
+    return {"largest difference": float(f"{differences.max():.2g}"), "equal labels %": round(100 * equal, 2)}
+
+
+def run(workers: Mapping[str, Any], folder: Path, count: int, slices: int, threads: int,
+        notes: List[str]) -> Dict[str, Streamed]:
+    """Every engine over ``count`` lines of ``folder/sentences.txt``, in turns of a slice each.
+
+    Raises:
+        BortError: predictions differ.
+    """
+    loads: Dict[str, Dict[str, Any]] = {}
+    for engine, worker in workers.items():
+        answer: Dict[str, Any] = {}
+        if engine in streams.MAKERS:
+            with Worker(engine, threads, streams.__file__) as maker:
+                answer = maker.ask(make=str(folder))
+        answer = answer if "left_out" in answer else worker.ask(load=str(folder))
+        if "left_out" in answer:
+            notes.append(f"{engine} left out: {answer['left_out']}")
+        else:
+            loads[engine] = answer
+    if not loads:
+        raise BortError(f"no engine can be measured here: {'; '.join(notes)}")
+    lines = str(folder / "sentences.txt")
+    expected: Optional[np.ndarray] = None
+    for engine in loads:
+        workers[engine].ask(start=lines, count=min(count, CHECKED))
+        workers[engine].ask(next=min(count, CHECKED))
+        workers[engine].ask(finish=str(folder / "found.npy"))
+        found = np.load(folder / "found.npy")
+        expected = found if expected is None else expected
+        far = check(engine, found, expected)
+        print(f"{engine}: largest difference {far['largest difference']:.2g}", file=sys.stderr, flush=True)
+        workers[engine].ask(start=lines, count=count)
+    seconds: Dict[str, List[float]] = {engine: [] for engine in loads}
+    step = -(-count // slices)
+    for start in range(0, count, step):
+        for engine in loads:
+            seconds[engine].append(workers[engine].ask(next=min(step, count - start))["seconds"])
+        print(f"{min(start + step, count):,} sentences:" + "".join(
+            f"  {engine} {sum(seconds[engine]):.1f} s" for engine in loads), file=sys.stderr, flush=True)
+    result = {}
+    for engine, loaded in loads.items():
+        peak = workers[engine].ask(finish=str(folder / "found.npy"))["mib"]
+        result[engine] = Streamed(seconds[engine], loaded["seconds"], loaded["mib"], peak,
+                                  np.load(folder / "found.npy"))
+    return result
+
+
+def rows(result: Mapping[str, Streamed]) -> List[Dict[str, Any]]:
+    """One row an engine."""
+    first = next(iter(result.values()))
+    table = []
+    for engine, streamed in result.items():
+        rate = len(streamed.probabilities) / sum(streamed.seconds)
+        ours = len(first.probabilities) / sum(first.seconds)
+        table.append({"engine": engine, "what": streams.DESCRIPTIONS[engine], "samples/s": round(rate, 1),
+                      f"{next(iter(result))} is faster by": round(ours / rate, 2),
+                      "peak MiB": round(streamed.peak_mib), "MiB after loading": round(streamed.loaded_mib),
+                      "seconds to load": round(streamed.load_seconds, 1),
+                      **check(engine, streamed.probabilities, first.probabilities)})
+    return table
+
+
+def _tokenizer(args: argparse.Namespace) -> Optional[str]:
+    """The folder to take the tokenizer from; None to train one, or to take the model's."""
+    if args.tokenizer or args.model or args.vocab_size or not (SHARED / "bpe").is_dir():
+        return args.tokenizer
+    return str(SHARED / "bpe")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", default="bort", help="a preset or D,A,H,I, with random weights")
+    parser.add_argument("--model", help="a fine-tuned classifier of two classes instead")
+    parser.add_argument("--tokenizer", help="its folder (default: the model's, or ../shared/data/bpe)")
+    parser.add_argument("--vocab-size", type=int, help="train a SentencePiece tokenizer of this size on the sentences "
+                        "instead")
+    parser.add_argument("--engines", default=",".join(streams.ENGINES), help="default: %(default)s")
+    parser.add_argument("--sentences", type=int, default=10000, help="default: 10000")
+    parser.add_argument("--data", type=Path, default=SHARED / "glue" / "SST-2", help="SST-2's folder")
+    parser.add_argument("--slices", type=int, default=5, help="turns that every engine takes (default: 5)")
+    parser.add_argument("--threads", type=int, default=common.usable_cores(), help="default: all cores")
+    parser.add_argument("--results", type=Path, default=common.RESULTS, help="folder to write to")
+    parser.add_argument("--name", default="streaming", help="of the result's files")
+    return parser
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run the comparison and write the record."""
+    args = _parser().parse_args(argv)
+    chosen = [name for name in args.engines.split(",") if name]
+    unknown = [name for name in chosen if name not in streams.ENGINES]
+    if unknown or not chosen:
+        raise BortError(f"--engines: {', '.join(unknown) or 'none'} unknown; there are {', '.join(streams.ENGINES)}")
+    if min(args.sentences, args.slices) < 1 or not 1 <= args.threads <= common.usable_cores():
+        raise BortError("--sentences and --slices must be positive, --threads at most the cores of this process")
+    parse(args.architecture)
+    load, notes = common.load_average(), []
+    texts = sentences(args.data, args.sentences)
+    workers: Dict[str, Worker] = {}
+    try:
+        with tempfile.TemporaryDirectory(prefix="bort-streaming-") as name:
+            folder = Path(name)
+            (folder / "sentences.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+            with Worker("prepare", args.threads, streams.__file__) as maker:
+                network = maker.ask(prepare=str(folder), architecture=args.architecture, model=args.model,
+                                    tokenizer=_tokenizer(args), vocab_size=args.vocab_size)["network"]
+            for engine in chosen:
+                workers[engine] = Worker(engine, args.threads, streams.__file__)
+            result = run(workers, folder, len(texts), args.slices, args.threads, notes)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    notes.append(f"Before its time was taken, every engine had classified the first {CHECKED} sentences: that is where "
+                 "int8 learned the ranges of activations.")
+    words = [len(text.split()) for text in texts]
+    settings = {"network": network, "sentences": len(texts), "words per sentence": f"{np.mean(words):.1f} (at most "
+                f"{max(words)})", "threads": args.threads, "slices": args.slices}
+    path = common.record(args.name, rows(result), settings, notes, "Many requests: a stream of sentences", argv,
+                         args.results, load)
+    print(path.read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

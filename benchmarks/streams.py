@@ -1,0 +1,220 @@
+"""What ``streaming.py`` compares: ways of classifying a stream of sentences, each in a process of its own.
+
+    python benchmarks/streams.py ENGINE      # reads commands as JSON lines, answers with JSON lines (see workers.py)
+
+Commands: ``{"prepare": folder, ...}``, ``{"make": folder}``, ``{"load": folder}``, ``{"start": file, "count": n}`` (of
+its lines), ``{"next": n}``, ``{"finish": path}``. Every engine turns an iterator of sentences into an iterator of the
+last label's probabilities, in the order of the sentences, and reads no further ahead than it wants to.
+"""
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import engines, workers  # noqa: E402
+from bort.errors import BortError  # noqa: E402
+
+CHECKED = 256
+"""Sentences on which the engines are compared before anything is timed."""
+Classify = Callable[[Iterator[str]], Iterator[float]]
+
+
+def _predictor(engine: str, dtype: str = "float32") -> Callable[[Path], Classify]:
+    """``bort.predict``, as its command runs it."""
+    def load(folder: Path) -> Classify:
+        from bort.models.fused import check_dtype
+        from bort.predict import Predictor
+        from bort.predict_io import given_records
+
+        try:
+            check_dtype(dtype)
+        except BortError as error:
+            raise engines.Unavailable(str(error)) from error
+        onnx = folder / f"{engine}.onnx" if engine != "mxnet" else None
+        predictor = Predictor(folder / "model", engine="mxnet" if onnx is None else "onnx", onnx=onnx, dtype=dtype)
+        last = str(predictor.task.spell(1))
+
+        def classify(sentences: Iterator[str]) -> Iterator[float]:
+            for row in predictor.stream(given_records(predictor.task, sentences), strict=True):
+                yield row["probabilities"][last]
+        return classify
+    return load
+
+
+def _make_onnx(engine: str, method: Any) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+
+        from bort import checkpoints, export
+
+        export.export(checkpoints.load(folder / "model"), folder / f"{engine}.onnx", "classifier", method)
+    return make
+
+
+def _pipeline(batch_size: int) -> Callable[[Path], Classify]:
+    """transformers' text classification on a generator of sentences."""
+    def load(folder: Path) -> Classify:
+        import torch
+        from transformers import pipeline
+
+        torch.set_num_threads(engines.threads())
+        run = pipeline("text-classification", str(folder / "huggingface"), device="cpu", batch_size=batch_size,
+                       top_k=None)
+        last = run.model.config.id2label[1]
+
+        def classify(sentences: Iterator[str]) -> Iterator[float]:
+            for scores in run(sentence for sentence in sentences):  # a generator is what it takes for a stream
+                yield next(score["score"] for score in scores if score["label"] == last)
+        return classify
+    return load
+
+
+def _loop(batch_size: int) -> Callable[[Path], Classify]:
+    """The loop that one writes around ONNX Runtime: batches as they come, padded to their longest."""
+    def load(folder: Path) -> Classify:
+        import tokenizers
+
+        opened = engines.session(folder / "huggingface.onnx")
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "huggingface" / "tokenizer.json"))
+        settings = json.loads((folder / "huggingface" / "config.json").read_text())
+        tokenizer.enable_padding(pad_id=settings["pad_token_id"])
+
+        def classify(sentences: Iterator[str]) -> Iterator[float]:
+            for batch in iter(lambda: list(itertools.islice(sentences, batch_size)), []):
+                rows = tokenizer.encode_batch(batch)
+                logits = opened.run(None, {"input_ids": np.array([row.ids for row in rows]),
+                                           "attention_mask": np.array([row.attention_mask for row in rows])})[0]
+                weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+                yield from (weights[:, 1] / weights.sum(axis=1)).tolist()
+        return classify
+    return load
+
+
+def _make_hf(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(str(folder / "huggingface")).eval()
+    engines.export_torch(torch, model, "logits", folder / "huggingface.onnx")
+
+
+def prepare(folder: Path, architecture: str, model: Optional[str], tokenizer: Optional[str],
+            vocab_size: Optional[int]) -> str:
+    """Write ``folder/model`` and ``folder/huggingface``, the same classifier twice; what it is.
+
+    Args:
+        model: a fine-tuned one; otherwise ``architecture`` with random weights.
+        tokenizer: its folder; otherwise the model's, or one of ``vocab_size`` trained on ``folder/sentences.txt``.
+
+    Raises:
+        BortError: the model is no classifier of two classes, or there is no tokenizer.
+    """
+    from bort import checkpoints, inspection
+    from bort.architecture import parse
+    from bort.huggingface import export_folder
+    from bort.models import Bert, Classifier, initialize
+    from bort.text.tokenizer import load_tokenizer, train_sentencepiece
+
+    texts = (folder / "sentences.txt").read_text(encoding="utf-8").splitlines()
+    if model:
+        network, found = checkpoints.load(model), inspection.find_tokenizer(checkpoints.read(model), tokenizer)
+        if found is None or not isinstance(network, Classifier) or network.num_outputs != 2:
+            raise BortError(f"{model}: a classifier of two classes with its tokenizer is needed")
+        name = f"{model} {network.bort.architecture.display}"
+    else:
+        found = load_tokenizer(tokenizer) if tokenizer else train_sentencepiece(texts, vocab_size or 8000)
+        bert = Bert(parse(architecture), found.vocab_size)
+        initialize(bert, 0)
+        network = Classifier(bert, 2, "pooled")
+        network.initialize_head(1)
+        network.task_name, network.labels = "SST-2", ["0", "1"]
+        _spread(network, found, texts[:CHECKED])
+        name = f"{architecture} {bert.architecture.display}, random weights, {found.kind} tokenizer"
+    checkpoints.save(network, folder / "model", found)
+    export_folder(folder / "model", folder / "huggingface")
+    return f"{name}, V = {found.vocab_size:,}"
+
+
+def _spread(model: Any, tokenizer: Any, texts: Sequence[str]) -> None:
+    """Scale and shift a random head's outputs, so that the labels of ``texts`` differ and mistakes show in them."""
+    from bort.compat import mx
+    from bort.scoring import score
+    from bort.tasks.encoding import encode_pair
+
+    rows = [encode_pair(tokenizer, ids, None, model.max_length) for ids in tokenizer.encode_batch(list(texts))]
+    logits = score(model, rows, tokenizer.pad_id, ranks=False)
+    apart = logits[:, 1] - logits[:, 0]
+    last = model.classifier[len(model.classifier) - 1]
+    scale = 2.0 / max(float(apart.std()), 1e-6)
+    last.weight.set_data(last.weight.data() * scale)
+    last.bias.set_data(mx.nd.array([0.0, -scale * float(np.median(apart))]) + last.bias.data() * scale)
+
+
+ENGINES: Dict[str, Callable[[Path], Classify]] = {
+    "mxnet": _predictor("mxnet"), "mxnet-int8": _predictor("mxnet", "int8"),
+    "mxnet-bf16": _predictor("mxnet", "bfloat16"), "onnx": _predictor("onnx"), "onnx-int8": _predictor("onnx-int8"),
+    "pipeline-1": _pipeline(1), "pipeline-32": _pipeline(32), "onnxruntime-1": _loop(1), "onnxruntime-32": _loop(32),
+}
+MAKERS: Dict[str, Callable[[Path], None]] = {
+    "onnx": _make_onnx("onnx", None), "onnx-int8": _make_onnx("onnx-int8", "dynamic"), "onnxruntime-1": _make_hf,
+    "onnxruntime-32": _make_hf,
+}
+DESCRIPTIONS = {
+    "mxnet": "bort.predict", "mxnet-int8": "bort.predict --dtype int8", "mxnet-bf16": "bort.predict --dtype bfloat16",
+    "onnx": "bort.predict --engine onnx", "onnx-int8": "bort.predict --engine onnx, exported with --int8 dynamic",
+    "pipeline-1": "transformers' pipeline, batches of 1 (its default)",
+    "pipeline-32": "transformers' pipeline, batches of 32 as they come",
+    "onnxruntime-1": "a loop around ONNX Runtime with the export of transformers' model, batches of 1",
+    "onnxruntime-32": "the same, batches of 32 as they come, padded to their longest",
+}
+OURS = ("mxnet", "mxnet-int8", "mxnet-bf16", "onnx", "onnx-int8")
+
+
+def memory_mib(field: str) -> float:
+    """``VmHWM``, the most memory this process has held, or ``VmRSS``, what it holds; in MiB.
+
+    getrusage would count what the parent held when it started this process.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return round(int(status.split(f"{field}:")[1].split()[0]) / 1024, 1)
+
+
+def _answer(engine: str, command: Dict[str, Any], state: Dict[str, Any]) -> Dict[str, Any]:
+    if "prepare" in command:
+        folder = Path(command.pop("prepare"))
+        return {"network": prepare(folder, **command)}
+    if "make" in command:
+        MAKERS[engine](Path(command["make"]))
+    elif "load" in command:
+        start = time.perf_counter()
+        state["classify"] = ENGINES[engine](Path(command["load"]))
+        return {"seconds": time.perf_counter() - start, "mib": memory_mib("VmRSS")}
+    elif "start" in command:
+        lines = Path(command["start"]).read_text(encoding="utf-8").splitlines()[:command["count"]]
+        state["found"], state["stream"] = [], state["classify"](iter(lines))
+    elif "next" in command:
+        start = time.perf_counter()
+        found: List[float] = state["found"]
+        found.extend(itertools.islice(state["stream"], command["next"]))
+        return {"seconds": time.perf_counter() - start, "found": len(found)}
+    elif "finish" in command:
+        rest = list(state["stream"])
+        if rest:
+            raise BortError(f"{len(rest)} predictions more than there are sentences")
+        np.save(command["finish"], np.array(state["found"]))
+    return {"mib": memory_mib("VmHWM")}
+
+
+if __name__ == "__main__":
+    sys.exit(workers.serve(sys.argv[1], _answer, sys.argv[1] in (*OURS, "prepare")))
