@@ -236,8 +236,9 @@ def space_notes(costs: Mapping[str, Costs], errors: Mapping[int, Errors], args: 
     by_width = [float(np.corrcoef(widths[:, column], ce)[0, 1]) for column in (0, 1)]
     bound = sum(1 - step / 3 for step in range(3)) * 5e-4
     return [
-        f"space: {len(first)} tuples for seed {args.seeds[0]}, {len(errors[args.seeds[-1]])} for the others, in "
-        f"{minutes:.0f} minutes by {args.workers} processes, at most {peak / 1024:.1f} GiB each.",
+        f"space: {len(first)} tuples for seed {args.seeds[0]}, {len(errors[args.seeds[-1]])} for the others. "
+        f"This call took {minutes:.0f} minutes of it (the rest was there from an earlier one), at most {peak / 1024:.1f} "
+        "GiB a process.",
         f"The size and speed part of W goes from {min(share.values()):.2f} to {max(share.values()):.2f}, "
         f"Bort's is {share[BORT]:.2f}; the cross-entropy goes from {min(ce):.2f} to {max(ce):.2f}. For Bort's tuple to "
         f"win, its error must be {100 * (1 - share[BORT] / max(share.values())):.0f}% below the smallest tuple's.",
