@@ -30,6 +30,8 @@ from bort.training.teacher import expected_positions, masked_states, on_device
 BLOCK_LINES = 256
 """Lines of one piece of the teacher's work: what a killed process loses at most."""
 SPEED_ROUNDS = 3
+TEACHER_SEED = 0x54454143
+"""Added to the seed for a teacher without weights."""
 TIMING_VOCABULARY = 1000
 """Timed networks embed this many words: looking up a word takes as long in a small table as in a large one."""
 
@@ -82,7 +84,8 @@ def build_teacher(maximum: Maximum, lines: Lines, positions: int, seed: int) -> 
     if maximum.folder is None:
         model = Bert(maximum.architecture, lines.vocab_size, positions)
         model.collect_params().setattr("grad_req", "null")
-        initialize(model, seed)
+        # Another seed than the candidates': draws go by name, and those of its width would begin with its word matrix.
+        initialize(model, seed + TEACHER_SEED)
         return model
     loaded = load(maximum.folder)
     model = loaded.bort if isinstance(loaded, Classifier) else loaded

@@ -312,7 +312,7 @@ def test_clipping_bounds_how_far_n_steps_can_move_a_candidate(lines, teacher):
 
     # Rates 1, 2/3 and 1/3 of the peak: int(0.05 * 3) = 0 warmup steps. The steps point nearly, not quite, the same way.
     bound = SETTINGS.lr * 2 * 1e-4
-    assert 0.8 * bound < moved(1e-4) < 1.001 * bound
+    assert 0.6 * bound < moved(1e-4) < 1.001 * bound
     assert moved(0.0) > 100 * bound
 
 
@@ -553,3 +553,12 @@ def test_a_teacher_folder_is_taken_with_its_tokenizer_and_its_checksum(corpus, t
     save(model, tmp_path / "teacher", tokenizer)
     with pytest.raises(BortError, match="weights was"):
         search(tmp_path / "run", settings, str(tmp_path / "teacher"), corpus, resume=True)
+
+
+def test_a_random_teacher_shares_no_draw_with_candidates_of_its_width(lines):
+    maximum = find_maximum(TEACHER)
+    candidate = Bert(maximum.architecture, lines.vocab_size, 16)
+    initialize(candidate, 0)
+    theirs = build_teacher(maximum, lines, 16, 0).word_embed[0].weight.data().asnumpy()
+    ours = candidate.word_embed[0].weight.data().asnumpy()
+    assert abs(np.corrcoef(theirs.ravel(), ours.ravel())[0, 1]) < 0.2
