@@ -4,12 +4,12 @@ from __future__ import annotations
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from bort.compat import gluon, nd
-from bort.training.host import adam_update, host_view
+from bort.training.host import HostViews, adam_update, square_sum
 
 PIECE = 1 << 20
 """Elements of a parameter that one thread updates at a time."""
@@ -48,6 +48,7 @@ class BertAdam:
         threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
         self._threads = int(threads) if threads.isdigit() else 1
         self._pool: Optional[ThreadPoolExecutor] = None
+        self._views = HostViews()
         self._mean = {name: nd.zeros(p.shape, ctx=p.data().context) for name, p in self.parameters}
         self._variance = {name: nd.zeros(p.shape, ctx=p.data().context) for name, p in self.parameters}
         self._master = {name: p.data().astype("float32") for name, p in self.parameters
@@ -64,8 +65,14 @@ class BertAdam:
 
     def gradient_norm(self, scale: float = 1.0) -> float:
         """Euclidean norm of all gradients together, times ``scale``; not finite when any of them is not."""
-        flat = [gradient.reshape(-1).astype("float32", copy=False) for gradient in self.gradients()]
-        square = float(nd.add_n(*[nd.dot(array, array) for array in flat]).asscalar())
+        gradients = self.gradients()
+        rows = [self._views.flat(gradient) for gradient in gradients]
+        if all(row is not None for row in rows):
+            pieces = [row[start:start + PIECE] for row in rows for start in range(0, len(row), PIECE)]
+            square = float(sum(self._in_threads(square_sum, pieces, len(rows))))
+        else:
+            flat = [gradient.reshape(-1).astype("float32", copy=False) for gradient in gradients]
+            square = float(nd.add_n(*[nd.dot(array, array) for array in flat]).asscalar())
         return scale * math.sqrt(square) if math.isfinite(square) else square
 
     def step(self, rate: float, scale: float = 1.0) -> float:
@@ -89,11 +96,13 @@ class BertAdam:
             half = name in self._master
             weight = self._master[name] if half else parameter.data()
             decay = self.weight_decay if _decays(name) else 0.0
-            arrays = (weight, parameter.grad().astype("float32", copy=False), self._mean[name], self._variance[name])
-            views = [] if half else [host_view(array, for_writing=array is not arrays[1]) for array in arrays]
+            gradient, moments = parameter.grad(), (self._mean[name], self._variance[name])
+            views = [] if half else [self._views.flat(gradient), *(
+                self._views.flat(array, for_writing=True) for array in (weight, *moments))]
             if views and all(view is not None for view in views):
-                on_host.append((*(view.reshape(-1) for view in views), decay))
+                on_host.append((views[1], views[0], *views[2:], decay))
                 continue
+            arrays = (weight, gradient.astype("float32", copy=False), *moments)
             if decay:
                 weight *= 1 - rate * decay
             nd.adam_update(*arrays, lr=rate, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, wd=0,
@@ -112,13 +121,16 @@ class BertAdam:
             *views, decay = piece
             adam_update(*views, rate, scale, decay, self.beta1, self.beta2, self.epsilon)
 
-        if self._threads > 1 and len(pieces) > len(arrays):
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads)
-            list(self._pool.map(update, pieces))
-        else:
-            for piece in pieces:
-                update(piece)
+        for _ in self._in_threads(update, pieces, len(arrays)):
+            pass
+
+    def _in_threads(self, function: Callable[[Any], Any], pieces: List[Any], arrays: int) -> Iterable[Any]:
+        """``function`` of every piece, in as many threads as MXNet has where any array is cut into several."""
+        if self._threads == 1 or len(pieces) == arrays:
+            return map(function, pieces)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads)
+        return self._pool.map(function, pieces)
 
     def state_arrays(self) -> Dict[str, np.ndarray]:
         """Everything a checkpoint needs to go on exactly: moments and float32 copies, by name."""

@@ -1,0 +1,167 @@
+"""What 8 bits cost on real tasks: a fine-tuned classifier's dev metrics in every number format that deploys it.
+
+    python benchmarks/int8_accuracy.py CoLA=runs/cola/model SST-2=runs/sst2/model RTE=runs/rte/model
+    python benchmarks/int8_accuracy.py SST-2=runs/sst2/model --data ~/glue --calibration 64
+
+For every TASK=FOLDER the official dev set is scored by the model as trained (MXNet, float32), by MXNet's int8 with and
+without 8-bit attention products, by bfloat16 where this machine has it, and by the ONNX files that ``python -m
+bort.export`` writes: float32, int8 dynamic and int8 static. Ranges of activations are learned from training examples.
+"Labels as before" counts the examples that get the label they got in float32: the metric alone could stay the same by
+luck. Processors without VNNI add pairs of 8-bit products in 16 bits, which can overflow; ``--reduce-range`` (7-bit
+weights) is measured there too.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common  # noqa: E402
+from bort.errors import BortError, run_command  # noqa: E402
+
+DATA = common.ROOT.parent / "shared" / "data"
+FOLDERS = {"CoLA": "glue/CoLA", "SST-2": "glue/SST-2", "RTE": "glue/RTE", "CB": "superglue/CB", "COPA": "superglue/COPA",
+           "WSC": "superglue/WSC"}
+VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Instructions that add 8-bit products in 32 bits."""
+
+
+class Subject(NamedTuple):
+    """A fine-tuned classifier, the dev set it is scored on, and batches to learn ranges from."""
+
+    model: Any
+    task: Any
+    split: Any
+    token_ids: Sequence[np.ndarray]
+    pad_id: int
+    calibration: Sequence[Any]
+
+
+class OnnxNetwork:
+    """An ONNX file that is called like a compiled model."""
+
+    def __init__(self, model: Any, path: Path, **how: Any) -> None:
+        from bort import export
+        from bort.onnx_runner import OnnxRunner
+
+        export.export(model, path, "classifier", **how)
+        self._runner = OnnxRunner(path)
+        self.num_outputs, self.max_length = model.num_outputs, model.max_length
+
+    def __call__(self, token_ids: Any, valid_length: Any) -> Any:
+        from bort.compat import mx
+
+        return mx.nd.array(self._runner(token_ids.asnumpy(), valid_length.asnumpy()))
+
+
+def formats(subject: Subject, folder: Path, flags: Sequence[str]) -> Iterator[Tuple[str, Callable[[], Any]]]:
+    """Names of the ways to compute, and what makes the network for each; the first is what others are held against."""
+    from bort.models.fused import compile_for_inference as compiled
+
+    model, batches = subject.model, subject.calibration
+
+    def file(name: str, **how: Any) -> Callable[[], Any]:
+        return lambda: OnnxNetwork(model, folder / f"{name}.onnx", **how)
+
+    yield "mxnet float32", lambda: compiled(model)
+    yield "mxnet int8", lambda: compiled(model, "int8", batches)
+    yield "mxnet int8, attention in float32", lambda: compiled(model, "int8", batches, attention=False)
+    yield "mxnet bfloat16", lambda: compiled(model, "bfloat16")
+    yield "onnx float32", file("float32")
+    yield "onnx int8 dynamic", file("dynamic", int8="dynamic")
+    yield "onnx int8 static", file("static", int8="static", batches=batches)
+    if not set(VNNI).intersection(flags):
+        yield "onnx int8 dynamic, 7-bit weights", file("dynamic7", int8="dynamic", reduce_range=True)
+        yield "onnx int8 static, 7-bit weights", file("static7", int8="static", batches=batches, reduce_range=True)
+
+
+def subject_of(task_name: str, folder: str, data: Path, examples: int) -> Subject:
+    """Read a model and its task.
+
+    Raises:
+        BortError: there is no such model or data, or the model is of another task.
+    """
+    from bort import checkpoints, inspection
+    from bort.calibration import calibration_batches
+    from bort.tasks.encoding import encode
+    from bort.tasks.registry import get_task
+
+    stored = checkpoints.read(folder)
+    model = checkpoints.build(stored.config, folder)
+    if getattr(model, "task_name", None) != task_name:
+        raise BortError(f"{folder}: was fine-tuned for {getattr(model, 'task_name', None) or 'no task'}, not for {task_name}")
+    checkpoints.set_parameters(model, stored.arrays, folder)
+    tokenizer = inspection.find_tokenizer(stored, None)
+    if tokenizer is None:
+        raise BortError(f"{folder}: there is no tokenizer with it")
+    task = get_task(task_name, getattr(model, "encoding", None) or "paper")
+    training = stored.config.get("training") or {}
+    length = min(int(training.get("max_length") or model.max_length), model.max_length)
+    split = task.read(data, "dev")
+    return Subject(model, task, split, encode(task, split, tokenizer, length).token_ids, tokenizer.pad_id,
+                   calibration_batches(data, tokenizer, length, task, examples))
+
+
+def rows_of(name: str, subject: Subject, folder: Path, flags: Sequence[str], notes: List[str]) -> List[Dict[str, Any]]:
+    """One row a format: the task's metrics in percent, and how far the outputs moved."""
+    from bort.scoring import score
+
+    rows: List[Dict[str, Any]] = []
+    expected: Optional[np.ndarray] = None
+    first: Dict[str, float] = {}
+    for label, make in formats(subject, folder, flags):
+        try:
+            network = make()
+        except BortError as error:
+            notes.append(f"{label} left out: {error}")
+            continue
+        found = score(network, subject.token_ids, subject.pad_id, ranks=False)
+        metrics = {metric: 100 * value for metric, value in subject.task.evaluate(subject.split, found).items()}
+        expected, first = (found, metrics) if expected is None else (expected, first)
+        metric = next(iter(metrics))
+        same = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean()) if found.shape[1] > 1 else None
+        rows.append({"task": name, "computed by": label, "examples": len(found), "metric": metric,
+                     "dev": round(metrics[metric], 2), "lost": round(first[metric] - metrics[metric], 2),
+                     "others": ", ".join(f"{key} {value:.1f}" for key, value in list(metrics.items())[1:]),
+                     "labels as before, %": same if same is None else round(100 * same, 2),
+                     "largest change of a logit": float(f"{np.abs(found - expected).max():.2g}"),
+                     "logits' deviation": float(f"{expected.std():.2g}")})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="TASK=FOLDER", help="models that run_finetune.py wrote")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with glue/ and superglue/ (default: ../shared/data)")
+    parser.add_argument("--calibration", type=int, default=256, metavar="N", help="training examples to learn ranges from")
+    parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
+    args = parser.parse_args(argv)
+    load, notes = common.load_average(), []  # type: ignore[var-annotated]
+    flags = sorted(common.cpu_info()["flags"])
+    tables: Dict[str, Any] = {}
+    for given in args.models:
+        name, _, folder = given.partition("=")
+        if name not in FOLDERS or not folder:
+            raise BortError(f"{given}: not TASK=FOLDER with one of {', '.join(FOLDERS)}")
+        data = args.data / FOLDERS[name] if (args.data / FOLDERS[name]).is_dir() else args.data / name
+        subject = subject_of(name, folder, data, args.calibration)
+        network = f"{name}, {subject.model.architecture.display}, V = {subject.model.vocab_size:,}"
+        with tempfile.TemporaryDirectory(prefix="bort-int8-") as place:
+            tables.setdefault(network, []).extend(rows_of(name, subject, Path(place), flags, notes))
+    if not set(VNNI).intersection(flags):
+        notes.append("This processor has no VNNI: its 8-bit products are added in pairs in 16 bits, where they can overflow.")
+    path = common.record("int8_accuracy", tables, {"calibration examples": args.calibration}, sorted(set(notes)),
+                         "What 8 bits cost on real tasks", argv, args.folder, load)
+    print(path.read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
