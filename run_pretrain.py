@@ -4,8 +4,8 @@ r"""Pre-train a member of the family, alone or distilled from a teacher (section
     python run_pretrain.py --architecture 4,4,256,1024 --data SHARDS --method mlm --lr 1e-3 --output runs/teacher
     python run_pretrain.py --architecture best.json --data SHARDS --teacher runs/teacher/model --cache-teacher 64 \
         --output runs/kd
-    horovodrun -np 8 python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large --batch-size 128 \
-        --output runs/bort
+    horovodrun -np 8 python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large --batch-size 32 \
+        --total-batch-size 1024 --output runs/bort
     python run_pretrain.py ... --resume        # the same command again: goes on from the last checkpoint
 
 SHARDS is made by `python -m bort.text prepare`. The output gets metrics.jsonl, curves.png, checkpoints/, best/ and
@@ -53,10 +53,11 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     mask.add_argument("--mask-passes", type=int, default=0,
                       help="repeat the masks after this many epochs (default 0: never; 1 with --cache-teacher)")
     how = parser.add_argument_group("optimization")
-    how.add_argument("--batch-size", type=int, default=8, help="sequences per rank and micro-batch (default 8; the "
-                     "paper's 1024 are batch size x ranks x accumulate)")
+    how.add_argument("--batch-size", type=int, help="sequences per rank and micro-batch (default 8)")
     how.add_argument("--max-tokens", type=int, default=0, help="bound padded tokens per rank and micro-batch instead")
-    how.add_argument("--accumulate", type=int, default=1, help="micro-batches per step")
+    how.add_argument("--accumulate", type=int, help="micro-batches per step (default 1)")
+    how.add_argument("--total-batch-size", type=int, metavar="N", help="sequences per step over all ranks, instead of "
+                     "--accumulate (default the paper's 1024 where none of these four is given)")
     how.add_argument("--steps", type=int, default=25000, help="default 25000")
     how.add_argument("--lr", type=float, default=1e-4, help="largest learning rate (default 1e-4)")
     how.add_argument("--schedule", choices=("noam", "linear", "released"), default="noam")
@@ -91,9 +92,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     weights = (args.mlm_weight, args.kd_weight, args.temperature, args.kd_formula)
     loss = LossWeights(1.0, 0.0) if method == "mlm" else LossWeights(*weights)
     passes = args.mask_passes or (1 if args.cache_teacher else 0)
-    settings = pretrain.Settings(args.steps, args.batch_size, args.accumulate, args.max_tokens, args.lr, args.schedule,
-                                 args.warmup_ratio, args.clip, args.weight_decay, args.seed, passes, args.dtype,
-                                 args.max_skipped, loss)
+    batches = pretrain_inputs.batches_of_step(args.batch_size, args.accumulate, args.max_tokens, args.total_batch_size)
+    settings = pretrain.Settings(args.steps, *batches, args.max_tokens, args.lr, args.schedule, args.warmup_ratio,
+                                 args.clip, args.weight_decay, args.seed, passes, args.dtype, args.max_skipped, loss)
     intervals = pretrain.Intervals(args.log_interval, args.eval_interval, args.checkpoint_interval, args.keep,
                                    args.eval_sequences, args.tensorboard)
     corpus, facts = pretrain_inputs.read_corpus(args.data, args.mask_ratio, args.whole_words)

@@ -15,7 +15,11 @@ from bort.pretrain import Corpus
 from bort.text.masking import MaskingPolicy
 from bort.text.shards import ShardDataset, read_index
 from bort.text.tokenizer import load_tokenizer
+from bort.training import distributed
 from bort.training.teacher import LiveTeacher
+
+PAPER_BATCH = 1024
+MICRO_BATCH = 8
 
 
 def read_corpus(folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = False) -> Tuple[Corpus, Dict[str, Any]]:
@@ -35,6 +39,33 @@ def read_corpus(folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = 
     facts = {"data": hashlib.sha256(json.dumps([shards, train.fingerprint]).encode("utf-8")).hexdigest(),
              "mask_ratio": mask_ratio, "whole_words": whole_words}
     return Corpus(train, dev, policy, tokenizer.pad_id, tokenizer), facts
+
+
+def batches_of_step(batch_size: Optional[int], accumulate: Optional[int], max_tokens: int, total: Optional[int],
+                    ranks: Optional[int] = None) -> Tuple[int, int]:
+    """Sequences of a micro-batch, and micro-batches of a rank's step, from what the command line says of them.
+
+    Args:
+        batch_size, accumulate: None where they are not given.
+        total: sequences of a step over all ranks; where nothing at all is given, the paper's 1,024 (section 4).
+        ranks: by default those there are.
+
+    Raises:
+        BortError: ``total`` is no whole number of micro-batches, or goes with options that say otherwise.
+    """
+    if total is None and batch_size is None and accumulate is None and not max_tokens:
+        total = PAPER_BATCH
+    micro = MICRO_BATCH if batch_size is None else batch_size
+    if total is None:
+        return micro, 1 if accumulate is None else accumulate
+    if accumulate is not None or max_tokens:
+        raise BortError("--total-batch-size says how many micro-batches make a step; leave out --accumulate and "
+                        "--max-tokens")
+    together = micro * (distributed.size() if ranks is None else ranks)
+    if total < 1 or together < 1 or total % together:
+        raise BortError(f"--total-batch-size {total} is not a multiple of {together} (--batch-size {micro} times "
+                        f"{together // micro if micro > 0 else 0} ranks)")
+    return micro, total // together
 
 
 def make_student(architecture: Optional[str], init: Optional[PathLike], vocab_size: int, seed: int,

@@ -402,7 +402,7 @@ def command(tmp_path, monkeypatch):
 
     def run(output, *arguments):
         return run_command(run_pretrain.main, ["--data", str(tmp_path), "--output", str(tmp_path / output),
-                                               "--max-length", str(MAX_LENGTH), "--log-interval", "2",
+                                               "--max-length", str(MAX_LENGTH), "--log-interval", "2", "--batch-size", "8",
                                                *map(str, arguments)])
     return run
 
@@ -431,6 +431,18 @@ def test_the_runner_trains_a_teacher_and_distils_it(tmp_path, command, capsys):
 def test_the_runner_refuses_what_cannot_be(command, capsys, arguments, message):
     assert command("run", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_papers_batch_is_the_default_and_divides_over_the_ranks():
+    of = pretrain_inputs.batches_of_step
+    assert of(None, None, 0, None, ranks=4) == (8, 32)  # 8 sequences x 32 micro-batches x 4 ranks
+    assert of(128, None, 0, 1024, ranks=8) == (128, 1)
+    assert of(32, None, 0, None, ranks=2) == (32, 1) and of(None, 3, 0, None, ranks=2) == (8, 3)
+    assert of(None, None, 4096, None, ranks=2) == (8, 1)
+    for given, message in (((96, None, 0, 1024), "not a multiple of 192"), ((0, None, 0, 64), "not a multiple"),
+                           ((8, 2, 0, 64), "leave out"), ((None, None, 512, 64), "leave out")):
+        with pytest.raises(BortError, match=message):
+            of(*given, ranks=2)
 
 
 def test_a_teacher_that_speaks_of_other_tokens_is_refused(tmp_path, command, capsys):
