@@ -126,7 +126,7 @@ def rows_of(name: str, subject: Subject, folder: Path, flags: Sequence[str], not
         expected, first = (found, metrics) if expected is None else (expected, first)
         metric = next(iter(metrics))
         same = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean()) if found.shape[1] > 1 else None
-        rows.append({"task": name, "computed by": label, "examples": len(found), "metric": metric,
+        rows.append({"task": name, "network": subject.model.architecture.display, "computed by": label, "examples": len(found), "metric": metric,
                      "dev": round(metrics[metric], 2), "lost": round(first[metric] - metrics[metric], 2),
                      "others": ", ".join(f"{key} {value:.1f}" for key, value in list(metrics.items())[1:]),
                      "labels as before, %": same if same is None else round(100 * same, 2),
@@ -145,19 +145,18 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser.parse_args(argv)
     load, notes = common.load_average(), []  # type: ignore[var-annotated]
     flags = sorted(common.cpu_info()["flags"])
-    tables: Dict[str, Any] = {}
+    rows: List[Dict[str, Any]] = []
     for given in args.models:
         name, _, folder = given.partition("=")
         if name not in FOLDERS or not folder:
             raise BortError(f"{given}: not TASK=FOLDER with one of {', '.join(FOLDERS)}")
         data = args.data / FOLDERS[name] if (args.data / FOLDERS[name]).is_dir() else args.data / name
         subject = subject_of(name, folder, data, args.calibration)
-        network = f"{name}, {subject.model.architecture.display}, V = {subject.model.vocab_size:,}"
         with tempfile.TemporaryDirectory(prefix="bort-int8-") as place:
-            tables.setdefault(network, []).extend(rows_of(name, subject, Path(place), flags, notes))
+            rows += rows_of(name, subject, Path(place), flags, notes)
     if not set(VNNI).intersection(flags):
         notes.append("This processor has no VNNI: its 8-bit products are added in pairs in 16 bits, where they can overflow.")
-    path = common.record("int8_accuracy", tables, {"calibration examples": args.calibration}, sorted(set(notes)),
+    path = common.record("int8_accuracy", rows, {"calibration examples": args.calibration}, sorted(set(notes)),
                          "What 8 bits cost on real tasks", argv, args.folder, load)
     print(path.read_text(encoding="utf-8"))
     return 0

@@ -231,3 +231,22 @@ def test_regression_and_foreign_tokenizers(folder, tmp_path):
     train_sentencepiece([text.upper() for text in SENTENCES], 50).save(tmp_path)
     with pytest.raises(BortError, match="not the one"):
         OnnxRunner(tmp_path / "r.onnx").classify(["x"])
+
+
+def test_the_benchmark_of_8_bits_holds_every_format_against_float32(folder, tmp_path, capsys):
+    from benchmarks import int8_accuracy
+
+    given = [f"SST-2={folder / 'model'}", "--data", str(folder), "--calibration", "8", "--folder", str(tmp_path)]
+    assert int8_accuracy.main(given) == 0
+    record = json.loads((tmp_path / "int8_accuracy.json").read_text())
+    rows = record["rows"]
+    found = {row["computed by"]: row for row in rows}
+    assert {"mxnet float32", "onnx float32", "onnx int8 dynamic", "onnx int8 static"} <= set(found)
+    assert found["onnx float32"]["labels as before, %"] == 100 and found["onnx float32"]["lost"] == 0
+    for row in rows:
+        assert row["examples"] == len(SENTENCES) and row["metric"] == "accuracy"
+        assert row["dev"] == pytest.approx(found["mxnet float32"]["dev"] - row["lost"], abs=0.02)
+        assert row["largest change of a logit"] < 0.5 * row["logits' deviation"]
+    for given, message in (("CoLA", "TASK=FOLDER"), ("X=y", "TASK=FOLDER"), (f"RTE={folder / 'model'}", "SST-2, not for")):
+        assert run_command(int8_accuracy.main, [given, "--data", str(folder)]) == 2
+        assert message in capsys.readouterr().err
