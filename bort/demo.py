@@ -80,7 +80,7 @@ def main(argv: Optional[List[str]] = None) -> int:
                    "--max-length", "64", "--eval-sequences", "400"]
     step("A teacher, pre-trained as a masked language model",
          ["run_pretrain.py", "--architecture", TEACHER, "--data", at("shards"), "--method", "mlm", "--output",
-          at("teacher"), "--steps", "600", "--eval-interval", "100", *pretraining])
+          at("teacher"), "--steps", "600", "--mask-ratio", "0.3", "--eval-interval", "100", *pretraining])
     step("Search: the FPTAS over a small space, against that teacher",
          ["run_search.py", "--corpus", at("shards"), "--teacher", at("teacher", "model"), "--preset", "tiny", *SPACE,
           "--output", at("search")])
