@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from bort.agora_actors import Socrates, Timaeus, confidences, wrong
-from bort.agora_data import Addition, Points, Queue, balance, level, number_of_strata, strata
+from bort.agora_data import Addition, Points, Queue, balance, level_what_comes, number_of_strata, strata
 from bort.agora_journal import Journal, best_of
 from bort.agora_plan import Plan, State
 from bort.errors import BortError
@@ -32,7 +32,8 @@ from bort.training import distributed
 from bort.training.log import say
 
 MAX_PASSES = 6
-"""How often tau is asked for what is still missing before a round goes on with less than its budget."""
+"""How often tau is asked for what is still missing before a round goes on with less than its budget. Classes of which
+half of these passes brought nothing are no longer asked for."""
 
 
 class Agora:
@@ -40,7 +41,8 @@ class Agora:
 
     Args:
         socrates: the teacher; may be None only without ``tau``.
-        tau: the transformation; None never adds a point, so that the run only prunes.
+        tau: the transformation; None never adds a point: D stays X, so that the rounds after the first (up to
+            :attr:`Plan.min_rounds`) only prune, without a training.
         x: the training points X; with :attr:`Plan.soft` they have the teacher's scores.
         forbidden: sequences that must never enter D besides E's and D's own: those of the dev and test sets.
         teacher_score: the teacher's score on E, or None when it is not known.
@@ -66,16 +68,22 @@ class Agora:
         self._restore()
         state = self.state
         while state.stopped is None:
-            d = self.dataset()
-            rows, parameters = self.train_all(d)
-            improved = self.keep_best(rows, parameters)
-            self.note_attempt(d, rows, parameters, improved)
-            if not improved and state.round and state.attempt < self.plan.replays and self.tau is not None:
+            improved = False
+            if state.unchanged:
+                self.repeat_round()
+            else:
+                d = self.dataset()
+                rows, parameters = self.train_all(d)
+                improved = self.keep_best(rows, parameters)
+                self.note_attempt(d, rows, parameters, improved)
+            if not (improved or state.unchanged) and state.round and state.attempt < self.plan.replays \
+                    and self.tau is not None:
                 state.attempt += 1  # a replay: the same D before its last additions, and fresh draws of tau
                 self.expand()
             else:
                 self.end_round()
-                if state.stopped is None and not self.expand():
+                state.unchanged = state.stopped is None and not self.expand()
+                if state.unchanged and state.round >= self.plan.min_rounds:
                     state.stopped = "nothing was added to D, so a further round would repeat the last one"
             self._save()
         return state
@@ -151,6 +159,16 @@ class Agora:
             f"{len(rows)} trainings, best on {self.evaluation.name} {shown}, best so far "
             f"{100 * state.best['score']:.2f}")  # type: ignore[index]
 
+    def repeat_round(self) -> None:
+        """Note a round on the D of the last one: its trainings would be the same again, so their results are taken."""
+        state, last = self.state, self.state.history[-1]
+        state.attempts.append({
+            "attempt": 0, "size": last["size"], "labels": last["labels"], "wrong": state.wrong, "improved": False,
+            "order": [index for index in state.order if index in state.left], "score": last["score"],
+            "dev": last["dev"], "selection": None})  # the only attempt, so that nothing is compared with it
+        say(f"round {state.round + 1}: D has not grown, so the last round's results stand for the {len(state.left)} sets "
+            "left")
+
     # ---- drop the worst of Theta; is it over?
 
     def end_round(self) -> None:
@@ -170,7 +188,7 @@ class Agora:
             "labels": chosen["labels"], "thetas": count, "score": chosen["score"], "dev": chosen["dev"],
             "best_score": state.best["score"], "best_dev": state.best["dev"],  # type: ignore[index]
             "errors": len(chosen["wrong"])})
-        state.left = sorted(chosen["order"][:plan.remaining(count)])
+        state.order, state.left = chosen["order"], sorted(chosen["order"][:plan.remaining(count)])
         rounds = state.round + 1
         if plan.max_rounds and rounds >= plan.max_rounds:
             state.stopped = f"--max-rounds {plan.max_rounds}"
@@ -195,7 +213,8 @@ class Agora:
                          np.random.default_rng([plan.seed, 1, state.round, state.attempt]))
         known = Known(settled.token_ids, self.evaluation.points.token_ids, *self.forbidden)
         offers: List[List[Addition]] = [[] for _ in range(classes)]
-        missing, made, asked = level(counts, np.full(classes, plan.budget), plan.budget), 0, 0
+        come, full, made, asked = np.ones(classes, dtype=bool), np.full(classes, plan.budget), 0, 0
+        missing = level_what_comes(counts, full, plan.budget, come)
         for turn in range(MAX_PASSES):
             # What was asked for and came out as something else tells how much more to ask for.
             yields = max(0.2, sum(map(len, offers)) / asked) if asked else 0.8
@@ -208,8 +227,11 @@ class Agora:
                 offers[int(strata(self.task, np.array([addition.label]))[0])].append(addition)
                 made += 1
             offered = np.array([len(offer) for offer in offers])
-            missing = np.maximum(0, level(counts, np.full(classes, plan.budget), plan.budget) - offered)
-        accepted = level(counts, np.array([len(offer) for offer in offers]), plan.budget)
+            if turn + 1 >= MAX_PASSES // 2:
+                come = offered > 0
+            missing = np.maximum(0, level_what_comes(counts, full, plan.budget, come) - offered)
+        offered = np.array([len(offer) for offer in offers])
+        accepted = level_what_comes(counts, offered, plan.budget, offered > 0)
         fresh = [addition for offer, count in zip(offers, accepted.tolist()) for addition in offer[:count]]
         fresh = self._as_the_root_has_them(fresh)
         state.generated, state.labelled = state.generated + asked, state.labelled + made

@@ -88,6 +88,18 @@ def level(counts: np.ndarray, offered: np.ndarray, budget: int) -> np.ndarray:
     return result
 
 
+def level_what_comes(counts: np.ndarray, offered: np.ndarray, budget: int, come: np.ndarray) -> np.ndarray:
+    """:func:`level` among the strata of which ``come``, bool (C,), says that the teacher gives them at all.
+
+    A class that the teacher never gives cannot be filled, and must not keep the others from growing together. Where
+    fewer than two come there is nothing to balance, and all strata count.
+    """
+    accepted = np.zeros(len(counts), dtype=np.int64)
+    among = np.asarray(come, dtype=bool) if np.sum(come) > 1 else np.ones(len(counts), dtype=bool)
+    accepted[among] = level(np.asarray(counts)[among], np.asarray(offered)[among], budget)
+    return accepted
+
+
 @dataclass
 class Addition:
     """A point that tau made and the teacher labelled.

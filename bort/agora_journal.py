@@ -6,7 +6,8 @@
     RUN/trainings/TAG/theta-I.json       a training of the present round that has ended; its parameters beside it while
                                          it is the best of its rank
 
-The state names the lengths of both lists, so that lines written after it are dropped when a killed run goes on. Within a
+The state names the lengths of both lists, so that lines written after it are dropped when a killed run goes on. The
+last two states are kept: should the newest be damaged, the run goes on from the one before and comes to the same. Within a
 round every ended training has a file, written after its parameters and before those of its rank's former best go; a kill
 between any two of these steps costs at most the training under way.
 """
@@ -48,10 +49,14 @@ class Journal:
     # ---- the state between rounds
 
     def restore(self) -> Optional[Tuple[Dict[str, Any], Dict[str, np.ndarray], List[Addition]]]:
-        """The last state, the best model's parameters and all additions; None for a run that begins."""
+        """The last state, the best model's parameters and all additions; None for a run that begins.
+
+        Raises:
+            BortError: checkpoints are there but none is whole, or a list has lost lines; nothing is changed then.
+        """
         checkpoint = self.run.latest()
-        state = checkpoint.state if checkpoint else {"bytes": {name: 0 for name in LISTS}}
-        on_root(lambda: self._cut(state["bytes"]))
+        state = checkpoint.state if checkpoint else None
+        on_root(lambda: self._cut(state["bytes"] if state else None))
         distributed.barrier()
         if checkpoint is None:
             return None
@@ -60,19 +65,26 @@ class Journal:
             self.path / "additions.jsonl").exists() else []
         return state, best, additions
 
-    def _cut(self, lengths: Mapping[str, int]) -> None:
+    def _cut(self, lengths: Optional[Mapping[str, int]]) -> None:
+        if lengths is None and self.run.steps():  # not a run that begins: emptying the lists would destroy it
+            raise BortError(f"{self.path / 'checkpoints'}: no checkpoint is whole, so the run cannot go on; choose another "
+                            "--output")
+        present = self._lengths()
         for name in LISTS:
-            path = self.path / name
-            if path.exists():
-                if path.stat().st_size < lengths[name]:
-                    raise BortError(f"{path}: is shorter than when the run was last saved; the run cannot go on")
-                os.truncate(path, lengths[name])
+            path, length = self.path / name, lengths[name] if lengths else 0
+            if present[name] < length:
+                raise BortError(f"{path}: " + ("is shorter than when the run was last saved" if path.exists() else
+                                               "was there when the run was last saved and is missing")
+                                + "; the run cannot go on, choose another --output")
+        for name in LISTS:
+            if (self.path / name).exists():
+                os.truncate(self.path / name, lengths[name] if lengths else 0)
 
     def save(self, number: int, state: Dict[str, Any], best: Mapping[str, np.ndarray]) -> None:
         """Store the state; afterwards the trainings of earlier rounds are removed."""
         if distributed.is_root():
             state = {**state, "bytes": self._lengths()}
-        self.run.save(number, state, {"best.params": best} if best else {}, keep=1)
+        self.run.save(number, state, {"best.params": best} if best else {}, keep=2)
 
     def _lengths(self) -> Dict[str, int]:
         return {name: (self.path / name).stat().st_size if (self.path / name).exists() else 0 for name in LISTS}
@@ -107,9 +119,11 @@ class Journal:
         folder = self.path / "trainings" / tag
         start = self._lengths()["agora.jsonl"] if distributed.is_root() else 0
         mine: List[Dict[str, Any]] = []
-        for place in range(distributed.rank(), len(jobs), distributed.size()):
+        places = range(distributed.rank(), len(jobs), distributed.size())
+        ended = self._ended(folder, [jobs[place][0] for place in places])
+        for place in places:
             number, description = jobs[place]
-            row = self._ended(folder, number, mine)
+            row = ended.get(number)
             if row is None:
                 row = self._store(folder, number, description, train(place), mine)
             mine.append(row)
@@ -126,19 +140,20 @@ class Journal:
         best = best_of(rows)
         return rows, self._share(folder, best, mine) if best is not None else None
 
-    def _ended(self, folder: Path, number: int, mine: Sequence[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
-        """The line of a training that has ended; None if it has not, or if its parameters are wanted and damaged."""
-        path = folder / f"theta-{number:04d}.json"
-        if not path.is_file():
-            return None
-        row = read_json(path)
-        before = best_of(mine)
-        parameters = path.with_suffix(".params")
-        if before is None or better(row, before):
-            later_best = not parameters.is_file()  # replaced by a better one of this rank, which has its own
-            if not later_best and row["sha256"] is not None and sha256_file(parameters) != row["sha256"]:
-                return None
-        return row
+    def _ended(self, folder: Path, numbers: Sequence[int]) -> Dict[int, Dict[str, Any]]:
+        """The lines of those of this rank's trainings that have ended.
+
+        The best of them is left out, and so repeated, if its parameters are missing or damaged. Those of the others
+        were removed when a better one came, and nobody needs them.
+        """
+        paths = {number: folder / f"theta-{number:04d}.json" for number in numbers}
+        ended = {number: read_json(path) for number, path in paths.items() if path.is_file()}
+        best = best_of(list(ended.values()))
+        if best is not None:
+            parameters = paths[best["index"]].with_suffix(".params")
+            if not parameters.is_file() or sha256_file(parameters) != best["sha256"]:
+                del ended[best["index"]]
+        return ended
 
     def _store(self, folder: Path, number: int, description: Mapping[str, Any], trained: Trained,
                mine: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
@@ -153,7 +168,7 @@ class Journal:
             row["sha256"] = sha256_file(path.with_suffix(".params"))
         write_json(path, row)
         if keep and before is not None:
-            (folder / f"theta-{before['index']:04d}.params").unlink()
+            (folder / f"theta-{before['index']:04d}.params").unlink(missing_ok=True)  # gone if this one is repeated
         return row
 
     def _share(self, folder: Path, best: Mapping[str, Any], mine: Sequence[Mapping[str, Any]]) -> Dict[str, np.ndarray]:

@@ -40,7 +40,8 @@ def add_agora_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prune", choices=PRUNINGS, default="one", help="drop the worst of Theta after a round, the worse "
                        "half, or none of it")
     group.add_argument("--max-rounds", type=int, default=0, help="0: until one set is left and nothing is gained")
-    group.add_argument("--min-rounds", type=int, default=1, help="rounds before a reached goal may end the run")
+    group.add_argument("--min-rounds", type=int, default=1, help="rounds before a reached goal, or a round "
+                       "without additions, may end the run")
     group.add_argument("--budget", type=int, help="new points of a round (default: as many as there are "
                        "training examples)")
     group.add_argument("--tau", default="mlm", help="transformations: mlm, noise, embedding, several with "
@@ -209,9 +210,11 @@ class _Setting:
                 say(f"{folder}: has ended already")
                 return run.results
             teacher = self.teacher_report(evaluation, teacher_scores)
+            trainings = plan.trainings() if self.tau is not None and plan.budget else len(plan.thetas)
             say(f"{self.task.name}: {len(x)} training examples ({_shown(balance(self.task, x.labels))}), E is "
                 f"{'the dev set' if evaluation.name == 'dev' else 'held out from the training set'} ({len(evaluation.points)} "
-                f"examples), {len(plan.thetas)} sets of hyper-parameters, {plan.trainings()} trainings until one is left"
+                f"examples), {len(plan.thetas)} sets of hyper-parameters, {trainings} trainings "
+                + ("until one is left" if self.tau is not None and plan.budget else "in all, as D does not grow")
                 + (f", the teacher's {evaluation.metric} on E {100 * teacher['score']:.2f}" if "score" in teacher else ""))
             data = self.data
             forbidden = [part.tokens.token_ids for part in [data.dev, *data.others.values()] if part is not None]

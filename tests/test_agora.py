@@ -18,7 +18,7 @@ import bort
 import run_finetune
 from bort.agora import Agora
 from bort.agora_actors import Evaluation, Trained, read_table
-from bort.agora_data import Addition, Points, Queue, balance, held_out, level, strata
+from bort.agora_data import Addition, Points, Queue, balance, held_out, level, level_what_comes, strata
 from bort.agora_journal import LOWEST, Journal, best_of
 from bort.agora_plan import Plan
 from bort.errors import BortError, run_command
@@ -107,6 +107,14 @@ def test_additions_level_the_labels_within_the_budget(pairs, budget):
     assert level(counts, enough, budget).sum() == budget
 
 
+def test_a_class_that_never_comes_does_not_hold_up_the_others():
+    counts, offered = np.array([10, 10, 12]), np.array([0, 30, 30])
+    assert level(counts, offered, 20).tolist() == [0, 2, 0]
+    assert level_what_comes(counts, offered, 20, offered > 0).tolist() == [0, 11, 9]
+    offered = np.array([0, 30, 0])  # one class alone cannot be balanced with anything but what is there
+    assert level_what_comes(counts, offered, 20, offered > 0).tolist() == [0, 2, 0]
+
+
 def test_the_queue_begins_with_what_was_wrong():
     labels = np.array([0, 0, 1, 0, 1, 0])
     queue = Queue.of([3, 4], labels, np.random.default_rng(0))
@@ -183,13 +191,16 @@ class Simulated:
 
 
 class Oracle:
-    """A teacher that labels by the first token."""
+    """A teacher that labels by the first token; of three classes it never gives the last."""
 
-    def __init__(self, one_sided=False):
-        self.one_sided, self.rows = one_sided, []
+    def __init__(self, one_sided=False, classes=2):
+        self.one_sided, self.rows, self.classes = one_sided, [], classes
 
     def of_rows(self, rows):
         self.rows += [np.array(row) for row in rows]
+        if self.classes == 3:
+            return np.stack([np.array([int(row[1]) % 2 == value for row in rows], dtype=np.float32)
+                             for value in (0, 1, 2)], axis=1)
         labels = np.array([1 if self.one_sided else int(row[1]) % 2 for row in rows])
         return np.stack([1.0 - labels, 0.0 + labels], axis=1).astype(np.float32)
 
@@ -223,8 +234,8 @@ THETAS = tuple(Theta(lr * 1e-3, 0, 0.1, seed) for lr in (1, 2, 3) for seed in (0
 
 
 def simulate(folder, resume=False, x=None, oracle=None, tau=shuffle, after=None, forbidden=(), teacher_score=None,
-             gain=0.0, noise=0.0, **plan):
-    task = get_task("RTE")
+             gain=0.0, noise=0.0, task="RTE", **plan):
+    task = get_task(task)
     e = points(20, 1, "held-out")
     evaluation = Evaluation(task, some_split(e.labels.tolist()), e, "held-out")
     timaeus = Simulated(evaluation, gain, noise)
@@ -269,6 +280,43 @@ def test_it_stops_when_one_theta_is_left_and_nothing_is_gained(tmp_path):
     assert "teacher" in agora.state.stopped and len(agora.state.history) == 2
     agora = simulate(tmp_path / "e", max_rounds=0, tau=None, prune="half")
     assert "nothing was added" in agora.state.stopped and [row["size"] for row in agora.state.history] == [40]
+
+
+@pytest.mark.parametrize("tau", [None, shuffle])
+def test_rounds_that_add_nothing_prune_without_a_training(tmp_path, tau):
+    """A one-sided teacher, or none, of balanced labels: the trainings would be the first round's again."""
+    x = points(40, 0)
+    x.labels = np.arange(40) % 2
+    agora = simulate(tmp_path, tau=tau, x=x, oracle=Oracle(one_sided=True), max_rounds=0, min_rounds=4, prune="half")
+    assert "nothing was added" in agora.state.stopped or agora.state.stopped.startswith("one theta")
+    assert [row["thetas"] for row in agora.state.history] == [6, 3, 2, 1]
+    assert [row["size"] for row in agora.state.history] == [40] * 4 and len({row["score"] for row in agora.state.history}) == 1
+    assert agora.state.trainings == 6 == len(agora.calls) == len(lines(tmp_path, "agora.jsonl"))
+    assert agora.state.best["theta_index"] == 4 and agora.state.left == [4]
+
+
+def test_draws_after_a_round_without_additions_are_used(tmp_path):
+    """Nothing comes of tau in the first round; D grows, and trainings go on, as soon as something does."""
+    asked = []
+
+    def late(rows, draws, patterns, turns):
+        asked.append(draws[0][2])
+        return shuffle(rows, draws, patterns, turns) if draws[0][2] > 1 else [("noise", np.array(row)) for row in rows]
+
+    agora = simulate(tmp_path, tau=late, max_rounds=4, min_rounds=2, gain=1.0)
+    assert [row["size"] for row in agora.state.history] == [40, 40, 60, 80] and set(asked) == {1, 2, 3}
+    assert [row["thetas"] for row in agora.state.history] == [6, 5, 4, 3] and len(agora.calls) == 6 + 4 + 3
+    assert agora.state.stopped == "--max-rounds 4"
+
+
+def test_a_run_goes_on_when_the_teacher_never_gives_a_class(tmp_path):
+    x = points(45, 0)
+    x.labels = np.arange(45) % 3
+    agora = simulate(tmp_path, x=x, oracle=Oracle(classes=3), task="MNLI", gain=1.0)
+    assert [row["size"] for row in agora.state.history] == [45, 65, 85, 105]
+    for number, row in enumerate(agora.state.history):
+        assert row["labels"] == {"contradiction": 15 + 10 * number, "neutral": 15 + 10 * number, "entailment": 15} or \
+            sorted(row["labels"].values()) == [15, 15 + 10 * number, 15 + 10 * number]
 
 
 def test_a_round_without_gain_is_replayed_with_fresh_draws(tmp_path):
@@ -391,10 +439,8 @@ def test_stopped_while_lists_and_checkpoints_are_written(tmp_path, monkeypatch):
                 assert lines(folder, listed) == lines(tmp_path / "whole", listed), (name, when)
 
 
-def test_a_damaged_training_is_repeated_and_a_shortened_list_refused(tmp_path):
-    settings = dict(noise=0.1, max_rounds=2, thetas=THETAS[:3])
-    whole = simulate(tmp_path / "whole", **settings)
-
+def cut_after(folder, trainings, **settings):
+    """A run that was stopped after so many trainings."""
     class Stop(Exception):
         pass
 
@@ -402,19 +448,66 @@ def test_a_damaged_training_is_repeated_and_a_shortened_list_refused(tmp_path):
 
     def after():
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == trainings:
             raise Stop
 
     with pytest.raises(Stop):
-        simulate(tmp_path / "cut", after=after, **settings)
+        simulate(folder, after=after, **settings)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_a_damaged_training_is_repeated_and_a_shortened_list_refused(tmp_path, best, missing):
+    thetas = [Theta(1e-3, 0, 0.1, 0), Theta(2e-3, 0, 0.1, 0)]
+    thetas.insert(best, Theta(9e-3, 0, 0.1, 0))
+    settings = dict(gain=0.1, max_rounds=2, thetas=tuple(thetas))
+    whole = simulate(tmp_path / "whole", **settings)
+    cut_after(tmp_path / "cut", 3, **settings)
     kept = sorted((tmp_path / "cut" / "trainings" / "round-000-00").glob("*.params"))
-    assert len(kept) == 1  # only the best of a rank keeps its parameters
-    kept[0].write_bytes(b"\0" * kept[0].stat().st_size)
-    assert simulate(tmp_path / "cut", resume=True, **settings).state.history == whole.state.history
+    assert [path.name for path in kept] == [f"theta-{best:04d}.params"]  # only the best of a rank keeps its parameters
+    if missing:
+        kept[0].unlink()
+    else:
+        kept[0].write_bytes(b"\0" * kept[0].stat().st_size)
+    resumed = simulate(tmp_path / "cut", resume=True, **settings)
+    assert resumed.state.history == whole.state.history and len(resumed.calls) == 3
+    np.testing.assert_array_equal(resumed.best_parameters["w"], whole.best_parameters["w"])
+    assert lines(tmp_path / "cut", "agora.jsonl") == lines(tmp_path / "whole", "agora.jsonl")
     agora = tmp_path / "whole" / "agora.jsonl"
     agora.write_text(agora.read_text()[:100])
     with pytest.raises(BortError, match="shorter"):
         simulate(tmp_path / "whole", resume=True, **settings)
+
+
+@pytest.mark.parametrize("name", ["agora.jsonl", "additions.jsonl"])
+def test_a_lost_list_is_refused(tmp_path, name):
+    settings = dict(noise=0.1, max_rounds=3, thetas=THETAS[:3])
+    cut_after(tmp_path, 4, **settings)
+    (tmp_path / name).unlink()
+    with pytest.raises(BortError, match=f"{name}.*missing"):
+        simulate(tmp_path, resume=True, **settings)
+
+
+def test_damaged_checkpoints_cost_no_lines(tmp_path):
+    """The newest damaged: from the one before to the same. All of them: refused, and the lists stay as they are."""
+    settings = dict(noise=0.1, max_rounds=4, thetas=THETAS[:4])
+    whole = simulate(tmp_path / "whole", **settings)
+    cut_after(tmp_path / "cut", 8, **settings)  # in the third round
+    kept = sorted((tmp_path / "cut" / "checkpoints").glob("step-*"))
+    assert len(kept) == 2
+    listed = {name: (tmp_path / "cut" / name).read_bytes() for name in ("agora.jsonl", "additions.jsonl")}
+    damaged = [(path / "best.params").read_bytes() for path in kept]
+    for path in kept:
+        (path / "best.params").write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(BortError, match="whole|damaged"):
+        simulate(tmp_path / "cut", resume=True, **settings)
+    assert listed == {name: (tmp_path / "cut" / name).read_bytes() for name in listed}
+    (kept[0] / "best.params").write_bytes(damaged[0])
+    with pytest.warns(UserWarning, match="damaged"):
+        resumed = simulate(tmp_path / "cut", resume=True, **settings)
+    assert resumed.state.history == whole.state.history
+    for name in listed:
+        assert lines(tmp_path / "cut", name) == lines(tmp_path / "whole", name)
 
 
 def test_best_of_trainings():
@@ -555,6 +648,17 @@ def test_dev_and_test_stay_outside(teacher, uncut):
     assert again["metrics"]["dev"]["accuracy"] == pytest.approx(1 - uncut["metrics"]["dev"]["accuracy"])
     first, second = ((folder / "predictions" / "SST-2.tsv").read_text() for folder in (teacher / "uncut", other / "run"))
     assert first == second
+    # nor does the dev set choose between seeds, which flipping its labels would turn round
+    several = ("--seeds", "0,1,2", "--max-rounds", "1", "--tau", "none")
+    for folder in (teacher, other):
+        assert run_command(run_finetune.main, command(folder, "several", *several)) == 0
+    first, second = (json.loads((folder / "several" / "results.json").read_text()) for folder in (teacher, other))
+    accuracies = [json.loads((teacher / "several" / f"seed-{seed}" / "results.json").read_text())["metrics"]["dev"]["accuracy"]
+                  for seed in range(3)]
+    assert len(set(accuracies)) > 1
+    assert first["best_seed"] == second["best_seed"] and first["best"]["selection"] == second["best"]["selection"]
+    for name in ("model/model.params", "predictions/SST-2.tsv"):
+        assert (teacher / "several" / name).read_bytes() == (other / "several" / name).read_bytes()
 
 
 DYING = """
