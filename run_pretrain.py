@@ -14,6 +14,7 @@ model/ (model folders for run_finetune.py) and results.json.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,7 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     what.add_argument("--data", required=True, help="folder made by python -m bort.text prepare")
     what.add_argument("--output", required=True, help="run folder; a run in it needs --resume")
     what.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    what.add_argument("--seed", type=int, default=0, help="decides order, dropout, initial weights, and --mask-seed")
     what.add_argument("--dropout", type=float, help="dropout of the student (default 0.1, or that of --init)")
     what.add_argument("--max-length", type=int, default=512, help="positions of a new student (default 512)")
     loss = parser.add_argument_group("loss")
@@ -52,6 +54,8 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     mask.add_argument("--whole-words", action="store_true", help="mask whole words")
     mask.add_argument("--mask-passes", type=int, default=0,
                       help="repeat the masks after this many epochs (default 0: never; 1 with --cache-teacher)")
+    mask.add_argument("--mask-seed", type=int, help="decides the masks (default: --seed, but 0 with --cache-teacher, "
+                      "so that students of any --seed share a cache)")
     how = parser.add_argument_group("optimization")
     how.add_argument("--batch-size", type=int, help="sequences per rank and micro-batch (default 8)")
     how.add_argument("--max-tokens", type=int, default=0, help="bound padded tokens per rank and micro-batch instead")
@@ -64,7 +68,6 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     how.add_argument("--warmup-ratio", type=float, default=0.01, help="default 0.01")
     how.add_argument("--clip", type=float, default=1.0, help="largest gradient norm, 0 for none (default 1)")
     how.add_argument("--weight-decay", type=float, default=0.01, help="default 0.01")
-    how.add_argument("--seed", type=int, default=0)
     how.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 needs a GPU")
     how.add_argument("--max-skipped", type=int, default=20, help="stop after so many non-finite steps in a row")
     often = parser.add_argument_group("intervals, in steps")
@@ -84,6 +87,13 @@ def main(argv: Optional[List[str]] = None) -> int:
         raise BortError(f"--method {method} {'needs' if args.teacher is None else 'takes no'} --teacher")
     if args.cache_teacher and method == "mlm":
         raise BortError("--cache-teacher needs --method kd")
+    from bort.training import distributed
+
+    with distributed.context():  # the device inputs are put on; MXNet's own default is the CPU
+        return train(args, method)
+
+
+def train(args: argparse.Namespace, method: str) -> int:
     from bort import pretrain, pretrain_inputs
     from bort.training.log import say
     from bort.training.mlm_losses import LossWeights
@@ -92,19 +102,22 @@ def main(argv: Optional[List[str]] = None) -> int:
     weights = (args.mlm_weight, args.kd_weight, args.temperature, args.kd_formula)
     loss = LossWeights(1.0, 0.0) if method == "mlm" else LossWeights(*weights)
     passes = args.mask_passes or (1 if args.cache_teacher else 0)
+    mask_seed = args.mask_seed if args.mask_seed is not None else 0 if args.cache_teacher else args.seed
     batches = pretrain_inputs.batches_of_step(args.batch_size, args.accumulate, args.max_tokens, args.total_batch_size)
     settings = pretrain.Settings(args.steps, *batches, args.max_tokens, args.lr, args.schedule, args.warmup_ratio,
-                                 args.clip, args.weight_decay, args.seed, passes, args.dtype, args.max_skipped, loss)
+                                 args.clip, args.weight_decay, args.seed, passes, args.dtype, args.max_skipped, loss,
+                                 None if mask_seed == args.seed else mask_seed)
     intervals = pretrain.Intervals(args.log_interval, args.eval_interval, args.checkpoint_interval, args.keep,
                                    args.eval_sequences, args.tensorboard)
     corpus, facts = pretrain_inputs.read_corpus(args.data, args.mask_ratio, args.whole_words)
     student = pretrain_inputs.make_student(args.architecture, args.init, corpus.policy.vocab_size, args.seed,
                                            args.dropout, args.max_length)
     if method == "kd":
-        facts.update(pretrain_inputs.teacher_facts(args.teacher, corpus))
+        facts.update(pretrain_inputs.teacher_facts(args.teacher, corpus, args.teacher_architecture))
     described: Dict[str, Any] = {
         "method": method, **asdict(settings), **facts, "architecture": student.architecture.to_dict(),
-        "init": args.init, "dropout": student.dropout, "cache_teacher": args.cache_teacher}
+        "init": args.init, "dropout": student.dropout, "cache_teacher": args.cache_teacher,
+        "max_length": None if student.max_length == corpus.max_length else student.max_length}
     with RunFolder(args.output, described, args.resume) as run:
         results = run.results
         if results is None:
@@ -112,7 +125,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             if args.cache_teacher:
                 teacher = pretrain_inputs.cached_teacher(
                     args.cache_folder or Path(args.data) / "teacher-cache", args.cache_teacher, passes, args.teacher,
-                    corpus, facts, args.seed, args.temperature, student.max_length, args.teacher_architecture)
+                    corpus, facts, mask_seed, args.temperature, student.max_length, args.teacher_architecture)
                 say("teacher cache: {positions:,} positions, KL to the teacher {mean_kl_nats:.4f} nats on average "
                     "and {max_kl_nats:.3f} at most, {mean_mass_outside:.2%} of the mass spread evenly".format(
                         **teacher.error))
@@ -120,6 +133,7 @@ def main(argv: Optional[List[str]] = None) -> int:
                 teacher = pretrain_inputs.load_teacher(args.teacher, corpus, args.temperature, student.max_length,
                                                        args.teacher_architecture, args.dtype)
             results = pretrain.pretrain(student, corpus, settings, run, teacher, intervals)
+    results = {name: math.nan if value is None else value for name, value in results.items()}
     say("{steps} steps, {tokens:,} tokens, {seconds:.0f} s ({tokens_per_second:,.0f} tokens/s): evaluation MLM loss "
         "{eval_mlm_loss:.3f}, accuracy {eval_mlm_accuracy:.2%}; {0}".format(Path(args.output) / "model", **results))
     return 0

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Union
+from typing import IO, Any, Dict, Iterator, List, Mapping, Union
 
 from bort.errors import BortError
 
@@ -58,10 +58,21 @@ def _remove_quietly(name: str) -> None:
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically. NaN and infinities are refused: they are not JSON."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    """Write ``value`` as indented JSON, atomically.
+
+    Raises:
+        BortError: a number in it is NaN or infinite, which JSON does not have, or what :func:`atomic_write` raises.
+    """
+    text = _dump(value, path, indent=2)
     with atomic_write(path) as stream:
         stream.write(text + "\n")
+
+
+def _dump(value: Any, path: PathLike, **settings: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, **settings)
+    except ValueError as error:
+        raise BortError(f"{path}: not written, as a number in it is not finite or it contains itself ({error})") from error
 
 
 def parse_json(text: Union[str, bytes], where: str) -> Any:
@@ -96,7 +107,7 @@ def append_jsonl(path: PathLike, row: Dict[str, Any]) -> None:
 
     Half a line left behind by a kill is removed first: appended to, it would spoil this one too.
     """
-    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    line = _dump(row, path) + "\n"
     try:
         with open(path, "ab+") as stream:
             end = stream.seek(0, os.SEEK_END)
@@ -108,11 +119,15 @@ def append_jsonl(path: PathLike, row: Dict[str, Any]) -> None:
         raise BortError(f"{path}: cannot be appended to ({error.strerror})") from error
 
 
-def read_jsonl(path: PathLike) -> List[Any]:
+def read_jsonl(path: PathLike, fields: Mapping[str, Any] = {}, remedy: str = "") -> List[Any]:
     """Rows of a JSON-lines file; a last line without its line end (a kill while writing) is dropped.
 
+    Args:
+        fields: what every row must have, and of which type (or types) it must be; with any, rows must be objects.
+        remedy: what to do about a bad line, for the message.
+
     Raises:
-        BortError: the file cannot be read, or another line is not JSON (named by number).
+        BortError: the file cannot be read, or another line is not JSON or lacks a field (named by number).
     """
     path = Path(path)
     try:
@@ -120,11 +135,25 @@ def read_jsonl(path: PathLike) -> List[Any]:
     except OSError as error:
         raise BortError(f"{path}: cannot be read ({error.strerror})") from error
     complete = data[: data.rfind(b"\n") + 1]
-    return [
-        parse_json(line, f"{path}, line {number}")
-        for number, line in enumerate(complete.split(b"\n"), start=1)
-        if line.strip()
-    ]
+    rows = []
+    for number, line in enumerate(complete.split(b"\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(parse_json(line, f"{path}, line {number}"))
+                _check_fields(rows[-1], fields, f"{path}, line {number}")
+            except BortError as error:
+                raise BortError(f"{error}{remedy and '; '}{remedy}") from error
+    return rows
+
+
+def _check_fields(row: Any, fields: Mapping[str, Any], where: str) -> None:
+    if fields and not isinstance(row, dict):
+        raise BortError(f"{where}: not an object, but {str(row)[:40]!r}")
+    for name, types in fields.items():
+        if name not in row:
+            raise BortError(f"{where}: has no {name!r}")
+        if not isinstance(row[name], types):
+            raise BortError(f"{where}: its {name!r} is {str(row[name])[:40]!r}")
 
 
 def sha256_file(path: PathLike) -> str:

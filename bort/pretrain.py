@@ -7,22 +7,23 @@ divided by their number: K ranks with batch b, K accumulated micro-batches of b,
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 
 from bort import checkpoints
 from bort.compat import autograd, mx
 from bort.errors import BortError
-from bort.files import read_jsonl
+from bort.files import PathLike
 from bort.models import Bert
 from bort.text.masking import MaskingPolicy
 from bort.training import distributed
+from bort.training.curves import draw_curves, summary
 from bort.training.events import EventWriter
-from bort.training.log import plot_curves, progress
+from bort.training.host import threads
+from bort.training.log import progress
 from bort.training.mlm_batches import BatchStream, Sequences, check_corpus, evaluation_batches
 from bort.training.mlm_losses import LossSums, LossWeights, head_backward, head_losses
 from bort.training.optimizer import BertAdam
@@ -33,6 +34,7 @@ from bort.training.teacher import masked_states, on_device
 EVALUATION_TOKENS = 8192
 INITIAL_LOSS_SCALE = {"float32": 1.0, "float16": 256.0}
 GOOD_STEPS_BEFORE_DOUBLING = 1000
+SECONDS_BETWEEN_DRAWINGS = 60
 
 
 class Diverged(BortError):
@@ -41,7 +43,10 @@ class Diverged(BortError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines the result of a training. ``batch_size`` and ``max_tokens`` are per rank and micro-batch."""
+    """What determines the result of a training. ``batch_size`` and ``max_tokens`` are per rank and micro-batch.
+
+    ``seed`` decides the order and the dropout, and the masks too where ``mask_seed`` is None.
+    """
 
     steps: int = 25000
     batch_size: int = 8
@@ -57,13 +62,14 @@ class Settings:
     dtype: str = "float32"
     max_skipped: int = 20
     loss: LossWeights = LossWeights(1.0, 0.0)
+    mask_seed: Optional[int] = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "max_skipped"):
             if getattr(self, name) < 1:
                 raise BortError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        for name in ("max_tokens", "clip", "weight_decay", "seed", "mask_passes"):
-            if not getattr(self, name) >= 0:
+        for name in ("max_tokens", "clip", "weight_decay", "seed", "mask_passes", "mask_seed"):
+            if not (getattr(self, name) or 0) >= 0:
                 raise BortError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
         if self.dtype not in INITIAL_LOSS_SCALE:
             raise BortError(f"--dtype {self.dtype!r}: training computes in {' or '.join(INITIAL_LOSS_SCALE)}")
@@ -83,16 +89,27 @@ class Intervals:
     evaluation_sequences: int = 2000
     tensorboard: bool = False
 
+    def __post_init__(self) -> None:
+        for name, option, least in (("log", "log-interval", 1), ("evaluate", "eval-interval", 1), ("keep", "keep", 0),
+                                    ("checkpoint", "checkpoint-interval", 1),
+                                    ("evaluation_sequences", "eval-sequences", 0)):
+            if getattr(self, name) < least:
+                raise BortError(f"--{option} must be at least {least}, not {getattr(self, name)}")
+
 
 @dataclass
 class Corpus:
-    """Training and evaluation sequences, how to mask and pad them, and the tokenizer that goes into model folders."""
+    """Training and evaluation sequences, how to mask and pad them, and the tokenizer that goes into model folders.
+
+    ``max_length`` is what the corpus was prepared for, where that is known.
+    """
 
     train: Sequences
     dev: Sequences
     policy: MaskingPolicy
     pad_id: int
     tokenizer: Any = None
+    max_length: Optional[int] = None
 
 
 @dataclass
@@ -114,15 +131,17 @@ class Progress:
 
 
 class Pretraining:
-    """One training; see :func:`pretrain` for the arguments."""
+    """One training; see :func:`pretrain` for the arguments. ``folder`` is the run's, for messages."""
 
-    def __init__(self, student: Bert, corpus: Corpus, settings: Settings, teacher: Any = None) -> None:
+    def __init__(self, student: Bert, corpus: Corpus, settings: Settings, teacher: Any = None,
+                 folder: PathLike = "RUN") -> None:
+        self.folder = folder
         self.student, self.corpus, self.settings, self.teacher = student, corpus, settings, teacher
         check_corpus(corpus.dev, student.max_length)
         self.rank, self.ranks = distributed.rank(), distributed.size()
         self.stream = BatchStream(
             corpus.train, corpus.policy, corpus.pad_id, student.max_length, settings.seed, settings.batch_size,
-            settings.accumulate, settings.max_tokens, settings.mask_passes, self.rank, self.ranks)
+            settings.accumulate, settings.max_tokens, settings.mask_passes, self.rank, self.ranks, settings.mask_seed)
         self.rate = make_schedule(settings.schedule, settings.lr, settings.steps, settings.warmup_ratio)
         self.progress = Progress(loss_scale=INITIAL_LOSS_SCALE[settings.dtype])
         if settings.dtype != "float32":
@@ -156,8 +175,9 @@ class Pretraining:
         seconds = time.perf_counter() - began
         now.seconds += seconds
         now.tokens += int(tokens)
-        for name, value in dict(mlm=mlm, kd=kd, correct=correct, positions=positions, tokens=tokens,
-                                seconds=seconds).items():
+        # A skipped step took its time, but its losses are no numbers and would make the whole window's none.
+        losses = dict(mlm=mlm, kd=kd, correct=correct, positions=positions) if math.isfinite(norm) else {}
+        for name, value in dict(losses, tokens=tokens, seconds=seconds).items():
             now.window[name] = now.window.get(name, 0.0) + value
         return norm
 
@@ -183,20 +203,26 @@ class Pretraining:
                 now.loss_scale *= 2
         if now.skipped_in_a_row >= self.settings.max_skipped:
             raise Diverged(f"losses or gradients were not finite for {now.skipped_in_a_row} steps in a row (up to step "
-                           f"{now.step}); those steps changed nothing and the last checkpoint is intact. Use a smaller "
-                           f"--lr (it is {self.settings.lr:g}), a longer --warmup-ratio or a smaller --clip")
+                           f"{now.step}); those steps changed nothing and the last checkpoint is intact. Go on from "
+                           f"the best weights with a smaller rate (it is {self.settings.lr:g}), in a new folder as this "
+                           f"one keeps its settings: --init {self.folder}/best --output NEW --lr "
+                           f"{self.settings.lr / 4:.1g}; a longer --warmup-ratio or a smaller --clip also help")
 
     def window(self) -> Dict[str, Any]:
-        """The averages since the last call, as a row for ``metrics.jsonl``."""
+        """The averages since the last call, as a row for ``metrics.jsonl``; None where every step was skipped."""
         now, loss = self.progress, self.settings.loss
         sums, now.window = now.window, {}
-        positions = max(1.0, sums["positions"])
-        row = {"step": now.step, "epoch": now.epoch, "lr": self.rate(now.step - 1), "mlm_loss": sums["mlm"] / positions,
-               "mlm_accuracy": sums["correct"] / positions}
-        row["loss"] = loss.mlm_weight * row["mlm_loss"]
+        row: Dict[str, Any] = {"step": now.step, "epoch": now.epoch, "lr": self.rate(now.step - 1), "mlm_loss": None,
+                               "mlm_accuracy": None, "loss": None}
         if self.teacher is not None:
-            row["kd_loss"] = sums["kd"] / positions
-            row["loss"] += loss.kd_weight * row["kd_loss"]
+            row["kd_loss"] = None
+        if "positions" in sums:
+            positions = max(1.0, sums["positions"])
+            row.update(mlm_loss=sums["mlm"] / positions, mlm_accuracy=sums["correct"] / positions)
+            row["loss"] = loss.mlm_weight * row["mlm_loss"]
+            if self.teacher is not None:
+                row["kd_loss"] = sums["kd"] / positions
+                row["loss"] += loss.kd_weight * row["kd_loss"]
         return {**row, "tokens": now.tokens, "tokens_per_second": sums["tokens"] / max(1e-9, sums["seconds"]),
                 "seconds": now.seconds, "skipped": now.skipped}
 
@@ -249,17 +275,24 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
         after_step: called with the number of steps done (for tests).
 
     Returns:
-        What ``results.json`` holds.
+        What ``results.json`` holds; there, numbers that are not finite are null.
 
     Raises:
         Diverged: losses or gradients were not finite ``settings.max_skipped`` times in a row.
         BortError: the corpus does not fit the model, a file of it or of the teacher is damaged, or the disk is full.
     """
-    training = Pretraining(student, corpus, settings, teacher)
+    training = Pretraining(student, corpus, settings, teacher, run.path)
     training.restore(run)
     now = training.progress
     events = EventWriter(run.path / "events", intervals.tensorboard, now.step or None)
     last: Dict[str, float] = {}
+    drawn = time.monotonic()
+
+    def draw_now_and_then() -> None:
+        nonlocal drawn
+        if time.monotonic() - drawn >= SECONDS_BETWEEN_DRAWINGS:
+            draw_curves(run.path)
+            drawn = time.monotonic()
 
     def evaluate() -> None:
         last.update(training.evaluate(intervals.evaluation_sequences))
@@ -269,6 +302,7 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
         if last["eval_mlm_accuracy"] > now.best_accuracy:
             now.best_accuracy, now.best_step = last["eval_mlm_accuracy"], now.step
             _save_model(student, run, "best", corpus, settings, now)
+        on_root(draw_now_and_then)
 
     with progress(total=settings.steps, initial=now.step, desc=run.path.name, unit="step") as bar:
         if now.step == 0:
@@ -280,7 +314,7 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
                 row = {**training.window(), "gradient_norm": norm}
                 run.log(row)
                 events.add(row)
-                bar.set_postfix_str(_summary(row))
+                bar.set_postfix_str(summary(row))
             if now.step % intervals.evaluate == 0 or now.step == settings.steps:
                 evaluate()
             if now.step % intervals.checkpoint == 0 and now.step < settings.steps:
@@ -291,40 +325,16 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
     if not last:
         last.update(training.evaluate(intervals.evaluation_sequences))
     _save_model(student, run, "model", corpus, settings, now)
-    cores = distributed.size() * int(os.environ.get("OMP_NUM_THREADS", "1"))
+    cores = distributed.size() * threads()
     results = {**last, "best_eval_mlm_accuracy": now.best_accuracy, "best_step": now.best_step, "steps": now.step,
                "epochs": now.epoch, "tokens": now.tokens, "seconds": now.seconds,
                "tokens_per_second": now.tokens / max(1e-9, now.seconds), "core_hours": now.seconds * cores / 3600,
                "ranks": distributed.size(), "cores": cores, "skipped": now.skipped}
-    on_root(lambda: draw_curves(run))
     run.finish(results)
+    on_root(lambda: draw_curves(run.path))
     return results
 
 
 def _save_model(student: Bert, run: RunFolder, name: str, corpus: Corpus, settings: Settings, now: Progress) -> None:
     extra = {"pretraining": {"step": now.step, "tokens": now.tokens, "settings": asdict(settings)}}
     on_root(lambda: checkpoints.save(student, run.path / name, corpus.tokenizer, extra) and None)
-
-
-def _summary(row: Dict[str, Any]) -> str:
-    parts = [f"{row['tokens_per_second']:,.0f} tokens/s", f"loss {row['loss']:.3f}", f"mlm {row['mlm_loss']:.3f}"]
-    if "kd_loss" in row:
-        parts.append(f"kd {row['kd_loss']:.3f}")
-    return ", ".join(parts + [f"accuracy {row['mlm_accuracy']:.1%}"])
-
-
-def draw_curves(run: RunFolder) -> None:
-    """Write ``RUN/curves.png`` from ``metrics.jsonl``: losses, accuracies and speed over the steps."""
-    rows: List[Dict[str, Any]] = read_jsonl(run.path / "metrics.jsonl")
-
-    def line(name: str) -> Any:
-        chosen = [row for row in rows if name in row]
-        return [row["step"] for row in chosen], [row[name] for row in chosen]
-
-    losses = {name: line(key) for name, key in (("masked LM", "mlm_loss"), ("distillation", "kd_loss"),
-                                                ("masked LM, evaluation", "eval_mlm_loss"))}
-    plot_curves(run.path / "curves.png", [
-        {"x": "step", "y": "loss (nats)", "lines": losses},
-        {"x": "step", "y": "MLM accuracy", "lines": {"training": line("mlm_accuracy"),
-                                                     "evaluation": line("eval_mlm_accuracy")}},
-        {"x": "step", "y": "tokens/s", "lines": {"throughput": line("tokens_per_second")}}], run.path.name)

@@ -16,6 +16,7 @@ from bort.text.masking import MaskingPolicy
 from bort.text.shards import ShardDataset, read_index
 from bort.text.tokenizer import load_tokenizer
 from bort.training import distributed
+from bort.training.log import say
 from bort.training.teacher import LiveTeacher
 
 PAPER_BATCH = 1024
@@ -38,7 +39,7 @@ def read_corpus(folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = 
     shards = [(shard["name"], shard["sha256"]) for shard in read_index(folder)["splits"]["train"]["shards"]]
     facts = {"data": hashlib.sha256(json.dumps([shards, train.fingerprint]).encode("utf-8")).hexdigest(),
              "mask_ratio": mask_ratio, "whole_words": whole_words}
-    return Corpus(train, dev, policy, tokenizer.pad_id, tokenizer), facts
+    return Corpus(train, dev, policy, tokenizer.pad_id, tokenizer, train.max_length), facts
 
 
 def batches_of_step(batch_size: Optional[int], accumulate: Optional[int], max_tokens: int, total: Optional[int],
@@ -47,14 +48,20 @@ def batches_of_step(batch_size: Optional[int], accumulate: Optional[int], max_to
 
     Args:
         batch_size, accumulate: None where they are not given.
-        total: sequences of a step over all ranks; where nothing at all is given, the paper's 1,024 (section 4).
+        total: sequences of a step over all ranks; where nothing at all is given, the paper's 1,024 (section 4), or
+            the nearest number that these ranks can share.
         ranks: by default those there are.
 
     Raises:
         BortError: ``total`` is no whole number of micro-batches, or goes with options that say otherwise.
     """
     if total is None and batch_size is None and accumulate is None and not max_tokens:
-        total = PAPER_BATCH
+        together = MICRO_BATCH * (distributed.size() if ranks is None else ranks)
+        turns = max(1, round(PAPER_BATCH / together))
+        if turns * together != PAPER_BATCH:
+            say(f"a step takes {turns * together} sequences, what the paper's {PAPER_BATCH} are nearest to in "
+                f"micro-batches of {MICRO_BATCH} on {together // MICRO_BATCH} ranks")
+        return MICRO_BATCH, turns
     micro = MICRO_BATCH if batch_size is None else batch_size
     if total is None:
         return micro, 1 if accumulate is None else accumulate
@@ -73,8 +80,13 @@ def make_student(architecture: Optional[str], init: Optional[PathLike], vocab_si
     """A student drawn from ``seed``, or the network in ``init``.
 
     Raises:
-        BortError: neither or both of them say what it is, or its vocabulary is not the corpus's.
+        BortError: neither or both of them say what it is, its vocabulary is not the corpus's, or a number is out of
+            range.
     """
+    if dropout is not None and not 0 <= dropout < 1:
+        raise BortError(f"--dropout must be at least 0 and below 1, not {dropout}")
+    if max_length < 1:
+        raise BortError(f"--max-length must be at least 1, not {max_length}")
     settings: Dict[str, Any] = {} if dropout is None else {"dropout": dropout}
     if init is not None:
         model = _body(checkpoints.load(init, architecture, **settings))
@@ -93,8 +105,11 @@ def _body(model: Any) -> Bert:
     return model.bort if isinstance(model, Classifier) else model
 
 
-def teacher_facts(path: PathLike, corpus: Corpus) -> Dict[str, Any]:
+def teacher_facts(path: PathLike, corpus: Corpus, architecture: Optional[str] = None) -> Dict[str, Any]:
     """What identifies a teacher, read without loading it.
+
+    Args:
+        architecture: of a bare file: the same file is another network with another number of heads.
 
     Raises:
         BortError: there is no model at ``path``, or it was trained with another tokenizer than the corpus's.
@@ -109,7 +124,8 @@ def teacher_facts(path: PathLike, corpus: Corpus) -> Dict[str, Any]:
     if theirs is not None and ours is not None and theirs != ours:
         raise BortError(f"--teacher {path}: its tokenizer is not the corpus's, so its answers would be about other "
                         f"tokens; prepare the corpus with --tokenizer {path}")
-    return {"teacher": config.get("sha256") or sha256_file(located.parameters)}
+    return {"teacher": config.get("sha256") or sha256_file(located.parameters),
+            "teacher_architecture": None if architecture is None else str(parse(architecture, "--teacher-architecture"))}
 
 
 def _wrong_vocabulary(path: PathLike, theirs: int, ours: int) -> BortError:
@@ -123,9 +139,15 @@ def load_teacher(path: PathLike, corpus: Corpus, temperature: float, max_length:
     """A teacher that answers for this corpus.
 
     Raises:
-        BortError: its vocabulary or its longest sequence do not fit.
+        BortError: its vocabulary or its longest sequence do not fit, or nothing says what network a bare file is of.
     """
-    model = _body(checkpoints.load(path, architecture))
+    try:
+        model = _body(checkpoints.load(path, architecture))
+    except BortError as error:
+        if architecture is None and checkpoints.locate(path).config is None:
+            raise BortError(f"--teacher {path} is a bare parameter file, whose network --teacher-architecture D,A,H,I "
+                            f"(or a preset) says ({error})") from error
+        raise
     if model.vocab_size != corpus.policy.vocab_size:
         raise _wrong_vocabulary(path, model.vocab_size, corpus.policy.vocab_size)
     longest = max(int(corpus.train.lengths.max()), 1)
@@ -138,7 +160,7 @@ def load_teacher(path: PathLike, corpus: Corpus, temperature: float, max_length:
 
 
 def cached_teacher(folder: PathLike, top_k: int, passes: int, path: PathLike, corpus: Corpus, facts: Dict[str, Any],
-                   seed: int, temperature: float, max_length: int,
+                   mask_seed: int, temperature: float, max_length: int,
                    architecture: Optional[str] = None) -> teacher_cache.CachedTeacher:
     """Answers on disk, computed now if they are not there yet; with them there, the teacher is not even loaded.
 
@@ -147,7 +169,9 @@ def cached_teacher(folder: PathLike, top_k: int, passes: int, path: PathLike, co
     """
     if not 1 <= top_k <= corpus.policy.vocab_size:
         raise BortError(f"--cache-teacher {top_k}: keep from 1 to {corpus.policy.vocab_size} tokens for each position")
-    facts = {**facts, "seed": seed, "temperature": temperature, "top_k": top_k, "passes": passes}
+    # Not the run's own seed: students in another order and with other initial weights share the answers.
+    facts = {**facts, "seed": mask_seed, "temperature": temperature, "top_k": top_k, "passes": passes,
+             "max_length": max_length}
     place = Path(folder) / teacher_cache.cache_key(facts)
     if not (place / "index.json").is_file():
         teacher = load_teacher(path, corpus, temperature, max_length, architecture)

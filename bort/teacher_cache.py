@@ -6,8 +6,8 @@ measured while the answers are computed, position by position, as the divergence
 and stands in ``index.json`` beside the mass outside of the K tokens. (By Pinsker's inequality, the gradient with
 respect to the student's logits is off by at most kd_weight * T * sqrt(2 KL) in the sum of absolute values.)
 
-A cache belongs to one teacher, one prepared corpus, one seed, one way of masking and one temperature; its folder is
-named after all of them. As masks are drawn anew in every epoch, it covers a number of *mask passes*, which training
+A cache belongs to one teacher, one prepared corpus, one seed of the masks, one way of masking and one temperature; its
+folder is named after all of them. As masks are drawn anew in every epoch, it covers a number of *mask passes*, which training
 then repeats: with one pass, every epoch has the same masks.
 
     FOLDER/KEY/index.json                      what it is of, its blocks with their checksums, the error
@@ -53,7 +53,7 @@ def build_cache(folder: PathLike, facts: Mapping[str, Any], teacher: LiveTeacher
 
     Args:
         folder: where caches are kept.
-        facts: what determines the content; needs "top_k", "passes" and "seed".
+        facts: what determines the content; needs "top_k", "passes" and "seed" (that of the masks).
 
     Returns:
         The folder of this cache, for :class:`CachedTeacher`.

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
@@ -12,6 +13,12 @@ ADAM_BLOCK = 1 << 16
 """Elements worked on at a time: what a core's cache holds of four arrays, and few enough calls of NumPy."""
 VANISHED = np.float32(1e-20)
 """Added and subtracted, it rounds to multiples of 6e-28, and leaves what is above 1e-12 as it was."""
+
+
+def threads() -> int:
+    """Threads that OpenMP gives this process: the first number of ``OMP_NUM_THREADS`` ("2,1" nests), 1 without one."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return max(1, int(first)) if first.isdigit() else 1
 
 
 def host_view(array: Any, for_writing: bool = False) -> Optional[np.ndarray]:

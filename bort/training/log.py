@@ -7,6 +7,7 @@ from typing import Any, Iterable, List, Mapping, Optional, Sequence
 
 from tqdm import tqdm
 
+from bort.files import atomic_write
 from bort.training import distributed
 
 
@@ -34,6 +35,9 @@ def plot_curves(path: Path, panels: Sequence[Mapping[str, Any]], title: str) -> 
 
     Returns:
         Whether a file was written; it is not when matplotlib (extra ``plots``) is not installed.
+
+    Raises:
+        BortError: the folder cannot be written to, or the disk is full.
     """
     try:
         import matplotlib
@@ -60,8 +64,9 @@ def plot_curves(path: Path, panels: Sequence[Mapping[str, Any]], title: str) -> 
             axis.legend(fontsize=8)
     figure.suptitle(title)
     figure.tight_layout()
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    try:
+        with atomic_write(path, "wb") as stream:
+            figure.savefig(stream, dpi=120, format="png")
+    finally:
+        pyplot.close(figure)
     return True

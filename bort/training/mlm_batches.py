@@ -94,8 +94,9 @@ class BatchStream:
         data: the corpus.
         batch_size: sequences per rank and micro-batch; ignored when ``max_tokens`` bounds the padded tokens instead.
         accumulate: micro-batches per step.
-        seed: decides order and masks.
+        seed: decides the order, and the masks where there is no ``mask_seed``.
         mask_passes: after this many epochs the masks repeat; 0 is fresh masks for ever.
+        mask_seed: decides the masks alone, so that runs in another order can have the same ones.
 
     Raises:
         BortError: the corpus is empty, or a sequence is longer than the model takes.
@@ -103,10 +104,11 @@ class BatchStream:
 
     def __init__(self, data: Sequences, policy: MaskingPolicy, pad_id: int, max_length: int, seed: int,
                  batch_size: int = 8, accumulate: int = 1, max_tokens: int = 0, mask_passes: int = 0, rank: int = 0,
-                 size: int = 1) -> None:
+                 size: int = 1, mask_seed: Optional[int] = None) -> None:
         check_corpus(data, max_length)
         self.data, self.policy, self.pad_id, self.max_length, self.seed = data, policy, pad_id, max_length, seed
         self._batch_size, self._max_tokens, self._mask_passes = batch_size, max_tokens, mask_passes
+        self._mask_seed = seed if mask_seed is None else mask_seed
         self._accumulate, self._rank, self._size = accumulate, rank, size
         self.epoch, self.index = 0, 0
         self._plan: List[np.ndarray] = []
@@ -134,7 +136,7 @@ class BatchStream:
         mask_epoch = self.epoch % self._mask_passes if self._mask_passes else self.epoch
         parts = [share(batch, self._rank + self._size * turn, self._size * self._accumulate)
                  for turn in range(self._accumulate)]
-        made = [make_batch(self.data, part, self.policy, self.seed, mask_epoch, self.pad_id, self.max_length)
+        made = [make_batch(self.data, part, self.policy, self._mask_seed, mask_epoch, self.pad_id, self.max_length)
                 for part in parts if len(part)]
         return [part for part in made if len(part.rows)]
 

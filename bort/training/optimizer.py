@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from bort.compat import gluon, nd
-from bort.training.host import HostViews, adam_update, square_sum
+from bort.training.host import HostViews, adam_update, square_sum, threads
 
 PIECE = 1 << 20
 """Elements of a parameter that one thread updates at a time."""
@@ -45,8 +44,7 @@ class BertAdam:
         self.weight_decay, self.clip = weight_decay, clip
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.skipped = 0
-        threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-        self._threads = int(threads) if threads.isdigit() else 1
+        self._threads = threads()
         self._pool: Optional[ThreadPoolExecutor] = None
         self._views = HostViews()
         self._mean = {name: nd.zeros(p.shape, ctx=p.data().context) for name, p in self.parameters}

@@ -10,6 +10,7 @@ Only the root rank writes; every rank reads the same checkpoint. One process at 
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import re
 import shutil
@@ -53,13 +54,28 @@ def on_root(action: Callable[[], T]) -> Optional[T]:
     return value
 
 
+def is_config(content: Any) -> bool:
+    """Whether ``content`` is what the ``config.json`` of a run holds."""
+    return isinstance(content, dict) and isinstance(content.get("settings"), dict)
+
+
+def finite(value: Any) -> Any:
+    """A JSON-able value with None for every number that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class RunFolder:
     """The folder of one run.
 
     Args:
         path: the folder; made if absent.
         settings: what determines the run's result. A resumed run must have the same.
-        resume: go on with the run in the folder, if there is one.
+        resume: go on with the run in the folder, if there is one. A folder that holds nothing but settings has no run
+            in it yet (the command failed before it did anything) and takes new ones.
 
     Raises:
         BortError: the folder holds a run and ``resume`` is off, or a run with other settings, or another process is
@@ -89,7 +105,7 @@ class RunFolder:
 
     def _check_settings(self, settings: Dict[str, Any], resume: bool) -> None:
         config = self.path / "config.json"
-        if not config.is_file():
+        if not config.is_file() or self._untouched():
             write_json(config, {
                 "settings": settings, "bort": bort.__version__, "python": sys.version.split()[0],
                 "numpy": np.__version__, "command": sys.argv, "ranks": distributed.size(),
@@ -98,9 +114,9 @@ class RunFolder:
         if not resume:
             raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose another --output")
         earlier = read_json(config)
-        before = earlier.get("settings") if isinstance(earlier, dict) else None
-        if not isinstance(before, dict):
+        if not is_config(earlier):
             raise BortError(f"{config}: not the config of a run; choose another --output")
+        before = earlier["settings"]
         different = [f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
                      for key in sorted(set(before) | set(settings)) if before.get(key) != settings.get(key)]
         if earlier.get("ranks") != distributed.size():
@@ -108,6 +124,10 @@ class RunFolder:
         if different:
             raise BortError(f"{self.path}: cannot go on with other settings: " + "; ".join(different)
                             + ". Use the same command, or another --output")
+
+    def _untouched(self) -> bool:
+        """Whether there is a run's config and nothing else; the lock says that nobody is about to add anything."""
+        return set(os.listdir(self.path)) <= {"config.json", ".lock"} and is_config(read_json(self.path / "config.json"))
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -129,9 +149,7 @@ class RunFolder:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``; numbers that are not finite become null."""
         if distributed.is_root():
-            append_jsonl(self.path / "metrics.jsonl", {
-                key: None if isinstance(value, float) and not np.isfinite(value) else value
-                for key, value in row.items()})
+            append_jsonl(self.path / "metrics.jsonl", finite(dict(row)))
 
     def save(self, step: int, state: Mapping[str, Any], arrays: Mapping[str, Mapping[str, np.ndarray]], keep: int = 2,
              protect: Sequence[int] = ()) -> None:
@@ -186,6 +204,9 @@ class RunFolder:
         """The newest checkpoint that is whole, the same on every rank; metrics logged after it are dropped.
 
         A damaged one is passed over with a warning. None when there is none at all.
+
+        Raises:
+            BortError: there are some and all are damaged; nothing was changed.
         """
         found = on_root(self._newest_whole)
         step = distributed.from_root(found)
@@ -204,27 +225,33 @@ class RunFolder:
         return Checkpoint(step, stored["state"], {name: read_ndarrays(folder / name) for name in stored["files"]})
 
     def _newest_whole(self) -> Optional[int]:
-        for step in reversed(self.steps()):
+        steps = self.steps()
+        for step in reversed(steps):
             folder = self._folder(step)
             try:
                 stored = read_json(folder / STATE_FILE)
                 for name, digest in stored["files"].items():
                     if sha256_file(folder / name) != digest:
                         raise BortError(f"{folder / name}: its checksum is wrong")
-            except (BortError, KeyError, TypeError, AttributeError) as error:
+                length = int(stored["metrics_bytes"])
+            except (BortError, KeyError, TypeError, AttributeError, ValueError) as error:
                 warnings.warn(f"{folder} is damaged and passed over ({error})", stacklevel=2)
                 continue
             metrics = self.path / "metrics.jsonl"
             if metrics.exists():
-                os.truncate(metrics, min(int(stored["metrics_bytes"]), metrics.stat().st_size))
+                os.truncate(metrics, min(length, metrics.stat().st_size))
             return step
+        if steps:
+            raise BortError(f"{self.path / 'checkpoints'}: none of its {len(steps)} checkpoints is whole; nothing was "
+                            "changed. Copy them from where they are whole, remove the folder to begin this run anew, or "
+                            "choose another --output")
         if (self.path / "metrics.jsonl").exists():
             os.truncate(self.path / "metrics.jsonl", 0)
         return None
 
     def finish(self, results: Mapping[str, Any]) -> None:
-        """Write ``results.json`` and remove the checkpoints, which nobody needs any more."""
+        """Write ``results.json``, numbers that are not finite as null, and remove the checkpoints, no longer needed."""
         def write() -> None:
-            write_json(self.path / "results.json", dict(results))
+            write_json(self.path / "results.json", finite(dict(results)))
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         on_root(write)
