@@ -96,6 +96,22 @@ def test_half_a_line_left_by_a_kill_spoils_no_other(tmp_path):
     assert read_jsonl(tmp_path / "only") == [{"n": 1}]
 
 
+def test_numbers_that_json_has_not_are_a_clear_error(tmp_path):
+    with pytest.raises(BortError, match="a.json: not written"):
+        write_json(tmp_path / "a.json", {"x": [float("nan")]})
+    with pytest.raises(BortError, match="a.jsonl: not written"):
+        append_jsonl(tmp_path / "a.jsonl", {"x": float("inf")})
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("line, message", [("[1]", "not an object"), ("{}", "has no 'n'"), ('{"n": null}', "its 'n' is"),
+                                           ("{", "not valid JSON")])
+def test_rows_are_checked_and_bad_ones_named_with_the_remedy(tmp_path, line, message):
+    (tmp_path / "rows.jsonl").write_text('{"n": 1}\n' + line + "\n")
+    with pytest.raises(BortError, match=rf"rows.jsonl, line 2: .*{message}.*; remove it"):
+        read_jsonl(tmp_path / "rows.jsonl", {"n": (int, float)}, "remove it")
+
+
 def test_checksum(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

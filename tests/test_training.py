@@ -13,7 +13,8 @@ from bort.batching import pad_batch, share, shuffled_batches
 from bort.compat import autograd, gluon, mx, nd
 from bort.errors import BortError
 from bort.scoring import token_batches
-from bort.training import losses
+from bort.training import host, losses
+from bort.training.log import plot_curves
 from bort.training.optimizer import BertAdam
 from bort.training.schedules import linear, make_schedule, noam, released_pretraining
 from bort.training.state import RunFolder
@@ -238,6 +239,60 @@ def test_checkpoints_keep_the_last_and_pass_over_damaged_ones(tmp_path):
         assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
         run.finish({"ok": True})
         assert run.results == {"ok": True} and run.steps() == []
+
+
+def test_wholly_damaged_checkpoints_stop_a_run_and_nothing_is_touched(tmp_path):
+    with RunFolder(tmp_path, {}) as run:
+        run.log({"step": 1})
+        assert run.latest() is None  # without any checkpoint a run begins anew
+        for step in (1, 2):
+            run.log({"step": step})
+            run.save(step, {}, {"a.params": {"x": np.zeros(1, "float32")}})
+        for step in (1, 2):
+            (tmp_path / "checkpoints" / f"step-0000000{step}" / "state.json").write_text('{"files": {}}')
+        before = (tmp_path / "metrics.jsonl").read_bytes()
+        with pytest.warns(UserWarning, match="damaged"), pytest.raises(BortError, match="none of its 2 .* nothing was"):
+            run.latest()
+        assert (tmp_path / "metrics.jsonl").read_bytes() == before and run.steps() == [1, 2]
+
+
+def test_a_folder_with_settings_alone_takes_others(tmp_path):
+    for settings in ({"lr": 1}, {"lr": 2}):
+        RunFolder(tmp_path / "run", settings).close()
+    RunFolder(tmp_path / "run", {"lr": 3}, resume=True).close()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"] == {"lr": 3}
+    with RunFolder(tmp_path / "run", {"lr": 3}) as run:
+        with pytest.raises(BortError, match="another process"):
+            RunFolder(tmp_path / "run", {"lr": 4})
+        run.log({"step": 1})
+    with pytest.raises(BortError, match="--resume"):
+        RunFolder(tmp_path / "run", {"lr": 4})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"architecture": {}}')  # somebody else's
+    with pytest.raises(BortError, match="holds a run already"):
+        RunFolder(tmp_path / "other", {})
+    assert (tmp_path / "other" / "config.json").read_text() == '{"architecture": {}}'
+
+
+def test_results_without_a_number_are_null(tmp_path):
+    with RunFolder(tmp_path, {}) as run:
+        run.finish({"loss": float("nan"), "parts": [1.0, {"x": float("inf")}]})
+        assert run.results == {"loss": None, "parts": [1.0, {"x": None}]}
+
+
+@pytest.mark.parametrize("value, expected", [("2,1", 2), (" 3 ", 3), ("", 1), ("many", 1), ("0", 1)])
+def test_threads_of_this_process(monkeypatch, value, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert host.threads() == expected
+
+
+def test_a_picture_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    panels = [{"x": "step", "y": "loss", "lines": {"a": ([1, 2], [0.5, None])}}]
+    with pytest.raises(BortError, match="cannot be written"):
+        plot_curves(tmp_path / "file" / "curves.png", panels, "title")
+    assert plot_curves(tmp_path / "curves.png", panels, "title")
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
