@@ -1,13 +1,15 @@
 """Fine-tune a model of the family on a task of GLUE, SuperGLUE or RACE; write scores, predictions and a model folder.
 
-    # A Bort on CoLA, five epochs:
+    # A Bort on CoLA:
     python run_finetune.py --task CoLA --data-dir glue/CoLA --model bort.params --architecture bort \\
         --tokenizer tokenizer --output runs/cola --epochs 5 --lr 3e-5
 
-    # The teacher on the same task, then the student from it, three seeds:
+    # A teacher, then the student from it, three seeds; and by Agora (--algorithm agora --help shows its options):
     python run_finetune.py --task RTE --data-dir glue/RTE --model roberta-large --output runs/rte-teacher
     python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte --algorithm distill \\
         --teacher runs/rte-teacher/model --seeds 0,1,2
+    python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte-agora --algorithm agora \\
+        --teacher runs/rte-teacher/model --tau noise,embedding --prune half
 
     # Two processes share every batch; a killed run goes on with --resume:
     horovodrun -np 2 python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model bort --output runs/sst2 --resume
@@ -19,7 +21,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -67,7 +68,11 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     if any(argument == "agora" or argument.endswith("=agora") for argument in (sys.argv[1:] if argv is None else argv)):
         from bort.agora_options import add_agora_arguments
         add_agora_arguments(parser)
-    return parser.parse_args(argv)
+    own = {name: parser.get_default(name) for name in ("lr", "weight_decay", "warmup", "batch_size")}
+    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(own)))  # None: not given, whatever the default is
+    args.given = [name for name in own if getattr(args, name) is not None]
+    vars(args).update({name: own[name] for name in own if name not in args.given})
+    return args
 
 
 def seeds_of(args: argparse.Namespace) -> List[int]:
@@ -111,8 +116,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     if args.predict_only:
         if not isinstance(first, Classifier) or first.num_outputs != data.task.num_outputs:
             raise BortError(f"{args.model}: --predict-only needs a classifier fine-tuned for {data.task.name}")
-        metrics = experiment.write_outputs(first, data, tokenizer, output, {"task": data.task.name, "model": args.model})
-        results: Dict[str, Any] = {"task": data.task.name, "metrics": metrics, "model": args.model}
+        record = {"task": data.task.name, "model": args.model, "max_length": max_length}
+        metrics = experiment.write_outputs(first, data, tokenizer, output, record)
+        results: Dict[str, Any] = {**record, "metrics": metrics}
         on_root(lambda: write_json(output / "results.json", results))
         say(experiment.final_line(results))
         return 0
@@ -125,20 +131,13 @@ def main(argv: Optional[List[str]] = None) -> int:
             args.teacher, args.tokenizer)), data, args.task, args.data_dir, args.teacher, tokenizer, max_length, **reading)
     described = {"task": data.task.name, "algorithm": args.algorithm, "model": args.model, "teacher": args.teacher,
                  "encoding": args.encoding, "head": args.head, "dropout": args.dropout, "max_length": max_length,
-                 "limit": args.limit, "data": data.train.tokens.fingerprint, "tokenizer": tokenizer.fingerprint}
+                 "limit": args.limit, "data": data.train.tokens.fingerprint, "tokenizer": tokenizer.fingerprint,
+                 **experiment.contents(data, args.model, args.teacher)}
     results_of = [experiment.run_once(
         data, lambda seed: experiment.classifier_for(data.task, source(seed), seed, args.head, args.dropout), tokenizer,
         settings[seed], soft, output if len(settings) == 1 else output / f"seed-{seed}", described, args.resume,
         args.checkpoint_interval) for seed in settings]
-    results = results_of[0]
-    if len(settings) > 1:
-        results = experiment.summarize(results_of)
-        best = output / f"seed-{results['best_seed']}"
-        for name in ("model", "predictions"):
-            if (best / name).is_dir():
-                on_root(lambda: shutil.copytree(best / name, output / name, dirs_exist_ok=True) and None)
-        on_root(lambda: write_json(output / "results.json", results))
-    say(experiment.final_line(results))
+    say(experiment.final_line(experiment.deliver(results_of, output)))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -104,7 +105,7 @@ class Socrates:
         max_length: of the student's inputs; the teacher cuts its own to what it takes.
 
     Raises:
-        BortError: the model is no classifier of this task.
+        BortError: the model is no classifier of this task, or (when asked) its scores are not finite.
     """
 
     def __init__(self, model: Any, where: PathLike, own: Tokenizer, tokenizer: Tokenizer, task: Task,
@@ -120,6 +121,7 @@ class Socrates:
         if getattr(model, "encoding", None) not in (None, task.encoding):
             raise BortError(f"{where}: was fine-tuned on the {model.encoding} encoding of {task.name}, not the "
                             f"{task.encoding} one; use the same --encoding")
+        self.where = where
         if getattr(model, "task_name", None) not in (None, task.name):
             say(f"warning: {where} was fine-tuned for {model.task_name}, not for {task.name}")
         self.model, self.own, self.tokenizer, self.task = model, own, tokenizer, task
@@ -150,6 +152,9 @@ class Socrates:
         started = time.monotonic()
         scores = score(self.model, rows, self.own.pad_id) if len(rows) else np.zeros(
             (0, self.task.num_outputs), np.float32)
+        if not np.isfinite(scores).all():
+            raise BortError(f"{self.where}: the teacher's scores are not finite; its parameters are damaged or its training "
+                            "diverged: fine-tune it again")
         self.seconds += time.monotonic() - started
         self.labelled += len(rows)
         return scores
@@ -171,7 +176,7 @@ def read_table(path: PathLike, count: int, task: Task) -> np.ndarray:
             table = np.asarray([row["scores"] for row in read_jsonl(path)], dtype=np.float32)
     except BortError:
         raise
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise BortError(f"{path}: not a table of a teacher's scores ({error}); it takes an array (N, C) in a .npy file or "
                         'lines {"scores": [...]}') from error
     if table.shape != (count, task.num_outputs):
@@ -197,7 +202,7 @@ class Timaeus:
     Args:
         build: the untrained classifier with a head drawn from a seed.
         base: settings that no theta changes.
-        dev: scored after every training and reported; it decides nothing unless E is the dev set.
+        dev: scored after every training and reported; it decides nothing. None where E is the dev set already.
         seed: added to every theta's, so that several runs differ.
     """
 
@@ -230,7 +235,9 @@ class Timaeus:
         scores = self.predict(model, self.evaluation.points.token_ids, ranks=False)
         own_loss = loss(self.evaluation.task, self.evaluation.points.labels, scores)
         dev = {}
-        if self.dev is not None:
+        if self.evaluation.name == "dev":
+            dev = {key: float(value) for key, value in self.evaluation.task.evaluate(self.evaluation.split, scores).items()}
+        elif self.dev is not None:
             dev = {key: float(value) for key, value in self.dev.metrics(model, self.pad_id, ranks=False).items()}
         row = {"score": self.evaluation.score(scores), "loss": own_loss if math.isfinite(own_loss) else None,
                "epoch": outcome.best_epoch + 1, "dev": dev, "steps": outcome.history[-1]["step"],

@@ -1,6 +1,7 @@
 """The data that Agora moves: what is held out, what D holds, and which new points keep its labels balanced. No MXNet."""
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
@@ -23,6 +24,14 @@ def strata(task: Task, labels: np.ndarray) -> np.ndarray:
 def number_of_strata(task: Task) -> int:
     """Classes, or the 6 rounded values of a regression task."""
     return 6 if task.is_regression else task.num_outputs
+
+
+def fingerprint(points: "Points") -> str:
+    """SHA-256 in hexadecimal of sequences and labels, in order."""
+    digest = hashlib.sha256(np.asarray(points.labels, dtype=np.float64).tobytes())
+    for ids in points.token_ids:
+        digest.update(np.int64(len(ids)).tobytes() + np.asarray(ids, dtype=np.int32).tobytes())
+    return digest.hexdigest()
 
 
 def held_out(split: Split, strata_of: np.ndarray, fraction: float, seed: int) -> np.ndarray:

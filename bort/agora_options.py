@@ -10,17 +10,17 @@ from typing import Any, Callable, Dict, List, Mapping, Optional
 
 import numpy as np
 
-from bort import experiment
+from bort import checkpoints, experiment, inspection
 from bort.agora import Agora
 from bort.agora_actors import SOLVABLE, Evaluation, Socrates, Timaeus, read_table, split_evaluation
-from bort.agora_data import Points, balance, held_out, strata
+from bort.agora_data import Points, balance, fingerprint, held_out, strata
 from bort.agora_journal import Journal
 from bort.agora_plan import PRUNINGS, Plan
 from bort.agora_report import compare, plot, results_of_run, table_lines
 from bort.errors import BortError
-from bort.files import write_json
 from bort.finetune import Settings
 from bort.hyperparameters import Theta, choose_grid, convergent_set
+from bort.models import Classifier
 from bort.tau import Tau
 from bort.text.tokenizer import Tokenizer, find_tokenizer_files, load_tokenizer
 from bort.training.log import say
@@ -29,14 +29,14 @@ from bort.training.state import RunFolder, on_root
 
 def add_agora_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``--algorithm agora``. ``--lr``, ``--weight-decay`` and ``--warmup`` are then what
-    ``--grid small`` is built around; ``--seed`` draws what is held out and the tau-function, and is added to the seeds
-    of Theta."""
+    ``--grid small`` is built around, and given with ``--chs`` they take the place of that set's own; ``--seed`` draws
+    what is held out and the tau-function, and 10,000 times it is added to the seeds of Theta."""
     group = parser.add_argument_group("agora")
     theta = group.add_mutually_exclusive_group()
     theta.add_argument("--grid", default="paper", help="Theta: paper (500 sets, the default), small (6 sets around "
                        "--lr), or a JSON file")
     theta.add_argument("--chs", action="store_true", help="only the task's convergent set, with its batch size (Tables "
-                       "7-9)")
+                       "7-9); --lr, --weight-decay, --warmup and --batch-size win where they are given")
     group.add_argument("--prune", choices=PRUNINGS, default="one", help="drop the worst of Theta after a round, the worse "
                        "half, or none of it")
     group.add_argument("--max-rounds", type=int, default=0, help="0: until one set is left and nothing is gained")
@@ -78,16 +78,7 @@ def run_agora(args: argparse.Namespace, data: experiment.TaskData, source: Calla
     for seed in settings:
         folder = output if len(settings) == 1 else output / f"seed-{seed}"
         rows.append(setting.run(seed, settings[seed], folder))
-    results = rows[0]
-    if len(rows) > 1:
-        results = experiment.summarize(rows)
-        best = output / f"seed-{results['best_seed']}"
-        for name in ("model", "predictions", "agora.png"):
-            if (best / name).is_dir():
-                on_root(lambda: shutil.copytree(best / name, output / name, dirs_exist_ok=True) and None)
-            elif (best / name).is_file():
-                on_root(lambda: shutil.copyfile(best / name, output / name) and None)
-        on_root(lambda: write_json(output / "results.json", results))
+    results = experiment.deliver(rows, output)
     for row in rows:
         for line in table_lines(row):
             say(line)
@@ -118,8 +109,12 @@ class _Setting:
             self.socrates = Socrates(teacher, args.teacher, own, tokenizer, self.task, max_length)
         self.tau = self._tau(kinds)
         self.chs = convergent_set(self.task.name) if args.chs else None
-        if self.chs is not None and self.chs.note:
-            say(f"{self.task.name}: {self.chs.note}")
+        if self.chs is not None:
+            given = {name: getattr(args, name) for name in getattr(args, "given", ())}
+            if self.chs.note and "batch_size" not in given:
+                say(f"{self.task.name}: {self.chs.note}")
+            self.chs = self.chs._replace(batch_size=given.pop("batch_size", self.chs.batch_size),
+                                         theta=self.chs.theta._replace(**given))
 
     def _tau(self, kinds: List[str]) -> Optional[Tau]:
         args = self.args
@@ -128,17 +123,36 @@ class _Setting:
         model: Any = None
         if set(kinds) - {"noise"}:
             if args.tau_model:
-                own = experiment.choose_tokenizer(args.tau_model, args.tokenizer)
+                own = experiment.own_tokenizer(args.tau_model) or experiment.choose_tokenizer(args.tau_model, args.tokenizer)
                 if own.fingerprint != self.tokenizer.fingerprint:
                     raise BortError(f"--tau-model {args.tau_model}: has another tokenizer than the student, whose tokens it is "
                                     "to replace; use a model of the same vocabulary, or --tau noise")
                 model = experiment.load_source(args.tau_model, own)
             else:
                 model = self.source(args.seed)
-            if str(args.tau_model or args.model).startswith("random:"):
+            where = str(args.tau_model or args.model)
+            if "mlm" in kinds:
+                self._check_mlm_head(where)
+            elif where.startswith("random:"):
                 say("warning: tau draws its replacements from a network that was never trained; --tau-model or --tau noise "
                     "would do better")
         return Tau(kinds, model, self.tokenizer, args.tau_rate, args.tau_top_k, self.max_length)
+
+    def _check_mlm_head(self, where: str) -> None:
+        """Refuse to refill masks with a network whose MLM head says nothing."""
+        args, problem = self.args, ""
+        if where.startswith("random:"):
+            problem = "was never trained"
+        else:
+            stored = checkpoints.read(where, *(() if args.tau_model else (args.architecture, args.heads)))
+            network = checkpoints.build(stored.config, where)
+            if isinstance(network, Classifier):
+                problem = "was fine-tuned as a classifier, and its MLM head was not trained along"
+            elif inspection.mlm_head_state(checkpoints.fit(network, stored.arrays, where), stored.config) != "trained":
+                problem = "has a random MLM head (as the published conversion of Bort has)"
+        if problem:
+            raise BortError(f"--tau mlm: {where} {problem}, so that its tokens mean nothing; use --tau noise,embedding, or "
+                            "--tau-model FOLDER with a pre-trained model of the same vocabulary")
 
     def plan(self, seed: int, base: Settings, size: int) -> Plan:
         """The run's plan; ``size`` is the number of training examples."""
@@ -195,6 +209,8 @@ class _Setting:
         names = ("teacher", "model", "encoding", "head", "dropout", "limit", "tau", "tau_model", "tau_rate", "tau_top_k",
                  "evaluate_on", "held_out_fraction", "compare")
         return {"task": self.task.name, "algorithm": "agora", **{name: getattr(args, name) for name in names},
+                **experiment.contents(self.data, args.model, args.teacher, args.tau_model),
+                "evaluation": fingerprint(evaluation.points),
                 "max_length": self.max_length, "data": self.data.train.tokens.fingerprint,
                 "tokenizer": self.tokenizer.fingerprint, "x": len(x), "e": len(evaluation.points),
                 "plan": {**asdict(plan), "thetas": [list(theta) for theta in plan.thetas]}, **asdict(base)}
@@ -226,7 +242,7 @@ class _Setting:
                 f"{Theta(**state.best['theta'])}")
             compared = compare(agora, folder) if self.args.compare else None
             record = {"task": self.task.name, "suite": self.task.suite, "algorithm": "agora", "model": self.args.model,
-                      "settings": asdict(base), "evaluated_on": evaluation.name}
+                      "settings": asdict(base), "evaluated_on": evaluation.name, "max_length": self.max_length}
             model = timaeus.with_parameters(agora.best_parameters)
             metrics = experiment.write_outputs(model, data, self.tokenizer, folder, record)
             results = results_of_run(agora, record, metrics, teacher, compared, seed, time.monotonic() - started)

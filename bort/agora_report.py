@@ -35,17 +35,20 @@ def compare(agora: Agora, folder: Path) -> List[Dict[str, Any]]:
     if not plan.soft:
         table.append(_line(PLAIN, first))
     else:
-        jobs = [(row["theta_index"], row["seed_shift"], 0) for row in map(_shifted, first)]
+        jobs = [(row["theta_index"], 0, 0) for row in first]
         table.append(_line(PLAIN, _trainings(agora, "compare-plain", x, jobs, soft=False)))
-    jobs = [(row["theta_index"], row["seed_shift"], row["steps"]) for row in map(_shifted, rows)]
+    shift = seed_shifts(rows, [theta.seed for theta in plan.thetas])
+    jobs = [(row["theta_index"], shift[row["round"], row["attempt"]], row["steps"]) for row in rows]
     table.append(_line(LONG_PLAIN, _trainings(agora, "compare-long-plain", x, jobs, soft=False)))
     table.append(_line(DISTILLED, _trainings(agora, "compare-distilled", x, jobs, soft=True)))
     table.append(_line(AGORA, rows))
     return table
 
 
-def _shifted(row: Mapping[str, Any]) -> Dict[str, Any]:
-    return {**row, "seed_shift": 100 * row["round"] + 1000 * row["attempt"]}
+def seed_shifts(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> Dict[Tuple[int, int], int]:
+    """What is added to the seeds of Theta in each (round, attempt): 0 in the first, and never the same seed twice."""
+    step = max(seeds) - min(seeds) + 1
+    return {pair: step * place for place, pair in enumerate(sorted({(row["round"], row["attempt"]) for row in rows}))}
 
 
 def _trainings(agora: Agora, tag: str, x: Points, jobs: Sequence[Tuple[int, int, int]], soft: bool) -> List[Dict[str, Any]]:

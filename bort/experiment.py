@@ -1,6 +1,7 @@
 """One fine-tuning experiment, from a task's files and a model to metrics, a model folder and submission files."""
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from bort import checkpoints
 from bort.architecture import parse
 from bort.errors import BortError
-from bort.files import PathLike
+from bort.files import PathLike, sha256_file, write_json
 from bort.finetune import Settings, TrainingData, fine_tune
 from bort.models import Bert, Classifier, initialize
 from bort.scoring import score
@@ -56,14 +57,43 @@ def choose_tokenizer(model: PathLike, tokenizer: Optional[PathLike]) -> Tokenize
     """
     if tokenizer is not None:
         return load_tokenizer(tokenizer)
-    folder = Path(model) if Path(model).is_dir() else Path(model).parent
-    if Path(model).exists() and find_tokenizer_files(folder):
-        return load_tokenizer(folder)
+    own = own_tokenizer(model)
+    if own is not None:
+        return own
     default = find_default_tokenizer()
     if default is None:
         raise BortError(f"{model}: no tokenizer files beside it; give --tokenizer DIR (RoBERTa's vocab.json and merges.txt, "
                         "GluonNLP's .vocab file, or a SentencePiece model)")
     return load_tokenizer(default)
+
+
+def own_tokenizer(model: PathLike) -> Optional[Tokenizer]:
+    """The tokenizer in the model's folder; None where there is none."""
+    folder = Path(model) if Path(model).is_dir() else Path(model).parent
+    return load_tokenizer(folder) if Path(model).exists() and find_tokenizer_files(folder) else None
+
+
+def content_of(path: PathLike) -> str:
+    """What is in a model folder, ``.params`` file or table of scores, as SHA-256 in hexadecimal, so that a resumed run
+    notices that another one took its place; ``"random:..."`` is its own description.
+
+    Raises:
+        BortError: there is no such model.
+    """
+    if str(path).startswith("random:"):
+        return str(path)
+    if Path(path).suffix in (".npy", ".jsonl"):
+        return sha256_file(path)
+    located = checkpoints.locate(path)
+    recorded = (located.config or {}).get("sha256")  # checked against the file whenever the model is read
+    return recorded if isinstance(recorded, str) else sha256_file(located.parameters)
+
+
+def contents(data: TaskData, *models: Optional[PathLike]) -> Dict[str, Any]:
+    """Settings of a run that tell its models (None: there is none) and the sets it is scored on from others."""
+    sets = {"dev": data.dev, **data.others}
+    return {"models": [None if model is None else content_of(model) for model in models],
+            "sets": {name: part.tokens.fingerprint for name, part in sets.items() if part is not None}}
 
 
 def read_task(name: str, data_dir: PathLike, tokenizer: Tokenizer, max_length: int, encoding: str = "paper",
@@ -199,7 +229,8 @@ def run_once(data: TaskData, build: Callable[[int], Classifier], tokenizer: Toke
         outcome = fine_tune(model, training, lambda network: data.dev.metrics(network, tokenizer.pad_id), settings,
                             tokenizer.pad_id, run, checkpoint_interval, title=f"{data.task.name} seed {settings.seed}")
         record = {"task": data.task.name, "suite": data.task.suite, "algorithm": described["algorithm"],
-                  "settings": dict(settings.__dict__), "model": described["model"]}
+                  "settings": dict(settings.__dict__), "model": described["model"],
+                  "max_length": described["max_length"]}
         metrics = write_outputs(model, data, tokenizer, folder, record)
         results = {**record, "metrics": metrics, "seed": settings.seed, "best_epoch": outcome.best_epoch + 1,
                    "epochs": len(outcome.history), "history": outcome.history, "rows": len(training),
@@ -241,6 +272,25 @@ def summarize(results: List[Dict[str, Any]]) -> Dict[str, Any]:
             "seconds": round(sum(row["seconds"] for row in results), 2)}
 
 
+def deliver(rows: List[Dict[str, Any]], output: Path) -> Dict[str, Any]:
+    """The result of a command with one seed or several; of several, the best seed's outputs are copied to the top."""
+    if len(rows) == 1:
+        return rows[0]
+    results = summarize(rows)
+
+    def write() -> None:
+        best = output / f"seed-{results['best_seed']}"
+        for name in ("model", "predictions", "agora.png"):
+            if (best / name).is_dir():
+                shutil.copytree(best / name, output / name, dirs_exist_ok=True)
+            elif (best / name).is_file():
+                shutil.copyfile(best / name, output / name)
+        write_json(output / "results.json", results)
+
+    on_root(write)
+    return results
+
+
 def final_line(results: Mapping[str, Any]) -> str:
     """The last line a run prints: every metric in percent, with median and maximum over seeds where there are several."""
     parts: List[str] = []
@@ -253,5 +303,5 @@ def final_line(results: Mapping[str, Any]) -> str:
     return f"{results['task']}: " + ", ".join(parts) if parts else f"{results['task']}: no labelled set to score"
 
 
-__all__ = ["Encoded", "TaskData", "choose_tokenizer", "classifier_for", "final_line", "load_source", "read_task",
-           "run_once", "summarize", "teacher_scores", "write_outputs"]
+__all__ = ["Encoded", "TaskData", "choose_tokenizer", "classifier_for", "contents", "deliver", "final_line", "load_source",
+           "own_tokenizer", "read_task", "run_once", "summarize", "teacher_scores", "write_outputs"]

@@ -53,9 +53,11 @@ def score(model: Any, token_ids: Sequence[np.ndarray], pad_id: int, max_tokens: 
     rank, size = (distributed.rank(), distributed.size()) if ranks else (0, 1)
     scores = np.zeros((len(token_ids), model.num_outputs), dtype=np.float32)
     lengths = np.array([len(ids) for ids in token_ids])
-    batches = token_batches(lengths, max_tokens)[rank::size]
+    batches = token_batches(lengths, max_tokens)
+    # Decided from the whole work, so that all ranks, however many there are, compute by the same graphs.
     if isinstance(model, Classifier) and _compiling_pays(model, lengths, batches):
         model = compile_for_inference(model)
+    batches = batches[rank::size]
     pending: Any = None
     for batch in log.progress(batches, desc=describe, unit="batch", leave=False) if describe else batches:
         ids, valid = pad_batch([token_ids[index] for index in batch], pad_id, model.max_length)

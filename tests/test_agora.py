@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from bort.agora_actors import Evaluation, Trained, read_table
 from bort.agora_data import Addition, Points, Queue, balance, held_out, level, level_what_comes, strata
 from bort.agora_journal import LOWEST, Journal, best_of
 from bort.agora_plan import Plan
+from bort.agora_report import seed_shifts
 from bort.errors import BortError, run_command
 from bort.hyperparameters import CHS, Theta, choose_grid, convergent_set, paper_grid, read_grid
 from bort.tasks.base import Example, Split
@@ -155,9 +157,21 @@ def test_a_teacher_can_be_a_table(tmp_path):
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"scores": row.tolist()}) + "\n" for row in table))
     np.testing.assert_array_equal(read_table(tmp_path / "t.npy", 5, task), table)
     np.testing.assert_allclose(read_table(tmp_path / "t.jsonl", 5, task), table)
-    for count, name in ((6, "t.npy"), (5, "none.npy")):
-        with pytest.raises(BortError):
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.savez(tmp_path / "several.npz", table)
+    (tmp_path / "several.npz").rename(tmp_path / "renamed.npy")
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 nothing more")
+    for count, name in ((6, "t.npy"), (5, "none.npy"), (5, "empty.npy"), (5, "renamed.npy"), (5, "zip.npy")):
+        with pytest.raises(BortError, match=name):
             read_table(tmp_path / name, count, task)
+
+
+def test_seeds_of_repeated_trainings_never_meet():
+    """100 a round and 1,000 a replay met in the eleventh round."""
+    rows = [{"round": number, "attempt": attempt} for number in range(40) for attempt in range(3)]
+    shifts = seed_shifts(rows, [0, 3, 4])
+    assert shifts[0, 0] == 0
+    assert len({shift + seed for shift in shifts.values() for seed in (0, 3, 4)}) == 40 * 3 * 3
 
 
 # ---- the loop, with trainings that cost nothing
@@ -552,9 +566,12 @@ def workplace(tmp_path_factory):
             records.append(json.dumps(record if split == "test" else {**record, "label": label}))
         (folder / "COPA" / f"{split}.jsonl").write_text("\n".join(records) + "\n")
     tokenizer = train_sentencepiece([*(folder / "SST-2" / "train.tsv").read_text().splitlines(), "because so I a n"], 60)
-    model = Bert(TINY, tokenizer.vocab_size, max_length=32)
-    initialize(model, 0)
-    bort.save(model, folder / "bort", tokenizer)
+    for name in ("bort", "raw"):
+        model = Bert(TINY, tokenizer.vocab_size, max_length=32)
+        initialize(model, 0)
+        if name == "bort":  # as if its MLM head had been trained, which tau's mlm asks for
+            model.decoder[0].bias.set_data(model.decoder[0].bias.data() + 1e-3)
+        bort.save(model, folder / name, tokenizer)
     return folder
 
 
@@ -620,6 +637,7 @@ def test_the_whole_run_and_its_outputs(teacher, uncut):
     row = lines(folder, "agora.jsonl")[0]
     assert row["theta"] == {"lr": 5e-3, "weight_decay": 0.0, "warmup": 0.1, "seed": 0} and row["size"] == 48
     assert sum(row["labels"].values()) == 48 and set(row["dev"]) == {"accuracy"}
+    assert json.loads((folder / "model" / "config.json").read_text())["training"]["max_length"] == 32
     assert uncut["metrics"]["dev"] == uncut["best"]["dev"]  # the model that was saved is the one that was chosen
 
 
@@ -634,7 +652,7 @@ def test_dev_and_test_stay_outside(teacher, uncut):
     assert made and not made & official
     other = teacher / "other"
     (other / "SST-2").mkdir(parents=True)
-    for name in ("bort", "teacher", "grid.json"):
+    for name in ("bort", "raw", "teacher", "grid.json"):
         (other / name).symlink_to(teacher / name)
     train = (teacher / "SST-2" / "train.tsv").read_text()
     (other / "SST-2" / "train.tsv").write_text(train)
@@ -705,6 +723,80 @@ def test_killed_with_signal_9_it_goes_on_to_the_same(teacher, uncut):
     assert (folder / "model" / "model.params").read_bytes() == (teacher / "uncut" / "model" / "model.params").read_bytes()
 
 
+def test_a_resumed_run_notices_what_was_exchanged(teacher, capsys):
+    """Another teacher, student, tau model, dev or test set in the same place is not gone on with."""
+    place = teacher / "exchanged"
+    shutil.copytree(teacher / "SST-2", place / "SST-2")
+    for name in ("bort", "teacher"):
+        shutil.copytree(teacher / name, place / name)
+    shutil.copytree(teacher / "bort", place / "tau")
+    shutil.copy(teacher / "grid.json", place / "grid.json")
+    arguments = command(place, "run", "--max-rounds", "1", "--tau", "embedding", "--tau-model", str(place / "tau"))
+    assert run_command(run_finetune.main, arguments) == 0
+    assert run_command(run_finetune.main, [*arguments, "--resume"]) == 0
+    tokenizer = bort.load_tokenizer(place / "bort")
+    for folder in ("bort", "teacher/model", "tau"):
+        kept = place / "kept"
+        shutil.copytree(place / folder, kept)
+        model = bort.load(place / folder)
+        body = getattr(model, "bort", model)
+        body.decoder[0].bias.set_data(body.decoder[0].bias.data() + 1)
+        bort.save(model, place / folder, tokenizer)
+        assert run_command(run_finetune.main, [*arguments, "--resume"]) == 2
+        assert "models was" in capsys.readouterr().err, folder
+        shutil.rmtree(place / folder)
+        kept.rename(place / folder)
+    for name in ("dev.tsv", "test.tsv"):
+        text = (place / "SST-2" / name).read_text()
+        (place / "SST-2" / name).write_text(text.replace("film", "story"))
+        assert run_command(run_finetune.main, [*arguments, "--resume"]) == 2
+        assert "sets was" in capsys.readouterr().err, name
+        (place / "SST-2" / name).write_text(text)
+    assert run_command(run_finetune.main, [*arguments, "--resume"]) == 0
+
+
+def test_tau_needs_an_mlm_head_that_was_trained(teacher, capsys):
+    for tau_model, message in (("raw", "random MLM head"), ("teacher/model", "fine-tuned as a classifier")):
+        assert run_command(run_finetune.main, command(teacher, "refused", "--tau-model", str(teacher / tau_model))) == 2
+        error = capsys.readouterr().err
+        assert message in error and "--tau noise,embedding" in error and "--tau-model" in error
+    arguments = command(teacher, "refused", "--tokenizer", str(teacher / "bort"), "--tau", "mlm")
+    arguments[arguments.index("--model") + 1] = "random:1,2,8,8"
+    assert run_command(run_finetune.main, arguments) == 2
+    assert "never trained" in capsys.readouterr().err
+    # --tokenizer says what the student has, not the tau model, whose own is beside it
+    from bort.text.tokenizer import train_sentencepiece
+
+    other = train_sentencepiece(["A B C D E F G H"] * 9, 30)
+    body = bort.load(teacher / "bort")
+    bort.save(body, teacher / "foreign")
+    other.save(teacher / "foreign")
+    assert run_command(run_finetune.main, command(
+        teacher, "refused", "--tokenizer", str(teacher / "bort"), "--tau-model", str(teacher / "foreign"))) == 2
+    assert "another tokenizer" in capsys.readouterr().err
+    assert not (teacher / "refused").exists()
+
+
+def test_given_hyper_parameters_win_over_the_convergent_set(teacher):
+    arguments = [argument for argument in command(teacher, "chs", "--chs", "--max-rounds", "1", "--tau", "none")]
+    place = arguments.index("--grid")
+    assert run_command(run_finetune.main, arguments[:place] + arguments[place + 2:]) == 0
+    results = json.loads((teacher / "chs" / "results.json").read_text())
+    chosen = convergent_set("SST-2")
+    assert results["theta"] == [5e-3, *chosen.theta[1:]] and results["settings"]["batch_size"] == 16
+    from bort.agora_options import _Setting
+
+    for extra, wanted in (([], (chosen.theta, 16)), (["--warmup", "0.1", "--batch-size", "4"],
+                                                     (chosen.theta._replace(warmup=0.1), 4))):
+        args = run_finetune.arguments(["--task", "SST-2", "--data-dir", "x", "--model", "x", "--output", "x", "--algorithm",
+                                       "agora", "--teacher", str(teacher / "teacher" / "model"), "--chs", "--tau", "none",
+                                       *extra])
+        setting = _Setting(args, SimpleNamespace(task=get_task("SST-2"), dev=None), None,
+                           bort.load_tokenizer(teacher / "bort"), 32, {})
+        assert (setting.chs.theta, setting.chs.batch_size) == wanted
+    assert args.lr == 3e-5 and args.given == ["warmup", "batch_size"]
+
+
 @needs_horovod
 def test_two_ranks_give_what_one_gives(teacher):
     environment = dict(two_rank_environment(), OMP_NUM_THREADS="1")
@@ -729,10 +821,12 @@ def test_questions_dev_as_e_and_tables(teacher, capsys):
     assert results["e"] == 10 and results["x"] == 38 and results["metric_on_e"] == "accuracy"
     assert len((teacher / "copa" / "predictions" / "COPA.jsonl").read_text().splitlines()) == 8
     assert run_command(run_finetune.main, command(teacher, "copa-dev", *SHORT, "--tau", "noise", "--evaluate-on", "dev",
-                                                  "--seeds", "0,1", **copa)) == 0
+                                                  "--seeds", "0,1", "--compare", **copa)) == 0
     results = json.loads((teacher / "copa-dev" / "results.json").read_text())
     assert results["evaluated_on"] == "dev" and results["x"] == 48 and results["e"] == 16 and results["seeds"] == [0, 1]
     assert results["best"]["score"] == results["metrics"]["dev"]["accuracy"] == results["maximum"]["dev"]["accuracy"]
+    for line in results["compare"]:  # E is the dev set here, and every method is reported on it
+        assert set(line["dev"]) == {"accuracy"} and line["dev"]["accuracy"] == line["score"]
     assert (teacher / "copa-dev" / "model" / "config.json").is_file()
     np.save(teacher / "table.npy", np.zeros((60, 2), np.float32))
     assert run_command(run_finetune.main, command(teacher, "table", "--tau", "none", "--soft", "--prune", "half",
