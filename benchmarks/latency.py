@@ -243,6 +243,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     notes += [f"{engine}: {text}" for engine, text in engines.DESCRIPTIONS.items() if engine in measured]
     notes.append("Weights are random and the same in all engines; outputs were compared with the uncompiled Gluon "
                  "model's on every shape before it was timed.")
+    notes.append("Targets: 'at the peak' is the ratio if the faster side ran at the machine's peak rate of matrix "
+                 "products, an upper bound; 'of the work' is how many times more operations the other network has, "
+                 "which no engine that computes both equally well can exceed.")
     report = latency_report.Report(results, {planned.name: parse(planned.architecture) for planned in plan}, rates)
     image = report.chart(args.results / f"{args.name}.png")
     settings = {"threads": args.threads, "trials": args.trials, "budget": args.budget, "lengths": args.lengths,

@@ -84,26 +84,36 @@ class Report:
         return rows
 
     def targets(self) -> List[Row]:
-        """The ratios that were asked for, and whether this run reaches them."""
+        """The ratios that were asked for, whether this run reaches them, and what could be reached at all.
+
+        "At the peak" is the ratio with the faster side at the machine's peak rate; "of the work" that of the FLOPs,
+        which is what two networks differ by in an engine that computes both equally well.
+        """
         bort, rows = self.first, []
 
-        def add(target: str, wanted: float, slow: Optional[float], fast: Optional[float]) -> None:
+        def work(name: str, shape: Shape) -> float:
+            return float(shape[0] * self.architectures[name].flops(shape[1]))
+
+        def add(target: str, wanted: float, slow: Optional[float], engine: str, shape: Shape,
+                other: Optional[str] = None) -> None:
+            fast, rate = self.median(bort, engine, shape), self.peaks.get(number_format(engine), (0.0, ""))[0]
             if slow and fast:
                 rows.append({"target": target, "wanted": wanted, "measured": round(slow / fast, 2),
-                             "met": slow / fast >= wanted})
+                             "met": slow / fast >= wanted,
+                             "at the peak": round(slow * rate / work(bort, shape), 2) if rate else None,
+                             "of the work": round(work(other, shape) / work(bort, shape), 2) if other else None})
         shapes = list(dict.fromkeys(result.shape for result in self.results if result.architecture == bort))
         for shape in shapes:
-            ours, where = self.median(bort, "mxnet", shape), show_shape(shape)
-            add(f"mxnet beside onnxruntime-hf, {where}", 1.0, self.median(bort, "onnxruntime-hf", shape), ours)
-            add(f"mxnet beside pytorch, {where}", 1.9, self.median(bort, "pytorch", shape), ours)
+            where = show_shape(shape)
+            add(f"mxnet beside onnxruntime-hf, {where}", 1.0, self.median(bort, "onnxruntime-hf", shape), "mxnet", shape)
+            add(f"mxnet beside pytorch, {where}", 1.9, self.median(bort, "pytorch", shape), "mxnet", shape)
             peers = [seconds for seconds in (self.median(bort, peer, shape) for peer in INT8_PEERS) if seconds]
-            add(f"mxnet-int8 beside the best int8 peer, {where}", 1.2, min(peers) if peers else None,
-                self.median(bort, "mxnet-int8", shape))
+            add(f"mxnet-int8 beside the best int8 peer, {where}", 1.2, min(peers) if peers else None, "mxnet-int8", shape)
         for name, wanted in (("bert-base", 7.9), ("roberta-large", 20.0)):
             for stock in ("gluonnlp", "gluonnlp-tuned"):
                 for engine in dict.fromkeys((stock, "mxnet")):
-                    add(f"{bort} in {engine} beside {name} in {stock}", wanted, self.median(name, stock),
-                        self.median(bort, engine))
+                    add(f"{bort} in {engine} beside {name} in {stock}", wanted, self.median(name, stock), engine,
+                        self.shape, name)
         return rows
 
     def every(self) -> List[Row]:
