@@ -1,6 +1,6 @@
 """Search for the best architecture between size, speed and error: section 3 of the paper, from a corpus to best.json.
 
-    # The paper's search (Bookcorpus, a trained RoBERTa-large, 360 tuples, n = 3, epsilon = 2); hours on many GPUs:
+    # The paper's search (Bookcorpus, a trained RoBERTa-large, 300 tuples, n = 3, epsilon = 2); hours on many GPUs:
     python run_search.py --corpus SHARDS --teacher roberta-large-folder --output runs/search
 
     # The same tuples by size and speed alone, in seconds; nothing is trained and nothing is read:
@@ -9,9 +9,12 @@
     # Twelve tiny tuples on the text that Python carries, in well under a minute:
     python run_search.py --preset tiny --output runs/tiny
 
-    # All 360 at a fraction of the paper's batch and length, two processes, measured latencies; goes on with --resume:
+    # All 300 at a fraction of the paper's batch and length, two processes, measured latencies; goes on with --resume:
     horovodrun -np 2 python run_search.py --preset laptop --corpus articles.txt --tokenizer bpe --speed measured \\
         --output runs/laptop --resume
+
+    # A process that dies loses the candidate it was at. Others that were started apart on the same --output (each with
+    # --resume) take it over; horovodrun ends all its ranks when one dies, and the same command with --resume goes on.
 
     # Then distil into what was found:
     python run_pretrain.py --architecture runs/search/best.json --data SHARDS --teacher FOLDER --output runs/pretrain
@@ -44,7 +47,8 @@ def numbers(text: str) -> Tuple[int, ...]:
 
 
 def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)  # an abbreviated --preset would miss its defaults
     add = parser.add_argument_group("what").add_argument
     add("--output", required=True, help="run folder: candidates.jsonl, table1.md, table1.csv, best.json, search.png")
     add("--preset", choices=sorted(PRESETS), default="paper", help="defaults of what follows (default: paper)")
@@ -53,6 +57,7 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     add("--tokenizer-size", type=int, default=8000, help="ids of a SentencePiece vocabulary made of the text")
     add("--teacher", default="roberta-large", help="the maximum point T: a model folder, or a preset or D,A,H,I, whose "
         "weights are then drawn at random (default: roberta-large)")
+    add("--teacher-architecture", help="architecture of a bare .params teacher")
     for name in ("depths", "heads", "hidden", "intermediate"):
         add(f"--{name}", type=numbers, default=tuple(PAPER_SPACE[name]), metavar="N,N,...",
             help=f"default {','.join(map(str, PAPER_SPACE[name]))}")
@@ -100,11 +105,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     settings = SearchSettings(**{**chosen, "include": tuple(parse(text, "--include") for text in args.include)})
     with distributed.context():
         rows = search(args.output, settings, args.teacher, args.corpus or "none", args.tokenizer, args.tokenizer_size,
-                      args.resume)
-    if distributed.is_root():
+                      args.resume, args.teacher_architecture)
+    if distributed.is_root():  # which also refuses a search of which no candidate has a W
         say(search_report.report(Path(args.output), rows, settings))
-    say(f"\nbest: {search_report.architecture_of(rows[0]).display} with W = {rows[0]['W']:.4g}; it is in "
-        f"{args.output}/best.json, which run_pretrain.py --architecture reads")
+        say(f"\nbest: {search_report.architecture_of(rows[0]).display} with W = {rows[0]['W']:.4g}; it is in "
+            f"{args.output}/best.json, which run_pretrain.py --architecture reads")
     return 0
 
 

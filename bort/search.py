@@ -28,7 +28,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from bort.architecture import ROBERTA_VOCAB_SIZE, Architecture
 from bort.errors import BortError
 from bort.files import PathLike, write_json
-from bort.search_costs import TeacherOutputs, build_teacher, find_maximum, measured_speed, teacher_outputs
+from bort.search_costs import (Maximum, TeacherOutputs, build_teacher, check_teacher, find_maximum, measured_speed,
+                               teacher_outputs)
 from bort.search_folder import SearchFolder
 from bort.search_lines import EMBEDDED, Lines, shared_lines
 from bort.search_settings import SearchSettings
@@ -97,7 +98,8 @@ def w_coefficient(cost: Surrogates, maximum: Surrogates, error_rate: float) -> f
 
 
 def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-large", corpus: PathLike = EMBEDDED,
-           tokenizer: Optional[PathLike] = None, tokenizer_size: int = 8000, resume: bool = False) -> List[Row]:
+           tokenizer: Optional[PathLike] = None, tokenizer_size: int = 8000, resume: bool = False,
+           teacher_architecture: Optional[str] = None) -> List[Row]:
     """Run the FPTAS in the folder ``output``, together with every other process that does so.
 
     Args:
@@ -105,6 +107,7 @@ def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-l
         corpus: shards, a text file or folder, or ``"embedded"``; not read when ``settings.steps`` is 0.
         tokenizer: see :func:`bort.search_lines.choose_tokenizer`; ``tokenizer_size`` ids if one must be trained.
         resume: go on with, or join, the search in ``output``.
+        teacher_architecture: of a T that is a bare ``.params`` file.
 
     Returns:
         One row per trained candidate, the largest W first. The first one is the result; rows whose training diverged
@@ -113,10 +116,16 @@ def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-l
     Raises:
         BortError: bad settings or files, other settings than the folder's, or T is not the maximum point.
     """
-    maximum, space = find_maximum(teacher), settings.space
-    folder = SearchFolder(output, {
-        **asdict(settings), "teacher": str(maximum.architecture), "weights": maximum.identity, "corpus": str(corpus),
-        "tokenizer": str(tokenizer), "tokenizer_size": tokenizer_size}, resume)
+    maximum, space = find_maximum(teacher, teacher_architecture), settings.space
+    with SearchFolder(output, {
+            **asdict(settings), "teacher": str(maximum.architecture), "weights": maximum.identity,
+            "corpus": str(corpus), "tokenizer": str(tokenizer), "tokenizer_size": tokenizer_size}, resume) as folder:
+        return _search_in(folder, settings, maximum, space, corpus, tokenizer, tokenizer_size)
+
+
+def _search_in(folder: SearchFolder, settings: SearchSettings, maximum: Maximum, space: Sequence[Architecture],
+               corpus: PathLike, tokenizer: Optional[PathLike], tokenizer_size: int) -> List[Row]:
+    """Steps 1 to 5."""
     lines, vocab_size = None, settings.vocab_size or ROBERTA_VOCAB_SIZE
     if settings.steps:
         if maximum.folder is None and distributed.is_root():
@@ -125,6 +134,7 @@ def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-l
                           "folder", stacklevel=2)
         lines = shared_lines(folder, corpus, tokenizer, maximum.folder, tokenizer_size, settings.lines,
                              settings.max_length, settings.mask_ratio, settings.seed)
+        check_teacher(maximum, lines)  # now, and not after hours of timing
         vocab_size = settings.vocab_size or lines.vocab_size
 
     everything = list(dict.fromkeys([*space, *settings.include, maximum.architecture]))
@@ -146,8 +156,14 @@ def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-l
 
     candidates = {str(xi): xi for xi in [*chosen, *settings.include]}                                       # steps 3, 4
     if lines is None:
-        if distributed.is_root():
-            folder.append(*(scored(described[name], limit, WITHOUT_TRAINING, [], settings) for name in candidates))
+        def append_missing(_: str) -> None:
+            known = {row["name"] for row in folder.rows()}
+            folder.append(*(scored(described[name], limit, WITHOUT_TRAINING, [], settings) for name in candidates
+                            if name not in known))
+
+        # One process does it, and all wait until it is done.
+        folder.deal({"costs": 1.0}, lambda: ["costs"] if set(candidates) <= {row["name"] for row in folder.rows()}
+                    else [], append_missing)
     else:
         train_candidates(folder, candidates, described, limit, lines, teacher_outputs(
             folder, lines, lambda: build_teacher(maximum, lines, settings.positions, settings.seed),

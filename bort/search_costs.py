@@ -21,8 +21,9 @@ from bort.files import read_json, sha256_file, write_json
 from bort.models import Bert, Classifier, initialize
 from bort.models.fused import compile_for_inference
 from bort.ndarrays import read_ndarrays, write_ndarrays
-from bort.search_folder import SearchFolder, watching
+from bort.search_folder import SPEED_FILE, SearchFolder, watching
 from bort.search_lines import Lines, load_array, save_array
+from bort.training.host import threads
 from bort.training.mlm_batches import MaskedLMBatch
 from bort.training.mlm_losses import MAX_CHUNK_ELEMENTS, Teacher
 from bort.training.teacher import expected_positions, masked_states, on_device
@@ -44,32 +45,68 @@ class Maximum(NamedTuple):
         identity: what tells its weights apart: a checksum, or "random".
         folder: where its weights are, None when they are drawn from the search's seed.
         tokenizer: the fingerprint of the tokenizer it was trained with, where that is known.
+        vocab_size, max_length: as its files say, None without files.
     """
 
     architecture: Architecture
     identity: str
     folder: Optional[Path]
     tokenizer: Optional[str] = None
+    vocab_size: Optional[int] = None
+    max_length: Optional[int] = None
 
 
-def find_maximum(source: str) -> Maximum:
+def find_maximum(source: str, architecture: Optional[str] = None) -> Maximum:
     """T from a model folder, or from an architecture (a preset's name or ``D,A,H,I``) without weights.
 
+    Args:
+        architecture: of a bare ``.params`` file, which does not say how many heads it has.
+
     Raises:
-        BortError: neither, or a broken folder.
+        BortError: neither, a broken folder, or an architecture that is missing or contradicts the folder.
     """
     path = Path(source)
+    given = None if architecture is None else parse(architecture, "--teacher-architecture")
     if not path.exists() or path.suffix == ".json":
+        if given is not None:
+            raise BortError(f"--teacher-architecture says what network a .params file is of, and --teacher {source} is "
+                            "no file; leave it out")
         return Maximum(parse(source, "--teacher"), "random", None)
     located = locate(path)
     if located.config is None:
-        model = load(path)
-        return Maximum(model.architecture, sha256_file(located.parameters), path)
-    architecture = Architecture.from_dict(located.config.get("architecture"), str(path))
+        try:
+            model = load(path, given)
+        except BortError as error:
+            if given is not None:
+                raise
+            raise BortError(f"--teacher {path} is a bare parameter file, whose network --teacher-architecture D,A,H,I "
+                            f"(or a preset) says ({error})") from error
+        body = model.bort if isinstance(model, Classifier) else model
+        return Maximum(body.architecture, sha256_file(located.parameters), path, None, body.vocab_size, body.max_length)
+    found = Architecture.from_dict(located.config.get("architecture"), str(path))
+    if given not in (None, found):
+        raise BortError(f"{path}: holds {found.display}, not the {given.display} of --teacher-architecture")
     identity = located.config.get("sha256") or sha256_file(located.parameters)
     tokenizer = located.config.get("tokenizer")
     fingerprint = tokenizer.get("fingerprint") if isinstance(tokenizer, dict) else None
-    return Maximum(architecture, str(identity), path, fingerprint)
+    sizes = (located.config.get(name) for name in ("vocab_size", "max_length"))
+    return Maximum(found, str(identity), path, fingerprint,
+                   *(size if isinstance(size, int) else None for size in sizes))
+
+
+def check_teacher(maximum: Maximum, lines: Lines) -> None:
+    """Refuse, from what its files say of it, a T that cannot answer for ``lines``.
+
+    Raises:
+        BortError: its vocabulary is not the tokenizer's, or it takes shorter lines only.
+    """
+    if maximum.folder is None:
+        return
+    if maximum.vocab_size not in (None, lines.vocab_size) or maximum.tokenizer not in (None, lines.tokenizer.fingerprint):
+        raise BortError(f"{maximum.folder}: was trained with another tokenizer (V = {maximum.vocab_size}) than the lines "
+                        f"are made with (V = {lines.vocab_size}); give its own with --tokenizer, or its shards")
+    if maximum.max_length is not None and maximum.max_length < lines.max_length:
+        raise BortError(f"{maximum.folder}: takes {maximum.max_length} tokens; lower --max-length to that")
 
 
 def build_teacher(maximum: Maximum, lines: Lines, positions: int, seed: int) -> Bert:
@@ -87,14 +124,10 @@ def build_teacher(maximum: Maximum, lines: Lines, positions: int, seed: int) -> 
         # Another seed than the candidates': draws go by name, and those of its width would begin with its word matrix.
         initialize(model, seed + TEACHER_SEED)
         return model
-    loaded = load(maximum.folder)
+    loaded = load(maximum.folder, maximum.architecture)
     model = loaded.bort if isinstance(loaded, Classifier) else loaded
     model.collect_params().setattr("grad_req", "null")
-    if model.vocab_size != lines.vocab_size or maximum.tokenizer not in (None, lines.tokenizer.fingerprint):
-        raise BortError(f"{maximum.folder}: was trained with another tokenizer (V = {model.vocab_size}) than the lines "
-                        f"are made with (V = {lines.vocab_size}); give its own with --tokenizer, or its shards")
-    if model.max_length < lines.max_length:
-        raise BortError(f"{maximum.folder}: takes {model.max_length} tokens; lower --max-length to that")
+    check_teacher(maximum._replace(vocab_size=model.vocab_size, max_length=model.max_length), lines)
     return model
 
 
@@ -218,18 +251,19 @@ def measured_speed(folder: SearchFolder, architectures: Sequence[Architecture], 
               for architecture in architectures}
 
     def measure(_: str) -> None:
-        seconds = {row["visit"]: row["seconds"] for row in folder.rows("speed.jsonl")}
+        # What was timed with other threads, before a resumption, is no measure beside what is timed with these.
+        seconds = {row["visit"]: row["seconds"] for row in folder.rows(SPEED_FILE) if row.get("threads") == threads()}
         with watching("timing", {name: float(visits[name][0].flops(length)) for name in visits}) as watch:
             for name, (architecture, number) in visits.items():
                 watch(seconds)
                 if name not in seconds:
                     seconds[name] = time_forward(architecture, length, batch_size, shares[number])
-                    folder.append({"visit": name, "seconds": seconds[name]}, name="speed.jsonl")
+                    folder.append({"visit": name, "seconds": seconds[name], "threads": threads()}, name=SPEED_FILE)
         per_sample = {str(architecture): float(np.median([value for number in range(rounds) for value in
                                                           seconds[f"{architecture} in round {number}"]])) / batch_size
                       for architecture in architectures}
         write_json(folder.path / "speed.json", {
-            "threads": os.environ.get("OMP_NUM_THREADS"), "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+            "threads": threads(), "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
             "length": length, "batch_size": batch_size, "passes": passes, "rounds": rounds,
             "seconds_per_sample": per_sample})
 

@@ -5,8 +5,10 @@
     RUN/candidates.jsonl     one line per finished candidate
 
 Work is dealt out through file locks, which the system takes back from a process that dies, however it dies. There is
-no coordinator to lose and no collective operation to hang in: a rank that dies loses the one piece it was working on,
-which another process (or the next run) takes over. On a network file system, ``flock`` must work.
+no coordinator to lose and no collective operation to hang in: a process that dies loses the one piece it was working
+on. Of processes that were started apart, the others take that piece over. The ranks of one ``horovodrun`` do not get to:
+when one of them dies the launcher ends all, each loses the one candidate it was at, and ``--resume`` goes on from there.
+On a network file system, ``flock`` must work.
 """
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Collection, Dict, Iterator, List, Mapping
+from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Mapping, Optional
 
 from filelock import FileLock, Timeout
 
@@ -26,10 +28,18 @@ from bort.errors import BortError
 from bort.files import PathLike, append_jsonl, read_json, read_jsonl, write_json
 from bort.training import distributed
 from bort.training.log import progress
-from bort.training.state import on_root
+from bort.training.state import is_config, on_root
 
 CANDIDATES_FILE = "candidates.jsonl"
+SPEED_FILE = "speed.jsonl"
 POLL_SECONDS = 0.5
+_NUMBER, _MAYBE = (int, float), (int, float, type(None))
+FIELDS: Dict[str, Dict[str, Any]] = {
+    CANDIDATES_FILE: {"name": str, "architecture": dict, **dict.fromkeys(("W", "error", "ce", "kl"), _MAYBE),
+                      "seconds_per_sample": _MAYBE, **dict.fromkeys(
+                          ("size", "speed", "parameters", "lemma2_parameters", "flops", "lemma1_flops"), _NUMBER)},
+    SPEED_FILE: {"visit": str, "seconds": list}}
+"""What every row of a file has, whatever else."""
 
 
 class SearchFolder:
@@ -38,7 +48,8 @@ class SearchFolder:
     Args:
         path: the folder; made if absent.
         settings: everything that determines the result; JSON-able.
-        resume: join or go on with the search in the folder, if there is one.
+        resume: join or go on with the search in the folder, if there is one. A folder that holds nothing but settings,
+            in which no process is at work, has no search in it yet (the command failed) and takes new ones.
 
     Raises:
         BortError: the folder holds a run and ``resume`` is off, or a run with other settings, or cannot be written to.
@@ -46,28 +57,77 @@ class SearchFolder:
 
     def __init__(self, path: PathLike, settings: Mapping[str, Any], resume: bool = False) -> None:
         self.path = Path(path)
+        self._presence: Optional[IO] = None
         # Through JSON, so that a tuple of today compares equal to the list in the file.
         on_root(lambda: self._open(json.loads(json.dumps(dict(settings))), resume))
+        if not distributed.is_root():
+            self._enter()
 
     def _open(self, settings: Dict[str, Any], resume: bool) -> None:
         config = self.path / "config.json"
-        if not config.is_file():
+        alone = self._enter()
+        begins = not config.is_file() or alone and self._untouched()
+        if begins:
             write_json(config, {"settings": settings, "bort": bort.__version__, "python": sys.version.split()[0],
                                 "command": sys.argv,
                                 "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")})
-            return
-        if not resume:
+        self._stay()
+        # Read again even by who has just written it: between the two locks another process may have begun its own.
+        earlier = read_json(config)
+        same = is_config(earlier) and earlier["settings"] == settings
+        if not (resume or begins or same and self._untouched()):
             raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose another "
                             "--output")
-        earlier = read_json(config)
-        before = earlier.get("settings") if isinstance(earlier, dict) else None
-        if not isinstance(before, dict):
+        if not is_config(earlier):
             raise BortError(f"{config}: not the config of a search; choose another --output")
+        before = earlier["settings"]
         different = [f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
                      for key in sorted(set(before) | set(settings)) if before.get(key) != settings.get(key)]
         if different:
             raise BortError(f"{self.path}: cannot go on with other settings: " + "; ".join(different)
                             + ". Use the same command, or another --output")
+
+    def _enter(self) -> bool:
+        """Be known to be at work here until :meth:`close`, however this process ends; whether nobody else is.
+
+        All processes share a lock; who has it alone may replace settings that nobody works with. Without ``fcntl``
+        (Windows) nobody ever does.
+        """
+        path = self.path / "claims" / "present.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._presence = open(path, "ab")
+        except OSError as error:
+            raise BortError(f"{path}: cannot be made or written to ({error.strerror})") from error
+        try:
+            import fcntl
+            fcntl.flock(self._presence, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except (ImportError, OSError):
+            self._stay()
+            return False
+
+    def _stay(self) -> None:
+        """Share the lock with all others that are at work here."""
+        with contextlib.suppress(ImportError, OSError):  # without locks, dealing out the work will say so
+            import fcntl
+            fcntl.flock(self._presence, fcntl.LOCK_SH)  # type: ignore[arg-type]
+
+    def _untouched(self) -> bool:
+        """Whether there are settings of a run, and nothing that was computed with them."""
+        return (set(os.listdir(self.path)) <= {"config.json", ".lock", "claims"}
+                and is_config(read_json(self.path / "config.json")))
+
+    def close(self) -> None:
+        """Be at work here no longer."""
+        if self._presence is not None:
+            self._presence.close()
+
+    def __enter__(self) -> "SearchFolder":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     def lock(self, name: str) -> FileLock:
         """The lock of one piece of work or file; freed when its holder dies."""
@@ -126,9 +186,14 @@ class SearchFolder:
                 append_jsonl(path, dict(row))
 
     def rows(self, name: str = CANDIDATES_FILE) -> List[Dict[str, Any]]:
-        """Rows of a JSON-lines file in the order they were finished; an incomplete last line is left out."""
+        """Rows of a JSON-lines file in the order they were finished; an incomplete last line is left out.
+
+        Raises:
+            BortError: a line is not what this project writes there.
+        """
         path = self.path / name
-        return read_jsonl(path) if path.is_file() else []
+        return read_jsonl(path, FIELDS.get(name, {}), "remove that line, and what it told is made again") \
+            if path.is_file() else []
 
     def worker(self) -> str:
         """This process's name in the records."""

@@ -7,6 +7,7 @@ is the error of what the winner will be trained for, and costs a seventh of comp
 """
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Dict, Optional
 
@@ -123,10 +124,14 @@ def shared_lines(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[Pat
 
     def draw(_: str) -> None:
         dataset = open_corpus(folder, corpus, tokenizer, teacher, tokenizer_size, max_length, seed)
+        if dataset.max_length < max_length:
+            warnings.warn(f"{corpus}: was prepared with at most {dataset.max_length} tokens a line, so lines are that "
+                          f"long and not --max-length {max_length}; prepare it again for longer ones", stacklevel=2)
         for name, array in draw_lines(dataset, wanted, max_length, seed, str(corpus)).items():
             save_array(path / f"{name}.npy", array)
         load_tokenizer(dataset.tokenizer_path).save(folder.path / "tokenizer")
-        write_json(path / "lines.json", {"corpus": str(corpus), "lines": wanted, "tokenizer": dataset.fingerprint})
+        write_json(path / "lines.json", {"corpus": str(corpus), "lines": wanted, "tokenizer": dataset.fingerprint,
+                                         "max_length": min(dataset.max_length, max_length)})
 
     folder.deal({"lines": 1.0}, lambda: ["lines"] if (path / "lines.json").is_file() else [], draw)
     stored = load_tokenizer(folder.path / "tokenizer")

@@ -83,11 +83,14 @@ def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], set
     """Write ``table1.md`` and ``table1.csv``; returns the Markdown."""
     table = table1(rows, space["tuples"], settings.top)
     header = list(table[0])
+    facts = read_json(folder / "lines" / "lines.json") if (folder / "lines" / "lines.json").is_file() else {}
+    length = facts.get("max_length", settings.max_length) if isinstance(facts, dict) else settings.max_length
     error = {"ce": "cross-entropy to T", "kl": "divergence from T"}[settings.error]
     lines = ["# Table 1, searched again", "",
              f"{len(rows)} of {len(settings.space)} tuples were {'trained' if settings.steps else 'looked at'} "
              f"(ε = {settings.epsilon}, n = {settings.steps} steps of {settings.batch_size} lines of "
-             f"{settings.max_length} tokens, V = {space['vocab_size']:,}, seed {settings.seed}). Maximum point "
+             f"{settings.max_length} tokens"
+             + (f", of which the shards give at most {length}" if length < settings.max_length else "") + f", V = {space['vocab_size']:,}, seed {settings.seed}). Maximum point "
              f"{space['maximum']}{', random weights' if space['weights'] == 'random' else ''}. Error: "
              f"{error if settings.steps else '1 for all, as nothing was trained'}. Sizes and FLOPs by "
              f"{settings.counts} counts; W takes the speed {settings.speed}.", ""]
