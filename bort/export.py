@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -19,14 +20,17 @@ from bort.calibration import EXAMPLES, Batch, calibration_batches
 from bort.errors import BortError, run_command
 from bort.files import PathLike
 from bort.models import Bert, Classifier
-from bort.onnx_runner import FORMAT, OnnxRunner
+from bort.onnx_runner import FORMAT, OnnxRunner, parameters_digest
 from bort.tasks.base import Task
 from bort.tasks.registry import get_task
-from bort.text.tokenizer import Tokenizer
+from bort.text.tokenizer import Tokenizer, find_tokenizer_files, load_tokenizer
 
 TOLERANCE = 1e-3
 """Largest difference between the file and the model that passes, relative to the largest output."""
-DEFAULT_LENGTH = 128
+LEAST_CORRELATION = 0.5
+"""Between an 8-bit file's outputs and the model's on random batches. Honest files reach 0.99 as a rule and 0.8 in the worst
+case tried (a tiny random network, calibrated on one repeated token); below this, 8 bits are of no use or something is wrong.
+Outputs that hardly differ from one another pass by being close instead, within a twentieth of their size."""
 COMMANDS = """examples:
   python -m bort.export runs/sst2/model sst2.onnx
   python -m bort.export runs/sst2/model sst2-int8.onnx --int8 dynamic --evaluate data/glue
@@ -91,7 +95,8 @@ def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] =
         What the command prints: the part, the file's size, the differences.
 
     Raises:
-        BortError: a package is missing, or the file computes something else than the model (it is not written then).
+        BortError: a package is missing, the folder cannot be written to or holds another tokenizer, or the file computes
+            something else than the model (it is not written then).
     """
     try:
         import onnx  # noqa: F401
@@ -101,27 +106,45 @@ def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] =
     part = part or ("classifier" if isinstance(model, Classifier) else "encoder")
     stored = dict(settings or {})
     if isinstance(model, Classifier):
-        stored.update({"labels": getattr(model, "labels", None), "task": getattr(model, "task_name", None)})
+        stored.update({"labels": getattr(model, "labels", None), "task": getattr(model, "task_name", None),
+                       "num_outputs": model.num_outputs})
     stored.update({"tokenizer": tokenizer.fingerprint if tokenizer is not None else None, "int8": int8})
+    stored["parameters"] = parameters_digest(checkpoints.parameter_arrays(model))
     graph = to_onnx(model, part, stored)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=str(path.parent), prefix=".export-") as folder:
-        checked = Path(folder) / "float32.onnx"
-        onnx_quantize.write(graph, checked)
-        report = compare(model, OnnxRunner(checked))
-        if not report["max_difference"] <= TOLERANCE * max(1.0, report["scale"]):
-            raise BortError(f"{path}: the exported graph differs from the model by {report['max_difference']:.2g}; it "
-                            "is not written (a bug, or parameters that are not finite)")
-        if int8 is None:
-            onnx_quantize.write(graph, path)
-        else:
-            onnx_quantize.quantize(graph, path, int8, batches, reduce_range)
+    if tokenizer is not None and any(file.name != "tokenizer_config.json" for file in find_tokenizer_files(path.parent)) \
+            and load_tokenizer(path.parent).fingerprint != tokenizer.fingerprint:
+        raise BortError(f"{path.parent}: holds another tokenizer than the model's, which would take its place; choose "
+                        "another folder for the file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=str(path.parent), prefix=".export-") as folder:
+            checked = Path(folder) / "float32.onnx"
+            onnx_quantize.write(graph, checked)
+            report = compare(model, OnnxRunner(checked))
+            if not report["max_difference"] <= TOLERANCE * max(1.0, report["scale"]):
+                raise BortError(f"{path}: the exported graph differs from the model by {report['max_difference']:.2g}; it "
+                                "is not written (a bug, or parameters that are not finite)")
+            result: Dict[str, Any] = {"file": str(path), "part": part, "bytes": 0, "float32": report}
+            if int8 is not None:
+                checked = Path(folder) / "int8.onnx"
+                onnx_quantize.quantize(graph, checked, int8, batches, reduce_range)
+                result["int8"] = {"method": int8, **_checked_int8(compare(model, OnnxRunner(checked)), path)}
+            os.replace(checked, path)
+    except OSError as error:
+        raise BortError(f"{path}: cannot be written ({error.strerror})") from error
     if tokenizer is not None:
         tokenizer.save(path.parent)
-    result: Dict[str, Any] = {"file": str(path), "part": part, "bytes": path.stat().st_size, "float32": report}
-    if int8 is not None:
-        result["int8"] = {"method": int8, **compare(model, OnnxRunner(path))}
+    result["bytes"] = path.stat().st_size
     return result
+
+
+def _checked_int8(report: Dict[str, float], path: Path) -> Dict[str, float]:
+    close = report["max_difference"] <= 0.05 * report["scale"] or report["correlation"] >= LEAST_CORRELATION
+    if not (np.isfinite(report["max_difference"]) and close):
+        raise BortError(f"{path}: the 8-bit form computes something else than the model (correlation "
+                        f"{report['correlation']:.3f}, largest difference {report['max_difference']:.2g}); it is not written. "
+                        "Other --calibration data, --int8 dynamic or, on an old CPU, --reduce-range may do better")
+    return report
 
 
 def evaluate(model: Classifier, runner: OnnxRunner, task: Task, data: PathLike, tokenizer: Tokenizer,
@@ -159,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", choices=onnx_graph.PARTS, help="default: classifier if there is one, else encoder")
     parser.add_argument("--int8", choices=onnx_quantize.METHODS, help="8-bit linear layers; static needs --calibration")
     parser.add_argument("--calibration", metavar="DATA", help="a text file, an input per line, or the task's folder")
-    parser.add_argument("--examples", type=int, default=EXAMPLES, metavar="N",
+    parser.add_argument("--examples", type=int, metavar="N",
                         help=f"drawn from it (default: {EXAMPLES})")
     parser.add_argument("--reduce-range", action="store_true", help="7-bit weights, for CPUs without VNNI instructions")
     parser.add_argument("--evaluate", metavar="DATA", help="the task's folder: print dev metrics before and after")
@@ -180,8 +203,12 @@ def _open(args: argparse.Namespace) -> Tuple[Any, Optional[Tokenizer], Optional[
     name = args.task or getattr(model, "task_name", None)
     task = get_task(name, getattr(model, "encoding", None) or "paper") if name else None
     training = stored.config.get("training")
-    used = args.max_length or (training.get("max_length") if isinstance(training, dict) else None) or DEFAULT_LENGTH
-    return model, inspection.find_tokenizer(stored, args.tokenizer), task, min(used, model.max_length)
+    used = training.get("max_length") if isinstance(training, dict) else None
+    if args.max_length is not None and not 4 <= args.max_length <= model.max_length:
+        raise BortError(f"--max-length {args.max_length}: {args.model} takes from 4 to {model.max_length} tokens")
+    if not isinstance(used, int) or not 4 <= used <= model.max_length:
+        used = model.max_length  # not recorded: nothing that the model takes is cut
+    return model, inspection.find_tokenizer(stored, args.tokenizer), task, args.max_length or used
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -189,6 +216,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = _parser().parse_args(argv)
     if args.int8 == "static" and not args.calibration:
         raise BortError("--int8 static needs --calibration DATA: a text file or the task's data folder")
+    if args.calibration and args.int8 != "static":
+        raise BortError(f"--calibration {args.calibration}: only --int8 static learns from data")
+    if args.examples is not None and not args.calibration:
+        raise BortError("--examples: is a number of calibration examples, and there is no --calibration")
+    if args.reduce_range and args.int8 is None:
+        raise BortError("--reduce-range: is for 8-bit weights; add --int8 dynamic or static")
     model, tokenizer, task, length = _open(args)
     if tokenizer is None and (args.calibration or args.evaluate):
         raise BortError(f"{args.model}: there is no tokenizer with it; give --tokenizer DIR")
@@ -196,7 +229,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         raise BortError("--evaluate needs a classifier and its task; give --task NAME if the model does not name one")
     batches: Sequence[Batch] = ()
     if args.calibration and tokenizer is not None:
-        batches = calibration_batches(args.calibration, tokenizer, length, task, args.examples, args.seed)
+        batches = calibration_batches(args.calibration, tokenizer, length, task,
+                                      EXAMPLES if args.examples is None else args.examples, args.seed)
     settings = {"used_length": length, "truncation": task.truncation if task is not None else "even"}
     report = export(model, args.output, args.part, args.int8, batches, tokenizer, args.reduce_range, settings)
     if args.evaluate and tokenizer is not None and task is not None:

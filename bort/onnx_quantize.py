@@ -21,16 +21,19 @@ Batch = Tuple[np.ndarray, np.ndarray]
 
 
 class _Reader:
-    """Feeds calibration batches to onnxruntime one by one."""
+    """Feeds calibration batches to onnxruntime one by one; the part "mlm" gets a position, whose head stays in float32."""
 
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self._batches = iter(batches)
+    def __init__(self, batches: Sequence[Batch], masked: bool) -> None:
+        self._batches, self._masked = iter(batches), masked
 
     def get_next(self) -> Optional[Dict[str, np.ndarray]]:
         batch = next(self._batches, None)
         if batch is None:
             return None
-        return {"token_ids": np.asarray(batch[0], "int64"), "valid_length": np.asarray(batch[1], "float32")}
+        feed = {"token_ids": np.asarray(batch[0], "int64"), "valid_length": np.asarray(batch[1], "float32")}
+        if self._masked:
+            feed["masked_positions"] = np.zeros((len(batch[0]), 1), "int64")
+        return feed
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.get_next, None)
@@ -54,7 +57,7 @@ def quantize(model: Any, path: PathLike, method: str, batches: Sequence[Batch] =
     """Write the 8-bit form of ``model`` to ``path``.
 
     Args:
-        model: the ``onnx.ModelProto`` of ``bort.onnx_graph``, part "encoder" or "classifier".
+        model: the ``onnx.ModelProto`` of ``bort.onnx_graph``.
         method: "dynamic", or "static", which needs ``batches`` of ``token_ids`` (B, T) and ``valid_length`` (B,).
         reduce_range: 7-bit weights, for CPUs without VNNI instructions, whose 8-bit products can overflow.
 
@@ -79,20 +82,20 @@ def quantize(model: Any, path: PathLike, method: str, batches: Sequence[Batch] =
             quantization.quantize_dynamic(source, result, **common)
         else:
             # "min max" over a few hundred sequences; the percentile methods were no better here and far slower.
-            quantization.quantize_static(source, result, _reader(batches), quant_format=quantization.QuantFormat.QDQ,
+            quantization.quantize_static(source, result, _reader(model, batches), quant_format=quantization.QuantFormat.QDQ,
                                          activation_type=quantization.QuantType.QUInt8, **common)
         data = result.read_bytes()
     with atomic_write(path, "wb") as stream:
         stream.write(_with_metadata(data, model))
 
 
-def _reader(batches: Sequence[Batch]) -> Any:
+def _reader(model: Any, batches: Sequence[Batch]) -> Any:
     from onnxruntime import quantization
 
     class Reader(_Reader, quantization.CalibrationDataReader):
         """The same, of the class that the quantizer asks for."""
 
-    return Reader(batches)
+    return Reader(batches, any(given.name == "masked_positions" for given in model.graph.input))
 
 
 def _float_nodes(model: Any) -> List[str]:

@@ -8,15 +8,17 @@ Importing this module imports neither MXNet nor the model code.
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from bort.errors import BortError
 from bort.files import PathLike
+from bort.onnx_graph import PARTS
 from bort.tasks.encoding import encode_pair
 from bort.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -48,7 +50,9 @@ class OnnxRunner:
             raise BortError(f"{path}: no such file; export it first: python -m bort.export MODEL {path}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        count = threads or int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+        # OpenMP allows a number for each level of nesting: "2,1"; what is no number sets nothing, as there.
+        first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+        count = threads or (int(first) if first.isdecimal() else 0)
         if count:
             options.intra_op_num_threads = count
         try:
@@ -58,8 +62,15 @@ class OnnxRunner:
         stored = dict(self.session.get_modelmeta().custom_metadata_map)
         if stored.get("bort") != FORMAT:
             raise BortError(f"{path}: not exported by this project (python -m bort.export)")
-        self.settings: Dict[str, Any] = json.loads(stored["settings"])
-        self.part: str = self.settings["part"]
+        try:
+            self.settings: Dict[str, Any] = json.loads(stored["settings"])
+            self.part: str = self.settings["part"]
+            fits = self.part in PARTS and all(isinstance(self.settings[key], int) for key in ("vocab_size", "max_length"))
+        except (KeyError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise BortError(f"{path}: what the export stored in it is damaged; export it again: python -m bort.export MODEL "
+                            f"{path}")
         self._tokenizer: Optional[Tokenizer] = None
 
     @property
@@ -72,6 +83,18 @@ class OnnxRunner:
                 raise BortError(f"{self.path.parent}: its tokenizer is not the one that {self.path.name} was exported "
                                 "with")
         return self._tokenizer
+
+    def require(self, **wanted: Any) -> None:
+        """Refuse the file unless it was exported with these :attr:`settings`: ``part="classifier"``, ``task="RTE"``, ...
+
+        Raises:
+            BortError: one differs, or the file was written before exports stored it.
+        """
+        for name, value in wanted.items():
+            if self.settings.get(name) != value:
+                what = "was made from other parameters than" if name == "parameters" else \
+                    f"has the {name} {self.settings.get(name)!r} instead of {value!r} of"
+                raise BortError(f"{self.path}: {what} this model; export it again: python -m bort.export MODEL {self.path}")
 
     def __call__(self, token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> np.ndarray:
         """Run the network.
@@ -146,6 +169,16 @@ class OnnxRunner:
             results.extend({"label": labels[int(row.argmax())], "probabilities": dict(zip(labels, row.tolist()))}
                            for row in weights)
         return results
+
+
+def parameters_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 in hexadecimal of parameters as float32, under the names of ``checkpoints.parameter_arrays``: what a file
+    stores of the model that it was made from."""
+    digest = hashlib.sha256()
+    for name, array in sorted((name[5:] if name.startswith("bort.") else name, array) for name, array in arrays.items()):
+        digest.update(f"{name} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array, dtype="float32").data)
+    return digest.hexdigest()
 
 
 def _check_range(what: str, values: np.ndarray, lowest: int, highest: int) -> None:

@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from bort.errors import BortError, run_command
 from bort.files import PathLike, atomic_write
 from bort.models import Classifier
 from bort.models.fused import DTYPES, check_dtype, compile_for_inference
+from bort.onnx_runner import parameters_digest
 from bort.predict_io import (FORMATS, JsonWriter, PlainTask, Record, Texts, TsvWriter, given_records, open_input,
                              read_records)
 from bort.tasks.base import Example, Split, Task
@@ -69,7 +70,7 @@ class Predictor:
 
     Raises:
         BortError: the model is no classifier, has no tokenizer, or was not fine-tuned for that task; or this machine
-            computes slower in ``dtype`` than in float32.
+            computes slower in ``dtype`` than in float32; or the onnx file is not this model's.
     """
 
     def __init__(self, model: Union[PathLike, Classifier], tokenizer: Union[None, PathLike, Tokenizer] = None,
@@ -88,7 +89,7 @@ class Predictor:
             raise BortError(f"batch_size must be positive, not {batch_size}")
         used = None
         if isinstance(model, Classifier):
-            network, where = model, "this model"
+            network, where, arrays = model, "this model", None
         else:
             stored, where = checkpoints.read(model, architecture, heads), str(model)
             network = checkpoints.build(stored.config, str(stored.located.config_file))
@@ -99,6 +100,7 @@ class Predictor:
                 tokenizer = inspection.find_tokenizer(stored, tokenizer)
             training = stored.config.get("training")
             used = training.get("max_length") if isinstance(training, dict) else None
+            arrays: Any = stored.arrays
             if engine == "mxnet":
                 network.collect_params().setattr("grad_req", "null")  # gradients would take as much memory again
                 checkpoints.set_parameters(network, stored.arrays, where)
@@ -116,7 +118,9 @@ class Predictor:
         self.task = _task(network, task, where)
         self._order = _order(network, self.task, where)
         self._direction = 1
-        self._network, self._run = network, None if engine == "mxnet" else _onnx_function(onnx)
+        self._network, self._run = network, None if engine == "mxnet" else _onnx_function(
+            onnx, network, checkpoints.parameter_arrays(network) if arrays is None else checkpoints.fit(
+                network, arrays, where), tokenizer)
         if dtype != "int8" and engine == "mxnet":
             self._run = inference_function(network, dtype)
         elif calibration is not None:
@@ -280,10 +284,16 @@ def _order(model: Classifier, task: Task, where: str) -> Optional[np.ndarray]:
     return np.asarray([own.index(label) for label in wanted])
 
 
-def _onnx_function(path: Any) -> Run:
+def _onnx_function(path: Any, network: Classifier, arrays: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> Run:
+    """The exported file, which must be this model's: another one's answers would look as good."""
     from bort.export import OnnxRunner
 
     runner = OnnxRunner(path)
+    runner.require(part="classifier", num_outputs=network.num_outputs, task=getattr(network, "task_name", None),
+                   labels=getattr(network, "labels", None), vocab_size=network.vocab_size,
+                   parameters=parameters_digest(arrays))
+    if runner.settings.get("tokenizer") is not None:
+        runner.require(tokenizer=tokenizer.fingerprint)
     return lambda token_ids, valid_length: np.asarray(runner(token_ids, valid_length))
 
 

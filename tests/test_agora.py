@@ -166,6 +166,20 @@ def test_a_teacher_can_be_a_table(tmp_path):
             read_table(tmp_path / name, count, task)
 
 
+def test_a_teacher_whose_scores_are_not_finite_is_refused(monkeypatch):
+    from bort import agora_actors
+    from bort.models import Classifier
+    from tests.tiny import tiny_bert
+
+    model = Classifier(tiny_bert(0), 2)
+    model.initialize_head(0)
+    model.classifier[1].bias.set_data(model.classifier[1].bias.data() * float("nan"))
+    words = SimpleNamespace(fingerprint="x", pad_id=1)
+    socrates = agora_actors.Socrates(model, "the/teacher", words, words, get_task("SST-2"), 24)
+    with pytest.raises(BortError, match="the/teacher.*not finite"):
+        socrates.of_rows([np.array([0, 7, 2], np.int32)])
+
+
 def test_seeds_of_repeated_trainings_never_meet():
     """100 a round and 1,000 a replay met in the eleventh round."""
     rows = [{"round": number, "attempt": attempt} for number in range(40) for attempt in range(3)]

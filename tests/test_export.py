@@ -127,6 +127,73 @@ def test_what_cannot_be_exported(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_wrong_8_bit_file_is_not_written(tmp_path, monkeypatch):
+    from bort import onnx_quantize
+
+    model = tiny_classifier("pooled", WIDE)
+    exporter.export(model, tmp_path / "model.onnx", int8="dynamic")
+    before = (tmp_path / "model.onnx").read_bytes()
+    other = tiny_classifier("pooled", WIDE)
+    for parameter in other.classifier[3].collect_params().values():
+        parameter.set_data(-parameter.data())
+    broken = Classifier(tiny_bert(0, WIDE), 3, "pooled", dropout=0.0)
+    broken.initialize_head(5)
+    broken.classifier[3].bias.set_data(broken.classifier[3].bias.data() * float("nan"))
+    for wrong in (other, broken):
+        graph = exporter.to_onnx(wrong, "classifier", {})
+        monkeypatch.setattr(onnx_quantize, "quantize", lambda given, path, *rest: onnx_quantize.write(graph, path))
+        with pytest.raises(BortError, match="8-bit form computes something else"):
+            exporter.export(model, tmp_path / "model.onnx", int8="dynamic")
+        assert (tmp_path / "model.onnx").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("method", ["dynamic", "static"])
+def test_honest_8_bits_always_pass(tmp_path, method, outputs):
+    """Even networks whose outputs hardly depend on their input, calibrated on sequences unlike those of the check."""
+    batches = [(np.full((2, 6), 7), np.array([6.0, 3.0]))]
+    for seed, scale in ((0, 1.0), (2, 1.0), (1, 0.0)):
+        model = Classifier(tiny_bert(seed, WIDE, scale=scale), outputs, dropout=0.0)
+        model.initialize_head(seed)
+        report = exporter.export(model, tmp_path / "x.onnx", int8=method, batches=batches)
+        assert report["int8"]["correlation"] > 0.7 or not scale
+
+
+def test_static_8_bits_of_the_mlm_part(tmp_path):
+    model = Bert(Architecture(2, 4, 64, 96), VOCAB, max_length=MAX_LENGTH)
+    initialize(model, 0)
+    batches = [tuple(a.asnumpy() for a in tiny_batch(seed, 4, 16)[:2]) for seed in range(6)]
+    report = exporter.export(model, tmp_path / "mlm.onnx", "mlm", int8="static", batches=batches)
+    assert report["int8"]["correlation"] > 0.99 and OnnxRunner(tmp_path / "mlm.onnx").part == "mlm"
+
+
+def test_another_tokenizer_in_the_folder_is_left_alone(tmp_path):
+    first, second = (train_sentencepiece(texts, 50) for texts in (SENTENCES, [text.upper() for text in SENTENCES]))
+    second.save(tmp_path)
+    model = Bert(TINY, first.vocab_size, max_length=MAX_LENGTH)
+    initialize(model, 0)
+    with pytest.raises(BortError, match="holds another tokenizer"):
+        exporter.export(model, tmp_path / "x.onnx", tokenizer=first)
+    assert not (tmp_path / "x.onnx").exists() and bort.load_tokenizer(tmp_path).fingerprint == second.fingerprint
+    exporter.export(model, tmp_path / "x.onnx", tokenizer=second)
+
+
+def test_unwritable_folders_threads_and_damaged_settings(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BortError, match="cannot be written"):
+        exporter.export(tiny_bert(0), tmp_path / "file" / "x.onnx")
+    exporter.export(tiny_bert(0), tmp_path / "x.onnx")
+    for value in ("2,1", "", "all", " 1 "):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert OnnxRunner(tmp_path / "x.onnx").part == "encoder"
+    for settings in ("{", "[]", "{}", '{"part": "classifier"}', '{"part": "x", "vocab_size": 5, "max_length": 5}'):
+        model = exporter.to_onnx(tiny_bert(0), "encoder", {})
+        next(entry for entry in model.metadata_props if entry.key == "settings").value = settings
+        (tmp_path / "damaged.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(BortError, match="damaged.onnx.*export it again"):
+            OnnxRunner(tmp_path / "damaged.onnx")
+
+
 def test_the_runner_refuses_what_the_model_refuses(tmp_path):
     exporter.export(tiny_bert(0), tmp_path / "e.onnx")
     exporter.export(tiny_bert(0), tmp_path / "m.onnx", "mlm")
@@ -200,7 +267,9 @@ def test_the_command_reports_the_accuracy_lost(folder, tmp_path, capsys, extra):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--int8", "static"], "--calibration"), (["--part", "mlm", "--evaluate", "x"], "--evaluate needs"),
-    (["--int8", "dynamic", "--calibration", "nowhere"], "nowhere")])
+    (["--int8", "dynamic", "--calibration", "nowhere"], "nowhere"), (["--int8", "static", "--calibration", "nowhere"], "nowhere"),
+    (["--calibration", "x"], "only --int8 static"), (["--examples", "9"], "--examples"), (["--reduce-range"], "--reduce-range"),
+    (["--int8", "dynamic", "--examples", "9"], "--examples"), (["--max-length", "999"], "--max-length")])
 def test_wrong_arguments(folder, tmp_path, capsys, arguments, message):
     assert run_command(exporter.main, [str(folder / "model"), str(tmp_path / "out.onnx"), *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -217,10 +217,50 @@ def test_plain_then_distilled_then_predicted(workplace, capsys):
     assert results["maximum"]["dev"]["accuracy"] == max(both) and results["median"]["dev"]["accuracy"] == np.median(both)
     assert (workplace / "student" / "model" / "model.params").is_file()
 
+    # the length of the inputs is remembered, and what exports and predicts takes it from there
+    config = json.loads((workplace / "student" / "model" / "config.json").read_text())
+    assert config["training"]["max_length"] == 32 and results["max_length"] == 32
+
     before = (workplace / "teacher" / "predictions" / "SST-2.tsv").read_text()
     results = run(workplace, "--predict-only", "--model", str(workplace / "teacher" / "model"), output="predicted")
     assert (workplace / "predicted" / "predictions" / "SST-2.tsv").read_text() == before
     assert results["metrics"]["dev"]["accuracy"] > 0.8
+
+
+def test_the_length_as_trained_reaches_export_and_prediction(workplace):
+    from bort import export
+    from bort.predict import Predictor
+
+    run(workplace, "--epochs", "1", "--max-steps", "2", "--max-length", "12", output="short")
+    run(workplace, "--predict-only", "--model", str(workplace / "short" / "model"), "--max-length", "10", output="shorter")
+    for name, length in (("short", 12), ("shorter", 10)):
+        folder = workplace / name / "model"
+        assert json.loads((folder / "config.json").read_text())["training"]["max_length"] == length
+        assert Predictor(folder).max_length == length
+        assert export._open(export._parser().parse_args([str(folder), "x.onnx"]))[3] == length
+    body = workplace / "bort"  # never fine-tuned: all that the model takes
+    assert export._open(export._parser().parse_args([str(body), "x.onnx"]))[3] == 32
+
+
+def test_agora_is_found_from_the_plain_help(capsys):
+    for arguments, there in (([], False), (["--algorithm", "agora"], True)):
+        with pytest.raises(SystemExit):
+            run_finetune.main([*arguments, "--help"])
+        text = capsys.readouterr().out
+        assert "--algorithm agora --help shows its options" in text and ("--held-out-fraction" in text) == there
+
+
+def test_an_exchanged_model_ends_a_resumed_run(workplace, capsys):
+    import shutil
+
+    shutil.copytree(workplace / "bort", workplace / "body")
+    arguments = ("--epochs", "1", "--max-steps", "2", "--model", str(workplace / "body"))
+    run(workplace, *arguments, output="exchanged")
+    model = bort.load(workplace / "body")
+    model.decoder[0].bias.set_data(model.decoder[0].bias.data() + 1)
+    bort.save(model, workplace / "body", bort.load_tokenizer(workplace / "body"))
+    run(workplace, *arguments, "--resume", output="exchanged", code=2)
+    assert "models was" in capsys.readouterr().err
 
 
 def test_bad_input_is_exit_code_2_and_saves_nothing_over(workplace, capsys):

@@ -333,8 +333,13 @@ def test_the_onnx_engine_takes_its_runner_from_export(make, tmp_path, monkeypatc
     asked = []
 
     class OnnxRunner:
+        settings = {}
+
         def __init__(self, path):
             asked.append(Path(path))
+
+        def require(self, **wanted):
+            assert wanted["part"] == "classifier" and wanted["num_outputs"] == 2
 
         def __call__(self, token_ids, valid_length):
             from bort.compat import mx
@@ -347,6 +352,41 @@ def test_the_onnx_engine_takes_its_runner_from_export(make, tmp_path, monkeypatc
     assert rows[0]["probabilities"]["0"] == pytest.approx(expected, abs=1e-5)
     Predictor(folder, engine="onnx", onnx=tmp_path / "x.onnx")
     assert asked[-1] == tmp_path / "x.onnx"
+
+
+def test_an_exported_file_of_another_model_is_refused(make, tokenizer, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from bort import export
+
+    def predictor(folder, onnx=None):
+        return Predictor(folder, engine="onnx", onnx=onnx)
+
+    folder = make(2, "SST-2", ["0", "1"])
+    model = bort.load(folder)
+    export.export(model, folder / "model.onnx", tokenizer=tokenizer)
+    expected = Predictor(folder)(["the cat"])[0]["probabilities"]["0"]
+    assert predictor(folder)(["the cat"])[0]["probabilities"]["0"] == pytest.approx(expected, abs=1e-5)
+    assert Predictor(model, tokenizer, engine="onnx", onnx=folder / "model.onnx").task.name == "SST-2"
+
+    export.export(model, tmp_path / "encoder.onnx", "encoder")
+    with pytest.raises(BortError, match="part"):
+        predictor(folder, tmp_path / "encoder.onnx")
+    words = train_sentencepiece([text.upper() for text in sentences(300, 1)], tokenizer.vocab_size)
+    for name, changes, exported_with in (("num_outputs", dict(outputs=3), tokenizer), ("task", dict(task="CoLA"), tokenizer),
+                                         ("labels", dict(labels=["1", "0"]), tokenizer), ("tokenizer", {}, words)):
+        other = bort.load(make(**{**dict(outputs=2, task="SST-2", labels=["0", "1"]), **changes}))
+        export.export(other, tmp_path / name / "o.onnx", tokenizer=exported_with)
+        with pytest.raises(BortError, match=f"{name}.*export it again"):
+            predictor(folder, tmp_path / name / "o.onnx")
+
+    # Trained on, the file that was exported before is of no more use; exported again it is.
+    model.classifier[1].bias.data()[0] += 1
+    bort.save(model, folder, tokenizer)
+    with pytest.raises(BortError, match="model.onnx: was made from other parameters.*python -m bort.export"):
+        predictor(folder)
+    export.export(model, folder / "model.onnx", tokenizer=tokenizer)
+    assert predictor(folder)(["the cat"])[0]["probabilities"]["0"] != pytest.approx(expected, abs=1e-3)
 
 
 # ---- masks

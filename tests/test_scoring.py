@@ -26,3 +26,24 @@ def test_scores_are_the_models_outputs_in_order(monkeypatch, compiled):
         alone = model(mx.nd.array(sequence[None], dtype="int32"), mx.nd.array([len(sequence)])).asnumpy()[0]
         np.testing.assert_allclose(row, alone, atol=2e-4)
     assert scoring.score(model, [], 1).shape == (0, 3)
+
+
+def test_ranks_agree_on_compiling(monkeypatch):
+    """Rank 0 has the long sequences; whether compiling pays is a matter of all of them."""
+    model = Classifier(tiny_bert(0), 3)
+    sequences = [np.zeros(length, "int32") for length in [24] * 4 + [2] * 4]
+    made = []
+    monkeypatch.setattr(scoring, "compile_for_inference", lambda model: made.append(1) or model)
+    monkeypatch.setattr(scoring.distributed, "allreduce_sum", lambda scores: scores)
+
+    def compiled(rank, size):
+        monkeypatch.setattr(scoring.distributed, "rank", lambda: rank)
+        monkeypatch.setattr(scoring.distributed, "size", lambda: size)
+        made.clear()
+        scoring.score(model, sequences, 1, max_tokens=96)
+        return bool(made)
+
+    work = sum(model.architecture.flops(len(ids)) for ids in sequences) * scoring.SECONDS_PER_FLOP
+    for share in (0.1, 0.3, 0.45, 0.6, 2):
+        monkeypatch.setattr(scoring, "COMPILING_SECONDS", share * work)
+        assert len({compiled(0, 2), compiled(1, 2), compiled(0, 1)}) == 1, share
