@@ -32,22 +32,26 @@ SHARED_CORPUS = common.ROOT.parent / "shared" / "data" / "text" / "articles.txt"
 
 
 def prepare_corpus(arguments: argparse.Namespace, folder: Path) -> Path:
-    """Shards in ``folder``, made unless they are there, of --corpus, the shared articles or the embedded text."""
+    """Shards in ``folder`` of --corpus, the shared articles or the embedded text.
+
+    Raises:
+        BortError: they cannot be made, or those that are there are of another text, vocabulary or length.
+    """
     from bort.text.__main__ import main as text_command
     from bort.text.embedded import embedded_documents
 
     shards = folder / "shards"
-    if not (shards / "index.json").is_file():
-        corpus = arguments.corpus or (str(SHARED_CORPUS) if SHARED_CORPUS.is_file() else None)
-        if corpus is None:
-            corpus = str(folder / "embedded.txt")
-            folder.mkdir(parents=True, exist_ok=True)
-            Path(corpus).write_text("\n\n".join(embedded_documents()) + "\n", encoding="utf-8")
-        vocabulary = ["--tokenizer", arguments.tokenizer] if arguments.tokenizer else [
-            "--train-tokenizer", "sentencepiece", "--vocab-size", str(arguments.vocab_size)]
-        if text_command(["prepare", "--input", corpus, "--output", str(shards), "--max-length",
-                         str(arguments.max_length), "--split", arguments.split, "--seed", "0", *vocabulary]):
-            raise BortError("the corpus could not be prepared")
+    corpus = arguments.corpus or (str(SHARED_CORPUS) if SHARED_CORPUS.is_file() else None)
+    if corpus is None:
+        corpus = str(folder / "embedded.txt")
+        folder.mkdir(parents=True, exist_ok=True)
+        Path(corpus).write_text("\n\n".join(embedded_documents()) + "\n", encoding="utf-8")
+    vocabulary = ["--tokenizer", arguments.tokenizer] if arguments.tokenizer else [
+        "--train-tokenizer", "sentencepiece", "--vocab-size", str(arguments.vocab_size)]
+    # Also over finished shards, which it leaves alone where they are of the same text and options, and else refuses.
+    if text_command(["prepare", "--input", corpus, "--output", str(shards), "--max-length", str(arguments.max_length),
+                     "--split", arguments.split, "--seed", "0", *vocabulary]):
+        raise BortError("the corpus could not be prepared")
     return shards
 
 
@@ -69,9 +73,11 @@ def accuracy(model: Path, arguments: argparse.Namespace, shards: Path) -> float:
     from bort import checkpoints
     from bort.pretrain import Pretraining, Settings
     from bort.pretrain_inputs import read_corpus
+    from bort.training import distributed
 
-    network = checkpoints.load(model)
-    return Pretraining(network, read_corpus(shards)[0], Settings()).evaluate(arguments.eval_sequences)["eval_mlm_accuracy"]
+    with distributed.context():
+        training = Pretraining(checkpoints.load(model), read_corpus(shards)[0], Settings())
+        return training.evaluate(arguments.eval_sequences)["eval_mlm_accuracy"]
 
 
 def curve(run: Path) -> List[Dict[str, float]]:
@@ -95,9 +101,9 @@ def percent(value: float) -> float:
     return round(100 * value, 2)
 
 
-def summarize(curves: Dict[str, List[List[Dict[str, float]]]], results: Dict[str, List[Dict[str, Any]]], cores: int
-              ) -> Dict[str, Any]:
-    """Rows of the tables from the evaluations and results of every run, by method and seed."""
+def summarize(curves: Dict[str, List[List[Dict[str, float]]]], results: Dict[str, List[Dict[str, Any]]], cores: int,
+              seeds: Sequence[int]) -> Dict[str, Any]:
+    """Rows of the tables from the evaluations and results of every run, by method and in the order of ``seeds``."""
     best = {method: [max(row["eval_mlm_accuracy"] for row in rows) for rows in runs] for method, runs in curves.items()}
     target = min(float(np.median(values)) for values in best.values())
     columns: Dict[str, Dict[str, Any]] = {}
@@ -131,10 +137,10 @@ def summarize(curves: Dict[str, List[List[Dict[str, float]]]], results: Dict[str
         mlm, kd = columns["mlm"][key], columns["kd"][key]
         if mlm and kd:
             verdict += f"; to {percent(target)}% it takes {kd / mlm:.2f} times the {what}"
-    runs = [{"method": METHODS[method], "seed": number, "best MLM accuracy (%)": percent(best[method][number]),
+    runs = [{"method": METHODS[method], "seed": seed, "best MLM accuracy (%)": percent(best[method][number]),
              "tokens/s": round(results[method][number]["tokens_per_second"]),
              "core-hours": round(results[method][number]["core_hours"], 4)}
-            for method in METHODS for number in range(len(best[method]))]
+            for method in METHODS for number, seed in zip(range(len(best[method])), seeds)]
     return {"table": table, "runs": runs, "verdict": verdict + "."}
 
 
@@ -214,7 +220,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             runs[method].append(output)
     curves = {method: [curve(run) for run in runs[method]] for method in METHODS}
     cores = results["mlm"][0]["cores"]
-    summary = summarize(curves, results, cores)
+    summary = summarize(curves, results, cores, arguments.seeds)
     notes = [summary["verdict"], *notes, "The paper's accuracies are of a corpus of 270 million sentences, V = 50,265 "
              "and a teacher of 355 million parameters: compare columns of one origin only."]
     tables = {"Table 3": summary["table"], "Runs": summary["runs"]}

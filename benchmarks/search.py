@@ -29,7 +29,7 @@ from benchmarks import common  # noqa: E402
 from benchmarks.paper import TABLE_1  # noqa: E402
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse  # noqa: E402
 from bort.errors import BortError, run_command  # noqa: E402
-from bort.files import atomic_write, read_jsonl  # noqa: E402
+from bort.files import atomic_write, read_json, read_jsonl, write_json  # noqa: E402
 from bort.search_settings import SearchSettings  # noqa: E402
 
 SHARED = common.ROOT.parent / "shared" / "data"
@@ -78,7 +78,8 @@ def run(script: str, folder: Path, arguments: Sequence[Any], workers: int = 1) -
     """Run one of the project's commands in ``workers`` processes that share the cores and ``folder``.
 
     Returns:
-        Seconds, and the largest peak memory of a process in MiB.
+        Seconds, and the largest peak memory of a process in MiB, both over all calls with this folder: those of one
+        that only resumes a finished run would tell nothing.
 
     Raises:
         BortError: a process failed; the end of its output is in the message.
@@ -98,12 +99,22 @@ def run(script: str, folder: Path, arguments: Sequence[Any], workers: int = 1) -
         log.close()
         peak = max(peak, usage.ru_maxrss / 2 ** 10)
         if status:
+            used(folder, time.perf_counter() - begun, peak)
             for other in running:
                 if other.returncode is None:
                     other.kill()
             tail = Path(log.name).read_text(encoding="utf-8", errors="replace").strip()[-600:]
             raise BortError(f"{script} failed: {tail} (all of it in {log.name})")
-    return time.perf_counter() - begun, peak
+    return used(folder, time.perf_counter() - begun, peak)
+
+
+def used(folder: Path, seconds: float, peak: float) -> Tuple[float, float]:
+    """Note what a call took beside its run's folder; the sum of all calls' seconds and the largest of their peaks."""
+    path = folder.with_name(f"{folder.name}-usage.json")
+    earlier = read_json(path) if path.is_file() else {"seconds": 0.0, "peak_mib": 0.0}
+    total = {"seconds": earlier["seconds"] + seconds, "peak_mib": max(earlier["peak_mib"], peak)}
+    write_json(path, total)
+    return total["seconds"], total["peak_mib"]
 
 
 def errors_of(folder: Path) -> Errors:
@@ -237,8 +248,7 @@ def space_notes(costs: Mapping[str, Costs], errors: Mapping[int, Errors], args: 
     bound = sum(1 - step / 3 for step in range(3)) * 5e-4
     return [
         f"space: {len(first)} tuples for seed {args.seeds[0]}, {len(errors[args.seeds[-1]])} for the others. "
-        f"This call took {minutes:.0f} minutes of it (the rest was there from an earlier one), at most {peak / 1024:.1f} "
-        "GiB a process.",
+        f"They took {minutes:.0f} minutes, over all calls that went on with them, at most {peak / 1024:.1f} GiB a process.",
         f"The size and speed part of W goes from {min(share.values()):.2f} to {max(share.values()):.2f}, "
         f"Bort's is {share[BORT]:.2f}; the cross-entropy goes from {min(ce):.2f} to {max(ce):.2f}. For Bort's tuple to "
         f"win, its error must be {100 * (1 - share[BORT] / max(share.values())):.0f}% below the smallest tuple's.",
@@ -356,7 +366,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         "corpus": f"{text.stat().st_size:,} bytes", "space: batch": args.batch_size, "length": args.max_length,
         "held-out lines": args.speed_lines, "vocabulary": "SentencePiece 8,000", "seeds": args.seeds,
         "timed": f"{args.speed_passes} passes over 1 x {args.speed_length}",
-        "minutes": round((time.perf_counter() - begun) / 60, 1)}, notes,
+        "minutes of the last call": round((time.perf_counter() - begun) / 60, 1)}, notes,
         "The FPTAS on the paper's search space", argv, started_load=load, images=images)
     print(path.read_text(encoding="utf-8"))
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,12 +32,13 @@ from bort.search import (SMALLEST_ERROR, Surrogates, check_maximum, ranked, repr
 from bort.search_costs import build_teacher, cross_entropy, find_maximum, measured_speed, teacher_outputs
 from bort.search_folder import SearchFolder
 from bort.search_lines import Lines
-from bort.search_report import TABLE1, pareto
+from bort.search_report import TABLE1, pareto, write_table
 from bort.search_settings import SearchSettings
 from bort.search_training import InitialValues, error, train
 from bort.text.plan import PrepareOptions
 from bort.text.prepare import prepare
 from bort.text.tokenizer import load_tokenizer, train_sentencepiece
+from bort.training import distributed
 from tests.tiny import ROOT, needs_horovod, two_rank_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore:the teacher .* has no weights")
@@ -444,6 +446,95 @@ def test_ranks_share_a_run(alone, corpus, tmp_path):
     assert read_json(folder / "best.json") == read_json(alone / "best.json")
 
 
+@needs_horovod
+def test_a_rank_that_dies_ends_the_launch_and_resume_goes_on(alone, corpus, tmp_path):
+    folder = tmp_path / "run"
+    command = ["horovodrun", "-np", "2", sys.executable, str(ROOT / "run_search.py"), "--corpus", str(corpus),
+               "--output", str(folder), *TINY_RUN]
+    running = subprocess.Popen(command, env=dict(two_rank_environment(), OMP_NUM_THREADS="1"),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for_rows(folder, 1, running)
+    finished = read_jsonl(folder / "candidates.jsonl")
+    os.kill(int(finished[0]["worker"].split()[-1]), signal.SIGKILL)
+    running.communicate(timeout=60)
+    assert running.returncode != 0
+    second = process(folder, corpus, "--resume")  # one process, which starts in half the time of two ranks
+    assert second.wait() == 0, second.stderr.read().decode()
+    assert results(folder) == results(alone)
+    assert read_jsonl(folder / "candidates.jsonl")[:len(finished)] == finished
+    assert read_json(folder / "best.json") == read_json(alone / "best.json")
+
+
+BY_COST = SearchSettings(depths=(1, 2), heads=(2,), hidden=(8, 16), intermediate=(8,), epsilon=1, steps=0)
+
+
+def test_without_training_rows_are_appended_once_and_only_what_is_missing(tmp_path):
+    rows = search(tmp_path / "run", BY_COST, TEACHER)
+    path = tmp_path / "run" / "candidates.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(rows) == len(lines) == 4
+    assert search(tmp_path / "run", BY_COST, TEACHER, resume=True) == rows
+    assert path.read_bytes().splitlines(keepends=True) == lines
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:20])  # killed while appending
+    assert search(tmp_path / "run", BY_COST, TEACHER, resume=True) == rows
+    assert path.read_bytes().splitlines(keepends=True) == lines
+
+
+def test_a_rank_that_is_not_the_root_waits_for_the_rows_and_prints_nothing(tmp_path, monkeypatch, capsys):
+    import run_search
+
+    arguments = ["--steps", "0", "--teacher", TEACHER, *SPACE, "--output", str(tmp_path / "run")]
+    monkeypatch.setattr(distributed, "is_root", lambda: False)
+    assert run_command(run_search.main, arguments) == 0
+    assert len(read_jsonl(tmp_path / "run" / "candidates.jsonl")) == 8 and capsys.readouterr().out == ""
+    monkeypatch.undo()
+    assert run_command(run_search.main, arguments[:-1] + [str(tmp_path / "root")]) == 0
+    # Nor does it fail where no candidate has a W; the root says so.
+    monkeypatch.setattr("bort.search.search", lambda *_: [
+        {**row, "W": None} for row in read_jsonl(tmp_path / "root" / "candidates.jsonl")])
+    assert run_command(run_search.main, [*arguments[:-1], str(tmp_path / "root"), "--resume"]) == 2
+    assert "every candidate diverged" in capsys.readouterr().err
+    monkeypatch.setattr(distributed, "is_root", lambda: False)
+    assert run_command(run_search.main, [*arguments[:-1], str(tmp_path / "root"), "--resume"]) == 0
+
+
+def test_settings_that_nobody_works_with_are_replaced(tmp_path):
+    first = SearchFolder(tmp_path, {"lr": 1})
+    SearchFolder(tmp_path, {"lr": 1}).close()  # started together with the first
+    for resume in (False, True):
+        with pytest.raises(BortError, match="resume|other settings"):
+            SearchFolder(tmp_path, {"lr": 2}, resume)
+    assert read_json(tmp_path / "config.json")["settings"] == {"lr": 1}
+    first.close()
+    with SearchFolder(tmp_path, {"lr": 2}) as folder:
+        assert read_json(tmp_path / "config.json")["settings"] == {"lr": 2}
+        folder.append({"x": 1}, name="other.jsonl")
+    with pytest.raises(BortError, match="--resume"):
+        SearchFolder(tmp_path, {"lr": 3})
+    with pytest.raises(BortError, match="lr was 2 and is 3"):
+        SearchFolder(tmp_path, {"lr": 3}, resume=True)
+
+
+def test_a_command_that_failed_does_not_block_the_corrected_one(corpus, tmp_path, capsys):
+    assert run(tmp_path / "run", corpus, "--speed-lines", "100000") == 2
+    assert "lower these" in capsys.readouterr().err
+    assert run(tmp_path / "run", corpus) == 0
+
+
+@pytest.mark.parametrize("line, message", [("[]", "not an object"), ('{"name": "1,2,8,8"}', "has no"), ("x", "not valid")])
+def test_a_bad_row_is_named_with_its_remedy(tmp_path, line, message):
+    search(tmp_path, BY_COST, TEACHER)
+    with open(tmp_path / "candidates.jsonl", "a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+    with pytest.raises(BortError, match=f"candidates.jsonl, line 5: .*{message}.*remove that line"):
+        search(tmp_path, BY_COST, TEACHER, resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"settings": {}}')
+    (tmp_path / "other" / "speed.jsonl").write_text('{"visit": "1,2,8,8 in round 0"}\n')
+    with pytest.raises(BortError, match="speed.jsonl, line 1: has no 'seconds'; remove that line"):
+        measured_speed(SearchFolder(tmp_path / "other", {}, resume=True), BY_COST.space, 16, 1, 1)
+
+
 def test_without_training_the_whole_space_takes_neither_corpus_nor_teacher(tmp_path):
     rows = search(tmp_path / "run", SearchSettings(steps=0))
     assert len(rows) == 150 and all(row["ce"] == 1 for row in rows)
@@ -474,6 +565,26 @@ def test_measured_speed_is_timed_once_and_used(tmp_path, monkeypatch):
     assert [found[xi] for xi in space] == pytest.approx([0.25 * (0.1 + 0.03), 0.25 * (0.2 + 0.04)])
     assert measured_speed(folder, space, 16, 4, 18) == found and len(timed) == 6
     assert read_json(tmp_path / "speed.json")["passes"] == 5
+
+
+def test_a_timing_resumed_with_other_threads_begins_anew(tmp_path, monkeypatch):
+    space, timed = [Architecture(depth, 2, 8, 8) for depth in (1, 2)], []
+
+    def fake(architecture: Architecture, length: int, batch_size: int, passes: int) -> List[float]:
+        timed.append((os.environ["OMP_NUM_THREADS"], architecture.depth))
+        if timed == [("1", 1), ("1", 2)]:
+            raise KeyboardInterrupt
+        return [float(len(timed))] * passes
+
+    monkeypatch.setattr(search_costs, "time_forward", fake)
+    folder = SearchFolder(tmp_path, {})
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(KeyboardInterrupt):
+        measured_speed(folder, space, 16, 1, 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
+    assert list(measured_speed(folder, space, 16, 1, 1).values()) == [3, 4]
+    assert timed[2:] == [("2,1", 1), ("2,1", 2)] and read_json(tmp_path / "speed.json")["threads"] == 2
+    assert [row["threads"] for row in read_jsonl(tmp_path / "speed.jsonl")] == [1, 2, 2]
 
 
 def test_a_search_by_measured_time(tmp_path):
@@ -517,9 +628,33 @@ def test_a_corpus_is_asked_for_and_presets_are_complete(tmp_path, capsys):
                           ) == SearchSettings()
 
 
+def test_abbreviations_are_refused(capsys):
+    import run_search
+
+    with pytest.raises(SystemExit):
+        run_search.arguments(["--output", "x", "--pres", "tiny"])
+    assert "--pres" in capsys.readouterr().err
+
+
+def test_shorter_shards_are_told_of(corpus, tmp_path):
+    settings = replace(SETTINGS, max_length=24, steps=1)
+    with pytest.warns(UserWarning, match="at most 16 tokens a line, so lines are that long and not --max-length 24"):
+        rows = search(tmp_path / "run", settings, TEACHER, corpus)
+    assert "lines of 24 tokens, of which the shards give at most 16," in write_table(
+        tmp_path / "run", rows, read_json(tmp_path / "run" / "space.json"), settings)
+
+
 def test_the_papers_figures_are_those_of_the_benchmarks():
     assert [(row.label, row.architecture, row.w, row.millions, row.seconds) for row in TABLE1] == [
         (row.name, parse(row.preset), row.w, row.parameters_millions, row.seconds) for row in TABLE_1]
+
+
+def test_the_benchmark_adds_up_what_a_run_took_over_all_calls(tmp_path):
+    from benchmarks.search import used
+
+    assert used(tmp_path / "run", 60.0, 900.0) == (60.0, 900.0)
+    assert used(tmp_path / "run", 2.0, 100.0) == (62.0, 900.0)  # a call that found everything finished
+    assert used(tmp_path / "other", 1.0, 2.0) == (1.0, 2.0)
 
 
 def test_a_text_is_prepared_with_the_tokenizer_given_or_one_trained_on_it(text, corpus, tmp_path, monkeypatch):
@@ -548,6 +683,22 @@ def test_a_teacher_folder_is_taken_with_its_tokenizer_and_its_checksum(corpus, t
     save(model, tmp_path / "foreign", train_sentencepiece(text_lines(40, seed=9), 50))
     with pytest.raises(BortError, match="another tokenizer"):
         search(tmp_path / "other", settings, str(tmp_path / "foreign"), corpus)
+    # It is found before anything is timed.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bort.search.measured_speed", lambda *_: pytest.fail("timed"))
+        slow = replace(settings, speed="measured")
+        with pytest.raises(BortError, match="another tokenizer"):
+            search(tmp_path / "timed", slow, str(tmp_path / "foreign"), corpus)
+        with pytest.raises(BortError, match="takes 16 tokens"), pytest.warns(UserWarning, match="at most 16 tokens"):
+            search(tmp_path / "long", replace(slow, max_length=24), str(tmp_path / "teacher"), corpus)
+    bare = shutil.copy(tmp_path / "teacher" / "model.params", tmp_path / "bare.params")
+    with pytest.raises(BortError, match="--teacher-architecture D,A,H,I"):
+        search(tmp_path / "bare", settings, str(bare), corpus)
+    same = search(tmp_path / "bare", settings, str(bare), corpus, teacher_architecture="3,2,24,32")
+    assert [row["ce"] for row in same] == [row["ce"] for row in rows]
+    for wrong, message in ((str(tmp_path / "teacher"), "not the ⟨3, 1, 24, 32⟩"), (TEACHER, "leave it out")):
+        with pytest.raises(BortError, match=message):
+            search(tmp_path / "wrong", settings, wrong, corpus, teacher_architecture="3,1,24,32")
     # Other weights in the same place are another search.
     initialize(model, 6)
     save(model, tmp_path / "teacher", tokenizer)

@@ -449,3 +449,23 @@ def test_a_damaged_file_among_good_ones(corpus, tokenizer_folder, tmp_path):
         prepare(given)
     report = prepare(replace(given, output=tmp_path / "p", read=ReadOptions(skip_broken=True)))
     assert report["broken_files"][0].startswith("b.txt.gz") and report["documents"] == 400
+
+
+def test_a_file_that_cannot_be_read_is_named_or_passed_over(tokenizer_folder, tmp_path, monkeypatch):
+    texts = embedded_documents()[:20]
+    for name, some in (("a.txt", texts[:10]), ("secret.txt", texts[10:])):
+        (tmp_path / name).write_text("\n\n".join(some), encoding="utf-8")
+    open_any = open
+
+    def guarded(path, *arguments, **settings):  # permissions do not stop a test that runs as root
+        if str(path).endswith("secret.txt"):
+            raise PermissionError(13, "Permission denied")
+        return open_any(path, *arguments, **settings)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    given = PrepareOptions(inputs=[tmp_path / "a.txt", tmp_path / "secret.txt"], output=tmp_path / "out",
+                           tokenizer=tokenizer_folder, max_length=64)
+    with pytest.raises(BortError, match="secret.txt: cannot be read .Permission denied.*--skip-broken"):
+        prepare(given)
+    report = prepare(replace(given, read=ReadOptions(skip_broken=True)))
+    assert report["documents"] and "secret.txt" in json.dumps(report)

@@ -76,12 +76,22 @@ def locked(output: Path) -> Iterator[None]:
         yield
 
 
-def _edges(path: Path) -> str:
-    """A fingerprint of a file's first and last 64 KiB: cheap, and enough to notice another file of the same name."""
-    with open(path, "rb") as stream:
-        digest = hashlib.sha256(stream.read(1 << 16))
-        stream.seek(max(0, path.stat().st_size - (1 << 16)))
-        digest.update(stream.read())
+def _edges(path: Path, skip_broken: bool) -> str:
+    """A fingerprint of a file's first and last 64 KiB: cheap, and enough to notice another file of the same name.
+
+    Raises:
+        BortError: the file cannot be read; with ``skip_broken``, reading passes over it and reports it later.
+    """
+    try:
+        with open(path, "rb") as stream:
+            digest = hashlib.sha256(stream.read(1 << 16))
+            stream.seek(max(0, path.stat().st_size - (1 << 16)))
+            digest.update(stream.read())
+    except OSError as error:
+        if skip_broken:
+            return "unreadable"
+        raise BortError(f"{path}: cannot be read ({error.strerror}); make it readable, or leave it out with "
+                        "--skip-broken") from error
     return digest.hexdigest()[:16]
 
 
@@ -96,7 +106,8 @@ def make_plan(options: PrepareOptions, sources: Sequence[Source]) -> Tuple[Dict[
                             "sentencepiece --vocab-size 8000 (RoBERTa's is also found by itself in $BORT_HOME and "
                             "~/.mxnet/models)")
         tokenizer = load_tokenizer(path).fingerprint
-    inputs = [[source.name, source.size, source.format, _edges(source.path)] for source in sources]
+    inputs = [[source.name, source.size, source.format, _edges(source.path, options.read.skip_broken)]
+              for source in sources]
     chosen = {"max_length": options.max_length, "split": [round(share, 9) for share in split_ratios(options.split)],
               "shuffle": options.shuffle, "min_words": options.min_words, "seed": options.seed, **asdict(options.read),
               "block_characters": options.block_characters, "bucket_bytes": options.bucket_bytes}
