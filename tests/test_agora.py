@@ -811,20 +811,49 @@ def test_given_hyper_parameters_win_over_the_convergent_set(teacher):
     assert args.lr == 3e-5 and args.given == ["warmup", "batch_size"]
 
 
-@needs_horovod
-def test_two_ranks_give_what_one_gives(teacher):
-    environment = dict(two_rank_environment(), OMP_NUM_THREADS="1")
-    for ranks in (1, 2):
-        script = [sys.executable, str(ROOT / "run_finetune.py"), *command(teacher, f"ranks-{ranks}", *SHORT, "--soft")]
-        done = subprocess.run(script if ranks == 1 else ["horovodrun", "-np", "2", *script], env=environment,
-                              capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stdout + done.stderr
-    one, two = (json.loads((teacher / f"ranks-{ranks}" / "results.json").read_text()) for ranks in (1, 2))
-    assert two["ranks"] == 2 and stable(one) == stable(two)
+def launch(folder, output, ranks, *extra, script=(str(ROOT / "run_finetune.py"),)):
+    """Agora in processes of its own; two rounds of two trainings each."""
+    start = ["horovodrun", "-np", "2"] if ranks == 2 else []
+    return subprocess.run([*start, sys.executable, *script, *command(folder, output, *SHORT, "--soft", "--prune", "none", *extra)],
+                          env=dict(two_rank_environment(), OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(teacher):
+    done = launch(teacher, "ranks-2", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return teacher / "ranks-2"
+
+
+def same_run(one, two):
+    results = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
+    assert stable(results[0]) == stable(results[1])
     for name in ("agora.jsonl", "additions.jsonl"):
-        assert lines(teacher / "ranks-1", name) == lines(teacher / "ranks-2", name)
+        assert lines(one, name) == lines(two, name)
     for name in ("model/model.params", "predictions/SST-2.tsv"):
-        assert (teacher / "ranks-1" / name).read_bytes() == (teacher / "ranks-2" / name).read_bytes()
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    return results
+
+
+@needs_horovod
+def test_two_ranks_give_what_one_gives(teacher, two_ranks):
+    done = launch(teacher, "ranks-1", 1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert same_run(teacher / "ranks-1", two_ranks)[1]["ranks"] == 2
+
+
+@needs_horovod
+def test_a_killed_rank_changes_nothing(teacher, two_ranks, tmp_path):
+    """Rank 1 dies by signal 9 while its training of the second round is stored; resumed, the run ends as undisturbed."""
+    (tmp_path / "dying.py").write_text(DYING)
+    folder = teacher / "ranks-killed"
+    killed = launch(teacher, "ranks-killed", 2, script=(
+        str(tmp_path / "dying.py"), str(ROOT / "run_finetune.py"), "round-001-00/theta-0001.json", "1"))
+    assert killed.returncode != 0 and not (folder / "results.json").exists()
+    assert (folder / "checkpoints").is_dir() and not list(folder.rglob("round-001-00/theta-0001.json"))
+    resumed = launch(teacher, "ranks-killed", 2, "--resume")
+    assert resumed.returncode == 0 and "goes on with round 2" in resumed.stdout, resumed.stdout + resumed.stderr
+    assert same_run(folder, two_ranks)[0]["trainings"] == 4
 
 
 def test_questions_dev_as_e_and_tables(teacher, capsys):

@@ -1,0 +1,98 @@
+"""The benchmarks of latency, streams and Agora in miniature; engines that compute something else are refused."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from benchmarks import agora, engines, latency, streaming, streams
+from bort.errors import BortError
+
+SHAPE = (2, 8, True)
+VOCAB = 50
+
+
+class Answering:
+    """Stands for a worker: answers with the output it was given."""
+
+    def __init__(self, output):
+        self.output = output
+
+    def ask(self, **command):
+        np.save(command["output"], self.output)
+        return {"seconds": [0.01]}
+
+
+def test_a_wrong_engine_is_never_timed(tmp_path):
+    rng = np.random.default_rng(0)
+    expected = rng.standard_normal((2, 8, 4)).astype("float32")
+    _, valid = engines.make_batch(SHAPE, VOCAB)
+    padding = np.arange(SHAPE[1]) >= valid[:, None]
+
+    def compare(**outputs):
+        return latency.compare({name.replace("_", "-"): Answering(output) for name, output in outputs.items()}, SHAPE, VOCAB,
+                               expected, tmp_path)
+
+    elsewhere = expected.copy()
+    elsewhere[padding] += 9  # what padding holds is nobody's business
+    assert padding.any() and compare(mxnet=expected, onnx=elsewhere)[0] == {"mxnet": 0, "onnx": 0}
+    near = expected + np.float32(1e-2) * rng.standard_normal(expected.shape).astype("float32")
+    assert compare(mxnet_int8=near)[1] == {"mxnet-int8": 0.01}
+    for engine, output in (("onnx", near), ("mxnet_int8", -expected), ("onnx", expected * np.float32("nan")),
+                           ("onnx_int8", expected * np.float32("nan")), ("mxnet_bf16", expected[::-1].copy())):
+        with pytest.raises(BortError, match=f"{engine.replace('_', '-')} is wrong"):
+            compare(mxnet=expected, **{engine: output})
+
+
+def test_a_wrong_stream_is_refused():
+    expected = np.linspace(0.01, 0.99, 200)
+    assert streaming.check("onnx", expected + 1e-6, expected)["equal labels %"] == 100
+    noisy = expected + np.random.default_rng(0).normal(0, 0.02, 200)
+    assert streaming.check("onnx-int8", noisy, expected)["largest difference"] > 0.01
+    for engine, found in (("onnx", noisy), ("onnx-int8", 1 - expected), ("onnx", expected[:-1]), ("mxnet", expected[::-1]),
+                          ("mxnet-bf16", expected * np.nan)):
+        with pytest.raises(BortError, match=f"{engine} is wrong"):
+            streaming.check(engine, found, expected)
+
+
+def test_latency_in_miniature(tmp_path, capsys):
+    assert latency.main(["--architectures", "1,2,8,8", "--vocab-size", "60", "--engines", "mxnet,onnx", "--lengths", "8",
+                         "--batch-sizes", "1", "--trials", "3", "--budget", "0.1", "--threads", "1", "--peak-size", "32",
+                         "--results", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "latency.json").read_text())
+    text = json.dumps(record)
+    assert "mxnet" in text and "onnx" in text and record["settings"]["trials"] == 3
+    assert (tmp_path / "latency.md").is_file() and "is wrong" not in capsys.readouterr().err
+
+
+def test_streaming_in_miniature(tmp_path):
+    assert streaming.main(["--architecture", "1,2,8,8", "--vocab-size", "200", "--engines", "mxnet,onnx", "--sentences", "40",
+                           "--data", "none", "--slices", "2", "--threads", "1", "--results", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "streaming.json").read_text())
+    assert [row["engine"] for row in record["rows"]] == ["mxnet", "onnx"]
+    assert all(row["equal labels %"] == 100 and row["samples/s"] > 0 for row in record["rows"])
+    for arguments, message in ((["--engines", "none"], "unknown"), (["--slices", "0"], "positive")):
+        with pytest.raises(BortError, match=message):
+            streaming.main(arguments)
+    assert set(streams.DESCRIPTIONS) == set(streams.ENGINES)
+
+
+def test_the_rows_of_the_agora_benchmark():
+    teacher = {"metrics": {"dev": {"mcc": 0.5, "accuracy": 0.75}}, "rows": 100, "history": [{"step": 7}], "seconds": 3.0}
+    runs = [{"x": 70, "teacher": {"accuracy": right}, "compare": [
+        {"method": method, "score": 0.1 * place + shift, "dev": {"mcc": 0.2 * place}, "trainings": 4, "steps": 10 * place,
+         "seconds": 1.0} for place, method in enumerate(("plain", "Agora"))]} for right, shift in ((0.9, 0.0), (0.8, 0.2))]
+    rows = agora.task_rows("CoLA", teacher, runs)
+    assert [row["method"] for row in rows] == ["teacher", "plain", "Agora"]
+    assert rows[0]["median"] == 50 and rows[0]["X"] == 100 and rows[2]["X"] == 70 and rows[2]["median"] == 20
+    assert rows[1]["on E"] == 10 and rows[2]["steps"] == 10
+    assert agora.teacher_columns(teacher, runs) == {"teacher right on E": 85.0, "teacher on dev": 75.0,
+                                                    "its dev metric": "accuracy"}
+    assert agora.teacher_columns({"metrics": {"dev": {"mcc": 0.5}}}, runs)["its dev metric"] == "mcc"
+    assert agora.figures([None]) == {} and agora.figures([0.1, None, 0.3])["all"] == "10.0 30.0"
+    with pytest.raises(BortError, match="this benchmark has"):
+        agora.main(["--tasks", "QQP"])
