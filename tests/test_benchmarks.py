@@ -70,8 +70,12 @@ def test_latency_in_miniature(tmp_path, capsys):
 
 
 def test_streaming_in_miniature(tmp_path):
-    assert streaming.main(["--architecture", "1,2,8,8", "--vocab-size", "200", "--engines", "mxnet,onnx", "--sentences", "40",
-                           "--data", "none", "--slices", "2", "--threads", "1", "--results", str(tmp_path)]) == 0
+    words = "the a film story was is fine dull slow great and of one".split()
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, rng.integers(2, 9))) for _ in range(40)]
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\n" + "".join(f"{text}\t0\n" for text in texts))
+    assert streaming.main(["--architecture", "1,2,8,8", "--vocab-size", "60", "--engines", "mxnet,onnx", "--sentences", "40",
+                           "--data", str(tmp_path), "--slices", "2", "--threads", "1", "--results", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "streaming.json").read_text())
     assert [row["engine"] for row in record["rows"]] == ["mxnet", "onnx"]
     assert all(row["equal labels %"] == 100 and row["samples/s"] > 0 for row in record["rows"])
