@@ -202,7 +202,7 @@ def task_rows(task: str, teacher: Dict[str, Any], runs: Sequence[Dict[str, Any]]
 
 
 def teacher_columns(teacher: Dict[str, Any], runs: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
-    """How often the teacher is right, in percent: on E, which it was trained on, and (its metric) on dev, which it was not."""
+    """How often the teacher is right, in percent: on E, which it was trained on, and on dev, which it was not."""
     metric, value = next(iter(teacher["metrics"]["dev"].items()))
     value = teacher["metrics"]["dev"].get("accuracy", value)
     return {"teacher right on E": round(100 * statistics.median(run["teacher"]["accuracy"] for run in runs), 1),

@@ -142,8 +142,8 @@ def _checked_int8(report: Dict[str, float], path: Path) -> Dict[str, float]:
     close = report["max_difference"] <= 0.05 * report["scale"] or report["correlation"] >= LEAST_CORRELATION
     if not (np.isfinite(report["max_difference"]) and close):
         raise BortError(f"{path}: the 8-bit form computes something else than the model (correlation "
-                        f"{report['correlation']:.3f}, largest difference {report['max_difference']:.2g}); it is not written. "
-                        "Other --calibration data, --int8 dynamic or, on an old CPU, --reduce-range may do better")
+                        f"{report['correlation']:.3f}, largest difference {report['max_difference']:.2g}); it is not "
+                        "written. Other --calibration data, --int8 dynamic or, on an old CPU, --reduce-range may do better")
     return report
 
 

@@ -318,7 +318,8 @@ def test_rounds_that_add_nothing_prune_without_a_training(tmp_path, tau):
     agora = simulate(tmp_path, tau=tau, x=x, oracle=Oracle(one_sided=True), max_rounds=0, min_rounds=4, prune="half")
     assert "nothing was added" in agora.state.stopped or agora.state.stopped.startswith("one theta")
     assert [row["thetas"] for row in agora.state.history] == [6, 3, 2, 1]
-    assert [row["size"] for row in agora.state.history] == [40] * 4 and len({row["score"] for row in agora.state.history}) == 1
+    assert [row["size"] for row in agora.state.history] == [40] * 4
+    assert len({row["score"] for row in agora.state.history}) == 1
     assert agora.state.trainings == 6 == len(agora.calls) == len(lines(tmp_path, "agora.jsonl"))
     assert agora.state.best["theta_index"] == 4 and agora.state.left == [4]
 
@@ -685,9 +686,8 @@ def test_dev_and_test_stay_outside(teacher, uncut):
     for folder in (teacher, other):
         assert run_command(run_finetune.main, command(folder, "several", *several)) == 0
     first, second = (json.loads((folder / "several" / "results.json").read_text()) for folder in (teacher, other))
-    accuracies = [json.loads((teacher / "several" / f"seed-{seed}" / "results.json").read_text())["metrics"]["dev"]["accuracy"]
-                  for seed in range(3)]
-    assert len(set(accuracies)) > 1
+    each = [json.loads((teacher / "several" / f"seed-{seed}" / "results.json").read_text()) for seed in range(3)]
+    assert len({results["metrics"]["dev"]["accuracy"] for results in each}) > 1
     assert first["best_seed"] == second["best_seed"] and first["best"]["selection"] == second["best"]["selection"]
     for name in ("model/model.params", "predictions/SST-2.tsv"):
         assert (teacher / "several" / name).read_bytes() == (other / "several" / name).read_bytes()
@@ -814,7 +814,8 @@ def test_given_hyper_parameters_win_over_the_convergent_set(teacher):
 def launch(folder, output, ranks, *extra, script=(str(ROOT / "run_finetune.py"),)):
     """Agora in processes of its own; two rounds of two trainings each."""
     start = ["horovodrun", "-np", "2"] if ranks == 2 else []
-    return subprocess.run([*start, sys.executable, *script, *command(folder, output, *SHORT, "--soft", "--prune", "none", *extra)],
+    arguments = command(folder, output, *SHORT, "--soft", "--prune", "none", *extra)
+    return subprocess.run([*start, sys.executable, *script, *arguments],
                           env=dict(two_rank_environment(), OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=400)
 
 

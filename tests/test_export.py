@@ -267,8 +267,10 @@ def test_the_command_reports_the_accuracy_lost(folder, tmp_path, capsys, extra):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--int8", "static"], "--calibration"), (["--part", "mlm", "--evaluate", "x"], "--evaluate needs"),
-    (["--int8", "dynamic", "--calibration", "nowhere"], "nowhere"), (["--int8", "static", "--calibration", "nowhere"], "nowhere"),
-    (["--calibration", "x"], "only --int8 static"), (["--examples", "9"], "--examples"), (["--reduce-range"], "--reduce-range"),
+    (["--int8", "dynamic", "--calibration", "nowhere"], "nowhere"),
+    (["--int8", "static", "--calibration", "nowhere"], "nowhere"),
+    (["--calibration", "x"], "only --int8 static"), (["--examples", "9"], "--examples"),
+    (["--reduce-range"], "--reduce-range"),
     (["--int8", "dynamic", "--examples", "9"], "--examples"), (["--max-length", "999"], "--max-length")])
 def test_wrong_arguments(folder, tmp_path, capsys, arguments, message):
     assert run_command(exporter.main, [str(folder / "model"), str(tmp_path / "out.onnx"), *arguments]) == 2
