@@ -84,6 +84,8 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument("--pretrain-lr", type=float, default=5e-4)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the training examples of every task")
     parser.add_argument("--ablation-task", default="SST-2")
+    parser.add_argument("--ablation-seeds", type=int, default=0, metavar="N",
+                        help="only the first N seeds for the ablations (default: all)")
     parser.add_argument("--no-ablations", action="store_true")
     parser.add_argument("--no-record", action="store_true", help="print the tables without writing them to results/")
     return parser.parse_args(argv)
@@ -148,6 +150,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace, work: Path) -> None:
         self.args, self.work = args, work
         self.seeds = [int(seed) for seed in args.seeds.split(",")]
+        self.few = self.seeds[:args.ablation_seeds] if args.ablation_seeds else self.seeds
         write_json(work / "grid.json", GRID)
 
     def common(self, task: str, limit: int) -> List[str]:
@@ -164,8 +167,8 @@ class Bench:
                  "--output", str(output), "--epochs", str(setting.teacher_epochs), "--lr", "5e-4")
         return read_json(output / "results.json")
 
-    def agora(self, task: str, name: str, *extra: str) -> List[Dict[str, Any]]:
-        """Agora's results for every seed, in ``work/TASK/NAME``. ``--hard`` leaves the teacher's logits out."""
+    def agora(self, task: str, name: str, seeds: Sequence[int], *extra: str) -> List[Dict[str, Any]]:
+        """Agora's results for ``seeds``, in ``work/TASK/NAME``. ``--hard`` leaves the teacher's logits out."""
         setting, output = SETTINGS[task], self.work / task / name
         options = ["--soft", *extra] if "--hard" not in extra and "--soft" not in extra else [
             option for option in extra if option != "--hard"]
@@ -173,9 +176,9 @@ class Bench:
         finetune(*self.common(task, setting.limit), "--model", str(self.work / "pretrained-student" / "model"),
                  "--algorithm", "agora", "--teacher", str(self.work / task / "teacher" / "model"), "--tau-model",
                  str(self.work / "pretrained-teacher" / "model"), "--grid", str(self.work / "grid.json"), "--epochs",
-                 str(setting.epochs), "--output", str(output), "--seeds", self.args.seeds, *AGORA, "--tau",
+                 str(setting.epochs), "--output", str(output), "--seeds", ",".join(map(str, seeds)), *AGORA, "--tau",
                  "mlm,noise,embedding", *options)
-        folders = [output / f"seed-{seed}" for seed in self.seeds] if len(self.seeds) > 1 else [output]
+        folders = [output / f"seed-{seed}" for seed in seeds] if len(seeds) > 1 else [output]
         return [read_json(folder / "results.json") for folder in folders]
 
 
@@ -225,7 +228,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     shares: List[Dict[str, Any]] = []
     for task in tasks:
         teacher = bench.teacher(task)
-        runs = bench.agora(task, "agora", "--compare")
+        runs = bench.agora(task, "agora", bench.seeds, "--compare")
         lines = task_rows(task, teacher, runs)
         rows += lines
         ours = {line["method"]: line["median"] for line in lines}
@@ -244,10 +247,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         if args.ablation_task not in tasks:
             bench.teacher(args.ablation_task)
         for number, (name, extra) in enumerate(ABLATIONS.items()):
-            runs = bench.agora(args.ablation_task, "agora", "--compare") if not extra and args.ablation_task in tasks \
-                else bench.agora(args.ablation_task, f"ablation-{number}", *extra)
+            runs = bench.agora(args.ablation_task, "agora", bench.seeds, "--compare")[:len(bench.few)] \
+                if not extra and args.ablation_task in tasks \
+                else bench.agora(args.ablation_task, f"ablation-{number}", bench.few, *extra)
             metric = next(iter(runs[0]["metrics"]["dev"]))
-            ablations.append({"variant": name, **figures([run["metrics"]["dev"][metric] for run in runs]),
+            ablations.append({"variant": name, "seeds": len(runs), **figures([run["metrics"]["dev"][metric] for run in runs]),
                               "on E": figures([run["best"]["score"] for run in runs]).get("median"),
                               **{key: statistics.median(run[key] for run in runs) for key in ("trainings", "steps",
                                                                                            "additions")}})
