@@ -47,7 +47,7 @@ class Setting(NamedTuple):
 
 SETTINGS: Dict[str, Setting] = {
     "CoLA": Setting("glue/CoLA", 800, 3, 8000, 3),
-    "RTE": Setting("glue/RTE", 600, 3, 0, 3),
+    "RTE": Setting("glue/RTE", 300, 3, 0, 3),
     "SST-2": Setting("glue/SST-2", 500, 3, 12000, 2),
     "CB": Setting("superglue/CB", 0, 6, 0, 12),
     "COPA": Setting("superglue/COPA", 0, 3, 0, 6),
