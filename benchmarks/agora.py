@@ -46,11 +46,11 @@ class Setting(NamedTuple):
 
 
 SETTINGS: Dict[str, Setting] = {
-    "CoLA": Setting("glue/CoLA", 800, 3, 8000, 3),
+    "CoLA": Setting("glue/CoLA", 500, 3, 8000, 3),
     "RTE": Setting("glue/RTE", 300, 3, 0, 3),
     "SST-2": Setting("glue/SST-2", 500, 3, 12000, 2),
     "CB": Setting("superglue/CB", 0, 6, 0, 12),
-    "COPA": Setting("superglue/COPA", 0, 3, 0, 6),
+    "COPA": Setting("superglue/COPA", 400, 3, 0, 6),
 }
 GRID = {"lr": [3e-4, 1e-3], "weight_decay": [0.01], "warmup": [0.2], "seed": [0, 1]}
 AGORA = ["--prune", "half", "--max-rounds", "3", "--min-rounds", "3", "--held-out-fraction", "0.3", "--temperature", "1"]
