@@ -246,8 +246,10 @@ def test_stored_outputs_are_the_teachers_own(lines, tmp_path, monkeypatch):
                                    atol=1e-6)
         assert outputs.positions(start, stop) == len(expected)
         assert outputs.entropy(start, stop) == pytest.approx(-(expected * np.log(expected)).sum(), rel=1e-5)
-    np.testing.assert_array_equal(outputs.probabilities(5, 16)(4, 6).asnumpy(),
-                                  outputs.probabilities(5, 16)(0, 6).asnumpy()[4:])
+    # The same rows out of products of two shapes, which some processors' kernels round differently.
+    some, all_six = outputs.probabilities(5, 16)(4, 6).asnumpy(), outputs.probabilities(5, 16)(0, 6).asnumpy()
+    np.testing.assert_allclose(some, all_six[4:], rtol=1e-4, atol=1e-7)
+    assert np.abs(all_six[3] - all_six[4]).max() > 1e-3  # other rows would not have passed
 
 
 def test_the_teacher_runs_once_for_all_candidates_and_not_at_all_in_a_rerun(lines, tmp_path):
