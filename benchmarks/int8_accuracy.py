@@ -28,8 +28,6 @@ from bort.errors import BortError, run_command  # noqa: E402
 DATA = common.ROOT.parent / "shared" / "data"
 FOLDERS = {"CoLA": "glue/CoLA", "SST-2": "glue/SST-2", "RTE": "glue/RTE", "CB": "superglue/CB", "COPA": "superglue/COPA",
            "WSC": "superglue/WSC"}
-VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
-"""Instructions that add 8-bit products in 32 bits."""
 
 
 class Subject(NamedTuple):
@@ -62,6 +60,7 @@ class OnnxNetwork:
 
 def formats(subject: Subject, folder: Path, flags: Sequence[str]) -> Iterator[Tuple[str, Callable[[], Any]]]:
     """Names of the ways to compute, and what makes the network for each; the first is what others are held against."""
+    from bort.models.fused import EXACT_INT8_FLAGS
     from bort.models.fused import compile_for_inference as compiled
 
     model, batches = subject.model, subject.calibration
@@ -76,7 +75,7 @@ def formats(subject: Subject, folder: Path, flags: Sequence[str]) -> Iterator[Tu
     yield "onnx float32", file("float32")
     yield "onnx int8 dynamic", file("dynamic", int8="dynamic")
     yield "onnx int8 static", file("static", int8="static", batches=batches)
-    if not set(VNNI).intersection(flags):
+    if not set(EXACT_INT8_FLAGS).intersection(flags):
         yield "onnx int8 dynamic, 7-bit weights", file("dynamic7", int8="dynamic", reduce_range=True)
         yield "onnx int8 static, 7-bit weights", file("static7", int8="static", batches=batches, reduce_range=True)
 
@@ -154,7 +153,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         subject = subject_of(name, folder, data, args.calibration)
         with tempfile.TemporaryDirectory(prefix="bort-int8-") as place:
             rows += rows_of(name, subject, Path(place), flags, notes)
-    if not set(VNNI).intersection(flags):
+    from bort.models.fused import EXACT_INT8_FLAGS
+
+    if not set(EXACT_INT8_FLAGS).intersection(flags):
         notes.append("This processor has no VNNI: its 8-bit products are added in pairs in 16 bits, where they can overflow.")
     path = common.record("int8_accuracy", rows, {"calibration examples": args.calibration}, sorted(set(notes)),
                          "What 8 bits cost on real tasks", argv, args.folder, load)

@@ -8,6 +8,7 @@ The model stays the owner of its parameters: nothing is saved from here, and ``r
 from __future__ import annotations
 
 import json
+import warnings
 from collections import OrderedDict
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -29,6 +30,8 @@ MAX_PRODUCT_BYTES = 256 << 20
 FLAGS = (("static_alloc", True), ("static_shape", True))
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 INT8_FLAGS = ("avx512f", "avx2")
+EXACT_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Instructions that add 8-bit products in 32 bits. Without them pairs are added in 16, where large ones are cut off."""
 Batch = Tuple[Any, ...]
 
 
@@ -292,8 +295,8 @@ def compile_for_inference(model: Union[Bert, Classifier], dtype: str = "float32"
 
     Args:
         model: with its parameters; it stays usable and unchanged.
-        dtype: "float32" (equal to the model to rounding), "int8" (linear layers and attention in 8 bits) or "bfloat16"
-            (linear layers; needs the instructions).
+        dtype: "float32" (equal to the model to rounding), "int8" (linear layers and attention in 8 bits; warns where the
+            CPU lacks :data:`EXACT_INT8_FLAGS`) or "bfloat16" (linear layers; needs the instructions).
         calibration: for int8, batches ``(token_ids (B, T), valid_length (B,))`` like those to come; a few dozen
             sequences do.
         attention: False keeps int8's attention products in float32.
@@ -305,4 +308,7 @@ def compile_for_inference(model: Union[Bert, Classifier], dtype: str = "float32"
     compiled = InferenceModel(model, dtype, attention)
     if dtype == "int8":
         compiled.calibrate(calibration)
+        if not cpu_flags().intersection(EXACT_INT8_FLAGS):
+            warnings.warn("this CPU has no VNNI: int8 adds products in pairs of 16 bits, which can overflow; hold the "
+                          "accuracy on your task against float32's (benchmarks/int8_accuracy.py)", stacklevel=2)
     return compiled
