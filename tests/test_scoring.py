@@ -31,6 +31,7 @@ def test_scores_are_the_models_outputs_in_order(monkeypatch, compiled):
 def test_ranks_agree_on_compiling(monkeypatch):
     """Rank 0 has the long sequences; whether compiling pays is a matter of all of them."""
     model = Classifier(tiny_bert(0), 3)
+    model.initialize_head(1)
     sequences = [np.zeros(length, "int32") for length in [24] * 4 + [2] * 4]
     made = []
     monkeypatch.setattr(scoring, "compile_for_inference", lambda model: made.append(1) or model)
