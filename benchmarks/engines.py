@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from benchmarks import common  # noqa: E402
 from bort.errors import BortError  # noqa: E402
+
+BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 Shape = Tuple[int, int, bool]
 """Batch, length, and whether the batch is padded."""
@@ -136,8 +139,20 @@ def _torch_model(folder: Path) -> Any:
     return torch, BertModel.from_pretrained(str(folder / "huggingface"), add_pooling_layer=False).eval()
 
 
+def check_bfloat16() -> None:
+    """Refuse bfloat16 where it is emulated: a hundred times slower, it would leave no time for the others.
+
+    Raises:
+        Unavailable: the processor has no instructions for it.
+    """
+    if not set(BFLOAT16_FLAGS).intersection(common.cpu_info()["flags"]):
+        raise Unavailable(f"bfloat16 needs a CPU with {' or '.join(BFLOAT16_FLAGS)}; without them it is emulated")
+
+
 def _pytorch(dtype: str) -> Callable[[Path], Run]:
     def load(folder: Path) -> Run:
+        if dtype == "bfloat16":
+            check_bfloat16()
         torch, model = _torch_model(folder)
         if dtype == "int8":
             model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)

@@ -71,7 +71,7 @@ def corpus(part: Part) -> Any:
     return Corpus(data, data, MaskingPolicy(part.vocab_size, 4, [0, 1, 2, 3, 4]), 1)
 
 
-def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None) -> Callable[[], None]:
+def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None, accumulate: int = 1) -> Callable[[], None]:
     """A function that makes one training step of this project and waits for it."""
     from bort.compat import mx
     from bort.models import Bert, initialize
@@ -87,7 +87,8 @@ def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None) -> Callabl
         initialize(model, 1)
         teacher = LiveTeacher(model, 2.0)
     loss = LossWeights(0.5, 0.5) if distil else LossWeights(1.0, 0.0)
-    training = Pretraining(student, corpus(part), Settings(batch_size=batch or part.batch, loss=loss), teacher)
+    training = Pretraining(student, corpus(part), Settings(batch_size=batch or part.batch, loss=loss,
+                                                             accumulate=accumulate), teacher)
 
     def step() -> None:
         training.step()
@@ -180,7 +181,7 @@ def worker(arguments: argparse.Namespace) -> None:
     part = PARTS[arguments.parts[0]]
     if arguments.pin is not None:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[arguments.pin]})
-    step = mxnet_step(part, False, arguments.batch)
+    step = mxnet_step(part, False, arguments.batch, arguments.accumulate)
     for _ in range(2):
         step()
     times = []
@@ -190,35 +191,60 @@ def worker(arguments: argparse.Namespace) -> None:
         step()
         times.append(time.perf_counter() - start)
     if distributed.is_root():
-        tokens = (arguments.batch or part.batch) * part.length * distributed.size()
+        tokens = (arguments.batch or part.batch) * arguments.accumulate * part.length * distributed.size()
         print(RESULT_PREFIX + json.dumps({"tokens/s": round(tokens / float(np.median(times)), 1),
                                           "step_ms": round(1000 * float(np.median(times)), 1)}), flush=True)
 
 
-def scaling(name: str, trials: int, batch: int) -> List[Dict[str, Any]]:
-    """One rank on one core, two ranks on two, one rank on two; a thread per core, each in a process of its own."""
+def run_workers(commands: List[List[str]], environment: Dict[str, str]) -> List[Dict[str, Any]]:
+    """What each of some workers that run at the same time measured.
+
+    Raises:
+        BortError: one failed; its output is in the message.
+    """
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+               for command in commands]
+    texts = [process.communicate(timeout=1800)[0].decode("utf-8", "replace") for process in running]
+    found = []
+    for process, text, command in zip(running, texts, commands):
+        lines = [line for line in text.splitlines() if RESULT_PREFIX in line]
+        if process.returncode or not lines:
+            raise BortError(f"{' '.join(command)}: failed with exit code {process.returncode}:\n{text[-2000:]}")
+        found.append(json.loads(lines[-1].split(RESULT_PREFIX)[1]))
+    return found
+
+
+def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[str, Any]]:
+    """Ranks and cores, a thread per core; with and without accumulated micro-batches; and what the machine allows.
+
+    Two processes that know nothing of each other show how far two cores together are from twice one, whatever is
+    computed: they share memory, cache and clock. What ranks lose beyond that is communication.
+    """
     root = Path(__file__).resolve().parents[1]
     launcher = Path(sys.executable).parent / "horovodrun"
     if not launcher.is_file() or common.usable_cores() < 2:
         return []
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PATH=f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
-                       PYTHONPATH=os.pathsep.join([str(root), str(root / ".ci" / "numpy-aliases")]))
-    here = [sys.executable, str(Path(__file__).resolve()), "--worker", "--parts", name, "--trials", str(trials),
-            "--batch", str(batch)]
-    runs = {"1 rank, 1 core": (here + ["--pin", "0"], environment),
-            "2 ranks, 2 cores": (["horovodrun", "-np", "2"] + here, environment),
-            "1 rank, 2 cores": (here, dict(environment, OMP_NUM_THREADS="2"))}
+    one = dict(os.environ, OMP_NUM_THREADS="1", PATH=f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
+               PYTHONPATH=os.pathsep.join([str(root), str(root / ".ci" / "numpy-aliases")]))
+    two = dict(one, OMP_NUM_THREADS="2")
     rows: List[Dict[str, Any]] = []
-    for label, (command, settings) in runs.items():
-        done = subprocess.run(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1800)
-        lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if RESULT_PREFIX in line]
-        if done.returncode or not lines:
-            raise BortError(f"{label}: failed with exit code {done.returncode}:\n{done.stdout.decode()[-2000:]}")
-        rows.append({"part": name, "ranks": label, "batch per rank": batch,
-                     **json.loads(lines[-1].split(RESULT_PREFIX)[1])})
-        rows[-1]["of 1 rank, 1 core"] = round(rows[-1]["tokens/s"] / rows[0]["tokens/s"], 3)
-        rows[-1]["efficiency"] = round(rows[-1]["of 1 rank, 1 core"] / 2, 3) if "2 cores" in label else None
-        print(rows[-1], flush=True)
+    for micro_batches in sorted({1, accumulate}):
+        here = [sys.executable, str(Path(__file__).resolve()), "--worker", "--parts", name, "--trials", str(trials),
+                "--batch", str(batch), "--accumulate", str(micro_batches)]
+        cases = {"1 rank, 1 core": ([here + ["--pin", "0"]], one),
+                 "2 strangers, 2 cores": ([here + ["--pin", "0"], here + ["--pin", "1"]], one),
+                 "2 ranks, 2 cores": ([["horovodrun", "-np", "2"] + here], one),
+                 "1 rank, 2 cores": ([here], two)}
+        alone = 0.0
+        for label, (commands, environment) in cases.items():
+            found = run_workers(commands, environment)
+            speed = sum(row["tokens/s"] for row in found)
+            alone = alone or speed
+            rows.append({"part": name, "processes": label, "sequences": batch, "micro-batches a step": micro_batches,
+                         "tokens/s": round(speed, 1), "step_ms": max(row["step_ms"] for row in found),
+                         "of 1 rank, 1 core": round(speed / alone, 3),
+                         "efficiency": round(speed / alone / 2, 3) if "2 cores" in label else None})
+            print(rows[-1], flush=True)
     return rows
 
 
@@ -280,15 +306,20 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--trials", type=int, default=5, help="timed steps of each (default 5)")
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     parser.add_argument("--no-scaling", action="store_true", help="leave the ranks out")
-    parser.add_argument("--scaling-batch", type=int, default=16, help="sequences per rank (default 16)")
+    parser.add_argument("--scaling-batch", type=int, default=16, help="sequences of a micro-batch (default 16)")
+    parser.add_argument("--scaling-accumulate", type=int, default=4,
+                        help="micro-batches between two exchanges of gradients, beside 1 (default 4)")
+    parser.add_argument("--scaling-trials", type=int, default=3, help="timed steps of each (default 3)")
     parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory-worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--accumulate", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--pin", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.trials < 1:
-        raise BortError(f"--trials must be at least 1, not {arguments.trials}")
+    for name in ("trials", "scaling_batch", "scaling_accumulate", "scaling_trials"):
+        if getattr(arguments, name) < 1:
+            raise BortError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
     if arguments.worker:
         worker(arguments)
         return 0
@@ -311,9 +342,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     tables: Dict[str, Any] = {"Steps": [row for part in arguments.parts for row in compare(
         part, arguments.methods, arguments.trials, torch_too)]}
     if not arguments.no_scaling:
-        rows = scaling(arguments.parts[0], arguments.trials, arguments.scaling_batch)
+        rows = scaling(arguments.parts[0], arguments.scaling_trials, arguments.scaling_batch,
+                       arguments.scaling_accumulate)
         if rows:
             tables["Ranks"] = rows
+            notes.append("Strangers are two processes of one rank each at the same time, without communication: what "
+                         "two cores of this machine yield at most. The paper's batch of 1,024 is 32 micro-batches of 16 "
+                         "on each of two ranks, so that gradients are exchanged even more seldom than in the second half.")
         else:
             notes.append("No Horovod or only one core: ranks were not measured.")
     tables["Memory"] = memory()

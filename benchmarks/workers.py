@@ -175,6 +175,8 @@ def peak(engine: str, size: int, seconds: float = 1.5) -> Optional[float]:
     if engine in ("mxnet", "mxnet-int8", "mxnet-bf16"):
         call = _mxnet_product(engines.number_format(engine), left, right)
     elif engine in ("pytorch", "pytorch-bf16"):
+        if engine.endswith("bf16"):
+            engines.check_bfloat16()
         import torch
 
         torch.set_num_threads(engines.threads())

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from benchmarks import agora, engines, latency, streaming, streams
+from benchmarks import agora, engines, latency, preparation, streaming, streams, workers
 from bort.errors import BortError
 
 SHAPE = (2, 8, True)
@@ -46,6 +46,13 @@ def test_a_wrong_engine_is_never_timed(tmp_path):
                            ("onnx_int8", expected * np.float32("nan")), ("mxnet_bf16", expected[::-1].copy())):
         with pytest.raises(BortError, match=f"{engine.replace('_', '-')} is wrong"):
             compare(mxnet=expected, **{engine: output})
+
+
+def test_emulated_bfloat16_is_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(engines.common, "cpu_info", lambda: {"model": "any", "flags": {"avx2", "avx512f"}})
+    for asked in (lambda: engines.ENGINES["pytorch-bf16"](tmp_path), lambda: workers.peak("pytorch-bf16", 8)):
+        with pytest.raises(engines.Unavailable, match="emulated"):
+            asked()
 
 
 def test_a_wrong_stream_is_refused():
