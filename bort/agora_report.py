@@ -38,9 +38,11 @@ def compare(agora: Agora, folder: Path) -> List[Dict[str, Any]]:
         jobs = [(row["theta_index"], 0, 0) for row in first]
         table.append(_line(PLAIN, _trainings(agora, "compare-plain", x, jobs, soft=False)))
     shift = seed_shifts(rows, [theta.seed for theta in plan.thetas])
-    jobs = [(row["theta_index"], shift[row["round"], row["attempt"]], row["steps"]) for row in rows]
-    table.append(_line(LONG_PLAIN, _trainings(agora, "compare-long-plain", x, jobs, soft=False)))
-    table.append(_line(DISTILLED, _trainings(agora, "compare-distilled", x, jobs, soft=True)))
+    for method, tag, soft in ((LONG_PLAIN, "compare-long-plain", False), (DISTILLED, "compare-distilled", True)):
+        # Agora's own first trainings, on X alone, are those of one of the two methods.
+        known = [row for row in rows if (row["round"], row["attempt"]) == (0, 0) and soft == plan.soft]
+        jobs = [(row["theta_index"], shift[row["round"], row["attempt"]], row["steps"]) for row in rows[len(known):]]
+        table.append(_line(method, known + (_trainings(agora, tag, x, jobs, soft) if jobs else [])))
     table.append(_line(AGORA, rows))
     return table
 

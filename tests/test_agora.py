@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import bort
 import run_finetune
+from bort import agora_report
 from bort.agora import Agora
 from bort.agora_actors import Evaluation, Trained, read_table
 from bort.agora_data import Addition, Points, Queue, balance, held_out, level, level_what_comes, strata
@@ -654,6 +655,28 @@ def test_the_whole_run_and_its_outputs(teacher, uncut):
     assert sum(row["labels"].values()) == 48 and set(row["dev"]) == {"accuracy"}
     assert json.loads((folder / "model" / "config.json").read_text())["training"]["max_length"] == 32
     assert uncut["metrics"]["dev"] == uncut["best"]["dev"]  # the model that was saved is the one that was chosen
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_comparison_takes_agoras_first_trainings_as_they_are(teacher, monkeypatch, soft):
+    train, asked = agora_report._trainings, {}
+
+    def again(agora, tag, x, jobs, soft):
+        asked[tag] = len(jobs)
+        if tag != "compare-plain" and soft == agora.plan.soft:
+            first = lines(teacher / f"taken-{soft}", "agora.jsonl")[:2]
+            repeated = train(agora, "again", x, [(row["theta_index"], 0, row["steps"]) for row in first], soft)
+            assert [[row[name] for name in ("score", "loss", "steps", "dev")] for row in repeated] == [
+                [row[name] for name in ("score", "loss", "steps", "dev")] for row in first]
+        return train(agora, tag, x, jobs, soft)
+
+    monkeypatch.setattr(agora_report, "_trainings", again)
+    assert run_command(run_finetune.main, command(teacher, f"taken-{soft}", *SHORT, "--compare", "--tau", "noise",
+                                                  *(["--soft"] if soft else []))) == 0
+    results = json.loads((teacher / f"taken-{soft}" / "results.json").read_text())
+    assert asked == ({"compare-plain": 2, "compare-long-plain": 3, "compare-distilled": 1} if soft
+                     else {"compare-long-plain": 1, "compare-distilled": 3})
+    assert [line["trainings"] for line in results["compare"]] == [2, 3, 3, 3]
 
 
 def test_dev_and_test_stay_outside(teacher, uncut):
