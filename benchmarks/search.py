@@ -14,9 +14,7 @@ Parts (a killed one goes on where it stopped, in --work):
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,17 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common  # noqa: E402
 from benchmarks.paper import TABLE_1  # noqa: E402
+from benchmarks.search_runs import SHARED, corpus, prepare, run  # noqa: E402
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse  # noqa: E402
-from bort.errors import BortError, run_command  # noqa: E402
-from bort.files import atomic_write, read_json, read_jsonl, write_json  # noqa: E402
+from bort.errors import run_command  # noqa: E402
+from bort.files import read_jsonl  # noqa: E402
 from bort.search_settings import SearchSettings  # noqa: E402
 
-SHARED = common.ROOT.parent / "shared" / "data"
 BORT = parse("bort")
 PAPER = {PRESETS[row.preset].architecture: row for row in TABLE_1}
 TABLE_1_TUPLES = [xi for xi in PAPER if xi != parse("roberta-large")]
 LARGEST = Architecture(12, 16, 1024, 3072)
-CORPUS_CHARACTERS = 2_000_000
 TRAINED_TEACHER = "4,4,128,512"
 TRAINED_SPACE = {"depths": "2,4", "heads": "2,4", "hidden": "32,64", "intermediate": "32,64,128"}
 Errors = Dict[Architecture, Dict[str, float]]
@@ -49,73 +46,6 @@ class Costs(NamedTuple):
 
     of: Dict[Architecture, Any]
     limit: Any
-
-
-def corpus(work: Path, given: Optional[str]) -> Path:
-    """A text of two million characters: the one given, the articles beside this checkout, or what Python carries."""
-    path = work / "corpus.txt"
-    if not path.is_file():
-        source = Path(given) if given else SHARED / "text" / "articles.txt"
-        if given or source.is_file():
-            text = source.read_text(encoding="utf-8", errors="replace")[:CORPUS_CHARACTERS]
-        else:
-            from bort.text.embedded import embedded_documents
-            text = "\n\n".join(embedded_documents())
-        with atomic_write(path) as stream:
-            stream.write(text)
-    return path
-
-
-def prepare(work: Path, name: str, text: Path, **options: Any) -> Path:
-    """The text as shards; options as in ``bort.text.plan.PrepareOptions``."""
-    from bort.text.plan import PrepareOptions
-    from bort.text.prepare import prepare as make
-
-    make(PrepareOptions(inputs=[text], output=work / name, **options))
-    return work / name
-
-
-def run(script: str, folder: Path, arguments: Sequence[Any], workers: int = 1) -> Tuple[float, float]:
-    """Run one of the project's commands in ``workers`` processes that share the cores and ``folder``.
-
-    Returns:
-        Seconds, and the largest peak memory of a process in MiB, both over all calls with this folder: those of one
-        that only resumes a finished run would tell nothing.
-
-    Raises:
-        BortError: a process failed; the end of its output is in the message.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, common.usable_cores() // workers))
-    command = [sys.executable, str(common.ROOT / script), "--output", str(folder), "--resume", *map(str, arguments)]
-    begun, logs, running = time.perf_counter(), [], []
-    for number in range(workers):
-        logs.append(open(folder.parent / f"{folder.name}-{number}.log", "wb"))
-        running.append(subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS=threads), stdout=logs[-1],
-                                        stderr=subprocess.STDOUT))
-    peak = 0.0
-    for log, process in zip(logs, running):
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = status
-        log.close()
-        peak = max(peak, usage.ru_maxrss / 2 ** 10)
-        if status:
-            used(folder, time.perf_counter() - begun, peak)
-            for other in running:
-                if other.returncode is None:
-                    other.kill()
-            tail = Path(log.name).read_text(encoding="utf-8", errors="replace").strip()[-600:]
-            raise BortError(f"{script} failed: {tail} (all of it in {log.name})")
-    return used(folder, time.perf_counter() - begun, peak)
-
-
-def used(folder: Path, seconds: float, peak: float) -> Tuple[float, float]:
-    """Note what a call took beside its run's folder; the sum of all calls' seconds and the largest of their peaks."""
-    path = folder.with_name(f"{folder.name}-usage.json")
-    earlier = read_json(path) if path.is_file() else {"seconds": 0.0, "peak_mib": 0.0}
-    total = {"seconds": earlier["seconds"] + seconds, "peak_mib": max(earlier["peak_mib"], peak)}
-    write_json(path, total)
-    return total["seconds"], total["peak_mib"]
 
 
 def errors_of(folder: Path) -> Errors:
@@ -268,6 +198,7 @@ def table1_part(args: argparse.Namespace, work: Path, text: Path) -> Tuple[Dict[
     known = (SHARED / "bpe").is_dir() or args.tokenizer
     options = {"tokenizer": args.tokenizer or SHARED / "bpe"} if known else {"vocab_size": 8000}
     shards = prepare(work, "shards-512", text, max_length=512, split="1,0,0", **options)
+    paper_w, paper_ms, paper_m = "paper's W", "paper's ms", "paper's (M)"
     took, peak = run("run_search.py", work / "table1", [
         "--corpus", shards, "--teacher", "roberta-large", "--depths", 4, "--heads", "8,16", "--hidden", 1024,
         "--intermediate", "512,768", "--epsilon", 4, "--include", *TABLE_1_TUPLES, LARGEST, "--batch-size",
@@ -283,7 +214,18 @@ def table1_part(args: argparse.Namespace, work: Path, text: Path) -> Tuple[Dict[
             "parameters (M)": row["parameters"] / 1e6, "paper's (M)": theirs.parameters_millions if theirs else None,
             "ms, 1 x 512": 1000 * row["seconds_per_sample"], "paper's ms": 1000 * theirs.seconds if theirs else None})
     rows.sort(key=lambda row: -row["W"])
+    known = [row for row in rows if row["paper's W"] is not None]
+    by_name = {row["row"]: row for row in known}
+    first, last = by_name["A1 (Bort)"], by_name["BERT-base"]
     return {"Table 1's tuples at s = 512 (n = 3, lr 5e-4, clip 1)": rows}, [
+        f"Order by W here: {', '.join(row['row'] for row in known)}; in the paper: "
+        f"{', '.join(row['row'] for row in sorted(known, key=lambda row: -row[paper_w]))}. The cross-entropies differ by "
+        f"{max(row['cross-entropy'] for row in known) / min(row['cross-entropy'] for row in known) - 1:.1%} at most, as three "
+        "steps at 5e-4 leave every network near its initial weights, so size and speed decide here; the paper's W "
+        "needs errors that differ several times over.",
+        f"BERT-base takes {last['ms, 1 x 512'] / first['ms, 1 x 512']:.2f} times as long as A1 here and "
+        f"{last[paper_ms] / first[paper_ms]:.2f} times in the paper; A1 has {first['parameters (M)']:.1f} million "
+        f"parameters here and {first[paper_m]:.1f} in the paper, which counts otherwise (see parameters.md).",
         f"table1: batch {args.table1_batch} instead of 1,024, {args.table1_lines} held-out lines instead of 11,828, "
         f"RoBERTa-large without weights; {took / 60:.1f} minutes and {peak / 1024:.1f} GiB at most, the teacher with "
         "355 M parameters and the largest candidate included."]

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from benchmarks import agora, engines, latency, preparation, streaming, streams, workers
+from benchmarks import agora, engines, latency, optimizations, preparation, streaming, streams, workers
 from bort.errors import BortError
 
 SHAPE = (2, 8, True)
@@ -74,6 +74,40 @@ def test_latency_in_miniature(tmp_path, capsys):
     text = json.dumps(record)
     assert "mxnet" in text and "onnx" in text and record["settings"]["trials"] == 3
     assert (tmp_path / "latency.md").is_file() and "is wrong" not in capsys.readouterr().err
+
+
+def test_optimizations_in_miniature(tmp_path):
+    assert optimizations.main(["--architecture", "1,2,8,16", "--vocab-size", "60", "--shapes", "2x16,1x8", "--trials", "2",
+                               "--folder", str(tmp_path)]) == 0
+    tables = json.loads((tmp_path / "optimizations.json").read_text())["rows"]
+    assert len(tables["Hidden states"]) == 8 and tables["Hidden states"][0]["2 x 16, times"] == 1
+    assert all(row["1 x 8, ms"] > 0 for row in tables["Hidden states"])
+    assert len(tables["Classifiers"]) == 4 and [row["trials"] for row in tables["Threads"]] == [4, 4]
+    states = np.random.default_rng(0).standard_normal((2, 3, 4))
+    assert optimizations.check("int8", states + 1e-2, states) == pytest.approx(1e-2)
+    for name, wrong in (("fused", states + 1e-2), ("int8", -states), ("fused", states * np.nan)):
+        with pytest.raises(BortError, match=f"{name}' is wrong"):
+            optimizations.check(name, wrong, states)
+    with pytest.raises(SystemExit):
+        optimizations.main(["--shapes", "8"])
+
+
+def test_preparation_in_miniature(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "SHARED", tmp_path)
+    monkeypatch.setattr(preparation, "VOCAB_SIZE", 80)
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"The story of number {n} is told here. It has {n} sentences of {n + 1} words, or so."
+                                for n in range(400)))
+    documents = preparation.paragraphs(str(text))
+    assert len(documents) == 400
+    size = preparation.write_corpus(tmp_path / "corpus.txt", documents, 100_000)
+    assert 100_000 <= size == (tmp_path / "corpus.txt").stat().st_size < 100_200
+    with pytest.raises(BortError, match="positive whole numbers"):
+        preparation.main(["--megabytes", "0"])
+    assert preparation.main(["--megabytes", "1,2", "--text", str(text), "--workers", "1", "--folder", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "preparation.json").read_text())["rows"]
+    assert [round(row["MB of text"]) for row in rows] == [1, 2] and rows[1]["tokens"] > 1.9 * rows[0]["tokens"]
+    assert all(row["peak MB, main process"] > 0 for row in rows)
 
 
 def test_streaming_in_miniature(tmp_path):

@@ -652,7 +652,7 @@ def test_the_papers_figures_are_those_of_the_benchmarks():
 
 
 def test_the_benchmark_adds_up_what_a_run_took_over_all_calls(tmp_path):
-    from benchmarks.search import used
+    from benchmarks.search_runs import used
 
     assert used(tmp_path / "run", 60.0, 900.0) == (60.0, 900.0)
     assert used(tmp_path / "run", 2.0, 100.0) == (62.0, 900.0)  # a call that found everything finished

@@ -1,0 +1,208 @@
+"""What each step of the fast inference form gains: the same network, one step more in every line.
+
+    python benchmarks/optimizations.py                                   # Bort; about 4 minutes on 2 quiet cores
+    python benchmarks/optimizations.py --shapes 1x128 --trials 20
+    python benchmarks/optimizations.py --architecture 2,4,64,128 --vocab-size 500 --shapes 2x16 --trials 3
+
+All variants take turns in one process, with the same weights and inputs; every output is held against the plain
+network's before anything is timed. The last lines have a process of their own for each setting of OpenMP.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common, engines  # noqa: E402
+from bort.architecture import ROBERTA_VOCAB_SIZE, parse  # noqa: E402
+from bort.errors import BortError, run_command  # noqa: E402
+
+RESULT_PREFIX = "OPTIMIZATIONS-RESULT "
+FLOAT32_TOLERANCE = 1e-4
+INT8_CORRELATION = 0.98
+POLICIES = {"threads spin between operators (as shipped)": "active", "threads sleep between operators": "passive"}
+Shape = Tuple[int, int]
+
+
+def network(architecture: str, vocab_size: int, seed: int = 0) -> Any:
+    """A network of random weights, that of every variant."""
+    from bort.models import Bert, initialize
+
+    model = Bert(parse(architecture), vocab_size)
+    initialize(model, seed)
+    return model
+
+
+def variants(model: Any, batch: Tuple[np.ndarray, np.ndarray]) -> Iterator[Tuple[str, Callable[[], np.ndarray]]]:
+    """Names and functions that give hidden states (B, T, H); each is compiled by its first call, before the next is made."""
+    from bort.compat import mx
+    from bort.models import fused
+    from bort.models.fused import InferenceModel
+
+    ids, valid = mx.nd.array(batch[0], dtype="int32"), mx.nd.array(batch[1])
+
+    def called(one: Any) -> Callable[[], np.ndarray]:
+        return lambda: one(ids, valid).asnumpy()
+
+    yield "Gluon, one operator after the other", called(model)
+    whole = type(model)(model.architecture, model.vocab_size)
+    for name, parameter in whole._collect_params_with_prefix().items():
+        if name != "decoder.3.weight":
+            parameter.initialize(init="zeros")
+            parameter.set_data(model._collect_params_with_prefix()[name].data())
+    whole.hybridize(static_alloc=True, static_shape=True)
+    yield "Gluon, hybridized", called(whole)
+    optimize = fused._optimize
+    passes: Dict[str, Callable[..., Any]] = {
+        "a graph for inference: one product for Q, K, V; gathered masks": lambda symbol, *_: symbol,
+        "... attention and GELU fused by oneDNN's pass": lambda symbol, *_: symbol.optimize_for("MKLDNN",
+                                                                                              skip_infer=True),
+        "... products with nothing to fuse left plain (as shipped, many tokens)": optimize}
+    try:
+        for name, function in passes.items():
+            fused._optimize = function  # type: ignore[assignment]
+            run = called(InferenceModel(model, form="product"))
+            run()
+            yield name, run
+    finally:
+        fused._optimize = optimize
+    yield "linear layers as 1x1 convolutions, weights packed (as shipped, few tokens)", called(
+        InferenceModel(model, form="convolution"))
+    for name, attention in (("int8, attention in float32", False), ("int8", True)):
+        quantized = InferenceModel(model, "int8", attention)
+        quantized.calibrate([batch])
+        yield name, called(quantized)
+
+
+def check(name: str, found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference.
+
+    Raises:
+        BortError: it is not the same function.
+    """
+    worst = float(np.abs(found - expected).max())
+    right = np.corrcoef(found.ravel(), expected.ravel())[0, 1] > INT8_CORRELATION if name.startswith("int8") \
+        else worst <= FLOAT32_TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    if not right:
+        raise BortError(f"{name!r} is wrong: off by {worst:.3g}")
+    return worst
+
+
+def measure(model: Any, shape: Shape, trials: int) -> Tuple[Dict[str, float], Dict[str, float]]:
+    """Median milliseconds and largest differences of every variant on a full batch of ``shape``."""
+    batch = engines.make_batch((*shape, False), model.vocab_size)
+    calls = dict(variants(model, batch))
+    expected = next(iter(calls.values()))()
+    differences = {name: check(name, call(), expected) for name, call in calls.items()}
+    seconds = common.interleaved(calls, trials)
+    return {name: common.summarize(values)["median_ms"] for name, values in seconds.items()}, differences
+
+
+def classifier_rows(model: Any, length: int, trials: int) -> List[Dict[str, Any]]:
+    """What reading only position 0 and trimming a padded batch gain for a classifier of one sequence."""
+    from bort.models import Classifier, initialize
+    from bort.models.fused import compile_for_inference
+
+    head = Classifier(model, 2)
+    initialize(head, 1, only_missing=True)
+    body, classifier = compile_for_inference(model), compile_for_inference(head)
+    ids = np.random.default_rng(0).integers(5, model.vocab_size, (1, length)).astype("int32")
+    full, short = np.array([length], "float32"), np.array([max(1, length // 4)], "float32")
+    calls = {"all positions of all layers": lambda: body(ids, full).asnumpy(),
+             "the last layer for position 0 only": lambda: classifier(ids, full).asnumpy(),
+             "a quarter of the tokens, padded": lambda: body(ids, short).asnumpy(),
+             "the same, trimmed": lambda: classifier(ids, short).asnumpy()}
+    seconds = common.interleaved(calls, trials)
+    return [{"1 sequence": name, "length": length, **common.summarize(values)} for name, values in seconds.items()]
+
+
+def policy_rows(args: argparse.Namespace, shape: Shape) -> List[Dict[str, Any]]:
+    """The compiled network in a process for each OpenMP policy, twice in turns."""
+    found: Dict[str, List[float]] = {name: [] for name in POLICIES}
+    for _ in range(2):
+        for name, policy in POLICIES.items():
+            done = subprocess.run(
+                [sys.executable, str(Path(__file__).resolve()), "--worker", "--architecture", args.architecture, "--vocab-size",
+                 str(args.vocab_size), "--shapes", f"{shape[0]}x{shape[1]}", "--trials", str(args.trials)],
+                env=dict(os.environ, OMP_WAIT_POLICY=policy), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900)
+            lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith(RESULT_PREFIX)]
+            if done.returncode or not lines:
+                raise BortError(f"OMP_WAIT_POLICY={policy} failed: {done.stdout.decode('utf-8', 'replace')[-1000:]}")
+            found[name] += json.loads(lines[-1][len(RESULT_PREFIX):])
+    return [{f"OpenMP, {shape[0]} x {shape[1]}": name, **common.summarize(values)} for name, values in found.items()]
+
+
+def worker(args: argparse.Namespace) -> None:
+    """The seconds of the compiled network, for :func:`policy_rows`."""
+    from bort.models.fused import compile_for_inference
+
+    compiled = compile_for_inference(network(args.architecture, args.vocab_size))
+    ids, valid = engines.make_batch((*args.shapes[0], False), args.vocab_size)
+    seconds = common.interleaved({"compiled": lambda: compiled(ids, valid).asnumpy()}, args.trials)["compiled"]
+    print(RESULT_PREFIX + json.dumps(seconds), flush=True)
+
+
+def _shapes(text: str) -> List[Shape]:
+    try:
+        pairs = [tuple(int(number) for number in part.split("x")) for part in text.split(",")]
+        if pairs and all(len(pair) == 2 and min(pair) > 0 for pair in pairs):
+            return pairs  # type: ignore[return-value]
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not BATCHxLENGTH, several with commas: 1x512,8x128")
+
+
+def rows_of(milliseconds: Dict[Shape, Dict[str, float]], differences: Dict[Shape, Dict[str, float]]
+            ) -> List[Dict[str, Any]]:
+    """A line per variant: milliseconds at every shape, and how much faster than the first line."""
+    rows = []
+    shapes: Sequence[Shape] = list(milliseconds)
+    for name in milliseconds[shapes[0]]:
+        row: Dict[str, Any] = {"variant": name}
+        for shape in shapes:
+            mine, first = milliseconds[shape][name], next(iter(milliseconds[shape].values()))
+            row[f"{shape[0]} x {shape[1]}, ms"] = mine
+            row[f"{shape[0]} x {shape[1]}, times"] = round(first / mine, 2)
+        rows.append({**row, "largest difference": float(f"{max(differences[shape][name] for shape in shapes):.2g}")})
+    return rows
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", default="bort", help="a preset or D,A,H,I (default: bort)")
+    parser.add_argument("--vocab-size", type=int, default=ROBERTA_VOCAB_SIZE)
+    parser.add_argument("--shapes", type=_shapes, default=[(1, 512), (1, 128), (8, 128)],
+                        help="BATCHxLENGTH, with commas (default: 1x512,1x128,8x128)")
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.worker:
+        worker(args)
+        return 0
+    load = common.load_average()
+    model = network(args.architecture, args.vocab_size)
+    milliseconds: Dict[Shape, Dict[str, float]] = {}
+    differences: Dict[Shape, Dict[str, float]] = {}
+    for shape in args.shapes:
+        milliseconds[shape], differences[shape] = measure(model, shape, args.trials)
+        print(shape, milliseconds[shape], flush=True)
+    tables = {"Hidden states": rows_of(milliseconds, differences),
+              "Classifiers": classifier_rows(model, args.shapes[0][1], args.trials),
+              "Threads": policy_rows(args, args.shapes[0])}
+    print(common.record("optimizations", tables, {"architecture": args.architecture, "trials": args.trials}, [
+        "'times' is how many times faster than the first line. Variants are not built upon each other below the convolutions: "
+        "int8 is the product form in 8 bits."], "What each step of fast inference gains", argv, args.folder, load))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
