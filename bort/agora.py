@@ -229,6 +229,9 @@ class Agora:
             offered = np.array([len(offer) for offer in offers])
             if turn + 1 >= MAX_PASSES // 2:
                 come = offered > 0
+                # What comes rarely will have come twice as often by the end: the others need not wait for more of it.
+                wanted = level_what_comes(counts, full, plan.budget, come)
+                full = np.where(2 * offered < wanted, 2 * offered, full)
             missing = np.maximum(0, level_what_comes(counts, full, plan.budget, come) - offered)
         offered = np.array([len(offer) for offer in offers])
         accepted = level_what_comes(counts, offered, plan.budget, offered > 0)

@@ -100,13 +100,19 @@ def level(counts: np.ndarray, offered: np.ndarray, budget: int) -> np.ndarray:
 def level_what_comes(counts: np.ndarray, offered: np.ndarray, budget: int, come: np.ndarray) -> np.ndarray:
     """:func:`level` among the strata of which ``come``, bool (C,), says that the teacher gives them at all.
 
-    A class that the teacher never gives cannot be filled, and must not keep the others from growing together. Where
-    fewer than two come there is nothing to balance, and all strata count.
+    A class that the teacher gives never, or less often than it would take to fill it, must not keep the others from
+    growing together: all that is offered of it is accepted, and then the others are levelled among themselves, as long
+    as there are two. Where fewer than two come there is nothing to balance, and all strata count.
     """
+    counts, offered = np.asarray(counts, dtype=np.int64), np.asarray(offered, dtype=np.int64)
     accepted = np.zeros(len(counts), dtype=np.int64)
     among = np.asarray(come, dtype=bool) if np.sum(come) > 1 else np.ones(len(counts), dtype=bool)
-    accepted[among] = level(np.asarray(counts)[among], np.asarray(offered)[among], budget)
-    return accepted
+    while True:
+        accepted[among] += level((counts + accepted)[among], (offered - accepted)[among], budget - int(accepted.sum()))
+        rest = among & (accepted < offered)
+        if rest.sum() < 2 or (rest == among).all():
+            return accepted
+        among = rest
 
 
 @dataclass

@@ -118,6 +118,27 @@ def test_a_class_that_never_comes_does_not_hold_up_the_others():
     assert level_what_comes(counts, offered, 20, offered > 0).tolist() == [0, 2, 0]
 
 
+def test_a_class_that_comes_rarely_is_taken_whole_and_holds_up_nobody():
+    counts, offered = np.array([39, 40, 5]), np.array([200, 200, 1])
+    assert level(counts, offered, 168).tolist() == [1, 0, 1]  # CB, before: 2 points instead of 168
+    assert level_what_comes(counts, offered, 168, offered > 0).tolist() == [84, 83, 1]
+    assert level_what_comes(counts, np.array([50, 200, 1]), 168, offered > 0).tolist() == [50, 49, 1]
+    two, offered = np.array([40, 40]), np.array([200, 3])  # of two classes the other one is all there is to be level with
+    assert level_what_comes(two, offered, 168, offered > 0).tolist() == [3, 3]
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=2, max_size=6), st.integers(0, 120))
+def test_what_comes_is_levelled_among_what_is_left(pairs, budget):
+    counts, offered = (np.array(column) for column in zip(*pairs))
+    accepted = level_what_comes(counts, offered, budget, offered > 0)
+    assert (accepted >= 0).all() and (accepted <= offered).all() and accepted.sum() <= budget
+    assert accepted.sum() >= level(counts, offered, budget).sum() or (offered > 0).sum() > 1
+    left = accepted < offered
+    if left.sum() > 1:  # more was offered of several classes: the budget is spent, or they stand on one level
+        heights = (counts + accepted)[left & (accepted > 0)]
+        assert accepted.sum() == budget or not len(heights) or heights.max() - heights.min() <= 1
+
+
 def test_the_queue_begins_with_what_was_wrong():
     labels = np.array([0, 0, 1, 0, 1, 0])
     queue = Queue.of([3, 4], labels, np.random.default_rng(0))
