@@ -3,6 +3,7 @@
     python benchmarks/throughput.py                     # everything; about 6 minutes on 2 cores
     python benchmarks/throughput.py --parts small       # a minute
     python benchmarks/throughput.py --trials 10 --parts bort
+    python benchmarks/throughput.py --only-ranks        # the ranks alone, recorded by themselves as scaling
 
 A step is what training does: masking the batch, forward and backward pass, clipping, optimizer. PyTorch runs
 transformers' own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same batches,
@@ -306,6 +307,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--trials", type=int, default=5, help="timed steps of each (default 5)")
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     parser.add_argument("--no-scaling", action="store_true", help="leave the ranks out")
+    parser.add_argument("--only-ranks", action="store_true", help="nothing but the ranks; recorded as scaling")
     parser.add_argument("--scaling-batch", type=int, default=16, help="sequences of a micro-batch (default 16)")
     parser.add_argument("--scaling-accumulate", type=int, default=4,
                         help="micro-batches between two exchanges of gradients, beside 1 (default 4)")
@@ -331,7 +333,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
     notes = ["Medians of interleaved steps, masking, clipping and optimizer included; CPU ms is processor time per "
              "step over all threads and rounds."]
-    torch_too = not arguments.no_torch
+    torch_too = not (arguments.no_torch or arguments.only_ranks)
     if torch_too:
         try:
             import torch  # noqa: F401
@@ -339,23 +341,30 @@ def main(argv: Optional[List[str]] = None) -> int:
         except ImportError:
             torch_too = False
             notes.append("PyTorch or transformers is not installed (pip install 'bort[bench]'): only our own figures.")
-    tables: Dict[str, Any] = {"Steps": [row for part in arguments.parts for row in compare(
-        part, arguments.methods, arguments.trials, torch_too)]}
-    if not arguments.no_scaling:
+    tables: Dict[str, Any] = {}
+    if not arguments.only_ranks:
+        tables["Steps"] = [row for part in arguments.parts for row in compare(part, arguments.methods, arguments.trials,
+                                                                              torch_too)]
+    if arguments.only_ranks or not arguments.no_scaling:
         rows = scaling(arguments.parts[0], arguments.scaling_trials, arguments.scaling_batch,
                        arguments.scaling_accumulate)
         if rows:
             tables["Ranks"] = rows
             notes.append("Strangers are two processes of one rank each at the same time, without communication: what "
-                         "two cores of this machine yield at most. The paper's batch of 1,024 is 32 micro-batches of 16 "
-                         "on each of two ranks, so that gradients are exchanged even more seldom than in the second half.")
+                         "two cores of this machine yield at most. The paper's batch of 1,024 is "
+                         f"{1024 // (2 * arguments.scaling_batch)} micro-batches of {arguments.scaling_batch} on each of two "
+                         "ranks: gradients are exchanged even more seldom than in the last rows.")
+        elif arguments.only_ranks:
+            raise BortError("--only-ranks needs Horovod (make setup builds it) and two cores")
         else:
             notes.append("No Horovod or only one core: ranks were not measured.")
-    tables["Memory"] = memory()
-    settings = {name: part._asdict() for name, part in PARTS.items() if name in arguments.parts}
-    path = common.record("throughput", tables, {**{name: ", ".join(f"{key} {value}" for key, value in part.items())
-                                                   for name, part in settings.items()}, "trials": arguments.trials},
-                         notes, "Training throughput", argv, arguments.folder, load)
+    if not arguments.only_ranks:
+        tables["Memory"] = memory()
+    name, title = ("scaling", "Ranks and cores in training") if arguments.only_ranks else ("throughput", "Training throughput")
+    settings = {part: ", ".join(f"{key} {value}" for key, value in PARTS[part]._asdict().items())
+                for part in arguments.parts[:1 if arguments.only_ranks else None]}
+    settings["trials"] = str(arguments.scaling_trials if arguments.only_ranks else arguments.trials)
+    path = common.record(name, tables, settings, notes, title, argv, arguments.folder, load)
     print(path.read_text(encoding="utf-8"))
     return 0
 
