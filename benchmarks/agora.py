@@ -1,7 +1,7 @@
 """Does Agora work? A small student and a larger teacher, pre-trained here, on CoLA, RTE, SST-2, CB and COPA.
 
-    python benchmarks/agora.py                                    # everything; about 2 hours on one core
-    python benchmarks/agora.py --tasks SST-2 --no-ablations       # one task; about 12 minutes, most of it pre-training
+    python benchmarks/agora.py                                    # everything; 2 hours of a core and the pre-training
+    python benchmarks/agora.py --tasks SST-2 --no-ablations       # one task
     python benchmarks/agora.py --pretrained-student runs/pretraining/kd-0 --pretrained-teacher runs/pretraining/teacher
     python benchmarks/agora.py --data ~/data --text articles.txt --work runs/agora-benchmark --seeds 0,1,2
     python benchmarks/agora.py --student 4,8,256,512 --teacher 6,8,512,2048 --student-steps 50000 --teacher-steps 50000
@@ -278,7 +278,7 @@ def main(argv: Optional[List[str]] = None) -> int:
                  "tau, labelling and finding errors.")
     notes.append("The teachers' epochs, rate and dropout were chosen by their own dev scores among two or three. The size of X, "
                  f"and {BUDGET} times X as the new points of a round, were set after an earlier run with more examples and X new "
-                 "points, whose dev scores were seen; they are alike for all methods and tasks.")
+                 "points, whose dev scores were seen; they are alike for all methods of a task.")
     weak = [row["task"] for row in wins if row["teacher right on E"] < 66.7]
     if weak:
         notes.append(f"The teacher is right on less than 2/3 of E on {', '.join(weak)}: there the algorithm promises nothing.")
@@ -291,7 +291,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     settings = {**{name: "{} after {:,} steps and {:,} tokens of pre-training, MLM accuracy {}%".format(
         _tuple_of(work / f"pretrained-{name}"), facts[name]["steps"], facts[name]["tokens"], accuracy[name])
         for name in ("teacher", "student")}, "grid": str(GRID),
-                "agora": " ".join([*AGORA, f"--budget {BUDGET}X"]), "teacher fine-tuning": " ".join(TEACHER), "seeds": args.seeds, "scale": args.scale, "pretraining seconds": round(pretrained),
+                "agora": " ".join([*AGORA, f"--budget {BUDGET}X"]), "teacher fine-tuning": " ".join(TEACHER),
+                "seeds": args.seeds, "scale": args.scale, "pretraining seconds": round(pretrained),
                 "seconds": round(time.monotonic() - started)}
     print("\n".join(notes))
     if not args.no_record:

@@ -21,6 +21,7 @@ from benchmarks import common  # noqa: E402
 from bort.errors import BortError  # noqa: E402
 
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+"""As in ``bort.models.fused``, which a process with PyTorch must not import: MXNet would come with it."""
 
 Shape = Tuple[int, int, bool]
 """Batch, length, and whether the batch is padded."""

@@ -219,7 +219,7 @@ def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[st
     """Ranks and cores, a thread per core; with and without accumulated micro-batches; and what the machine allows.
 
     Two processes that know nothing of each other show how far two cores together are from twice one, whatever is
-    computed: they share memory, cache and clock. What ranks lose beyond that is communication.
+    computed: they share memory, cache and clock. What ranks lose beyond that is Horovod's: exchanges, and its own thread.
     """
     root = Path(__file__).resolve().parents[1]
     launcher = Path(sys.executable).parent / "horovodrun"
@@ -331,7 +331,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     load = common.load_average()
     import bort.compat  # noqa: F401  sets the threads for both engines
 
-    notes = ["Medians of interleaved steps, masking, clipping and optimizer included; CPU ms is processor time per "
+    notes = [] if arguments.only_ranks else ["Medians of interleaved steps, masking, clipping and optimizer included; CPU ms is processor time per "
              "step over all threads and rounds."]
     torch_too = not (arguments.no_torch or arguments.only_ranks)
     if torch_too:

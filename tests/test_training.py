@@ -3,6 +3,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from bort.batching import pad_batch, share, shuffled_batches
 from bort.compat import autograd, gluon, mx, nd
 from bort.errors import BortError
 from bort.scoring import token_batches
-from bort.training import host, losses
+from bort.training import distributed, host, losses
 from bort.training.log import plot_curves
 from bort.training.optimizer import BertAdam
 from bort.training.schedules import linear, make_schedule, noam, released_pretraining
@@ -308,3 +311,17 @@ def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
             run.save(2, {}, {"a.params": {"x": np.zeros(1, "float32")}})
         assert run.steps() == [1] and run.latest().step == 1
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.parametrize("told", [None, "1.5"])
+def test_horovod_asks_seldom_unless_told_otherwise(monkeypatch, told):
+    seen = []
+    fake = SimpleNamespace(init=lambda: seen.append(os.environ.get("HOROVOD_CYCLE_TIME")), size=lambda: 1)
+    monkeypatch.setitem(sys.modules, "horovod", SimpleNamespace(mxnet=fake))
+    monkeypatch.setitem(sys.modules, "horovod.mxnet", fake)
+    monkeypatch.setattr(distributed, "_horovod", None)
+    monkeypatch.setenv("HOROVOD_RANK", "0")
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", told or "")
+    if told is None:
+        monkeypatch.delenv("HOROVOD_CYCLE_TIME")
+    assert distributed.size() == 1 and seen == [told or distributed.CYCLE_MILLISECONDS]
