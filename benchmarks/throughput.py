@@ -6,171 +6,58 @@
     python benchmarks/throughput.py --only-ranks        # the ranks alone, recorded by themselves as scaling
 
 A step is what training does: masking the batch, forward and backward pass, clipping, optimizer. PyTorch runs
-transformers' own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same batches,
-interleaved with ours. Architectures and vocabulary are the paper's where the part is called bort: the student
-<4, 8, 1024, 768> with RoBERTa-large as its teacher, 8 sequences of 128 tokens.
+transformers' own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same batches, in turns
+with ours and in a process of its own (training_steps.py). Architectures and vocabulary are the paper's where the part is
+called bort: the student <4, 8, 1024, 768> with RoBERTa-large as its teacher, 8 sequences of 128 tokens.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common  # noqa: E402
-from bort.architecture import Architecture  # noqa: E402
+from benchmarks import common, workers  # noqa: E402
+from benchmarks.training_steps import ENGINES, OURS, PARTS, mxnet_step  # noqa: E402
 from bort.errors import BortError, run_command  # noqa: E402
 
 RESULT_PREFIX = "THROUGHPUT-RESULT "
-
-
-class Part(NamedTuple):
-    """Architectures, vocabulary and batch of one comparison."""
-
-    student: Architecture
-    teacher: Architecture
-    vocab_size: int
-    batch: int
-    length: int
-
-
-PARTS = {
-    "bort": Part(Architecture(4, 8, 1024, 768), Architecture(24, 16, 1024, 4096), 50265, 8, 128),
-    "small": Part(Architecture(4, 4, 256, 1024), Architecture(6, 8, 512, 2048), 8000, 16, 128),
-}
-
-
-class RandomCorpus:
-    """Sequences of random tokens, all of one length; what they say does not matter here."""
-
-    def __init__(self, part: Part, count: int = 4096) -> None:
-        self._rng = np.random.default_rng(0)
-        self.lengths = np.full(count, part.length, dtype=np.int32)
-        self.rows = self._rng.integers(5, part.vocab_size, (min(count, 256), part.length)).astype(np.int32)
-        self.rows[:, 0], self.rows[:, -1] = 0, 2
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.rows[index % len(self.rows)]
-
-
-def corpus(part: Part) -> Any:
-    from bort.pretrain import Corpus
-    from bort.text.masking import MaskingPolicy
-
-    data = RandomCorpus(part)
-    return Corpus(data, data, MaskingPolicy(part.vocab_size, 4, [0, 1, 2, 3, 4]), 1)
-
-
-def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None, accumulate: int = 1) -> Callable[[], None]:
-    """A function that makes one training step of this project and waits for it."""
-    from bort.compat import mx
-    from bort.models import Bert, initialize
-    from bort.pretrain import Pretraining, Settings
-    from bort.training.mlm_losses import LossWeights
-    from bort.training.teacher import LiveTeacher
-
-    student = Bert(part.student, part.vocab_size)
-    initialize(student, 0)
-    teacher = None
-    if distil:
-        model = Bert(part.teacher, part.vocab_size)
-        initialize(model, 1)
-        teacher = LiveTeacher(model, 2.0)
-    loss = LossWeights(0.5, 0.5) if distil else LossWeights(1.0, 0.0)
-    training = Pretraining(student, corpus(part), Settings(batch_size=batch or part.batch, loss=loss,
-                                                             accumulate=accumulate), teacher)
-
-    def step() -> None:
-        training.step()
-        mx.nd.waitall()
-
-    return step
-
-
-def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
-    """The same step in PyTorch: transformers' modules, AdamW, gradient clipping, the head at masked positions only."""
-    import torch
-    from transformers import BertConfig, BertModel
-    from transformers.models.bert.modeling_bert import BertLMPredictionHead
-
-    from bort.training.mlm_batches import BatchStream
-
-    def network(architecture: Architecture) -> Any:
-        config = BertConfig(
-            vocab_size=part.vocab_size, hidden_size=architecture.hidden, num_hidden_layers=architecture.depth,
-            num_attention_heads=architecture.heads, intermediate_size=architecture.intermediate,
-            max_position_embeddings=512, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5)
-        body, head = BertModel(config, add_pooling_layer=False), BertLMPredictionHead(config)
-        head.decoder.weight = body.embeddings.word_embeddings.weight
-        return torch.nn.ModuleDict({"body": body, "head": head})
-
-    torch.manual_seed(0)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    student, teacher = network(part.student), network(part.teacher).eval() if distil else None
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, eps=1e-6, **({"fused": True} if fused else {}))
-    data, functional = corpus(part), torch.nn.functional
-    stream = BatchStream(data.train, data.policy, 1, 512, 0, part.batch)
-
-    def logits(model: Any, ids: Any, mask: Any, rows: Any) -> Any:
-        states = model["body"](input_ids=ids, attention_mask=mask).last_hidden_state
-        return model["head"](states.reshape(-1, states.shape[-1])[rows])
-
-    def step() -> None:
-        (batch,) = stream.next()
-        ids, rows = torch.from_numpy(batch.token_ids).long(), torch.from_numpy(batch.rows).long()
-        mask = (torch.arange(ids.shape[1])[None] < torch.from_numpy(batch.valid_length)[:, None]).long()
-        scores = logits(student, ids, mask, rows)
-        loss = functional.cross_entropy(scores, torch.from_numpy(batch.labels).long())
-        if teacher is not None:
-            with torch.inference_mode():
-                target = torch.softmax(logits(teacher, ids, mask, rows) / 2, -1)
-            loss = 0.5 * loss + 0.5 * 4 * functional.cross_entropy(scores / 2, target.clone())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss.item()
-
-    return step
+STEPS = str(Path(__file__).with_name("training_steps.py"))
 
 
 def compare(name: str, methods: List[str], trials: int, torch_too: bool) -> List[Dict[str, Any]]:
-    """Interleaved timings of both kinds of step; rows for the table."""
+    """Steps of every engine in turns, each in a process of its own that is stopped meanwhile; rows for the table."""
     part, rows = PARTS[name], []
     for distil in (method == "kd" for method in methods):
-        calls = {"ours": mxnet_step(part, distil)}
-        if torch_too:
-            calls["PyTorch, AdamW"] = torch_step(part, distil, False)
-            calls["PyTorch, fused AdamW"] = torch_step(part, distil, True)
-        cpu = {engine: 0.0 for engine in calls}
-
-        def counted(engine: str, call: Callable[[], None]) -> Callable[[], None]:
-            def run() -> None:
-                before = time.process_time()
-                call()
-                cpu[engine] += time.process_time() - before
-            return run
-
-        warmup = 2
-        seconds = common.interleaved({engine: counted(engine, call) for engine, call in calls.items()}, trials, warmup)
-        ours = float(np.median(seconds["ours"]))
+        with contextlib.ExitStack() as stack:
+            running = {engine: stack.enter_context(workers.Worker(engine, common.usable_cores(), STEPS))
+                       for engine in ENGINES if torch_too or engine == OURS}
+            for worker in list(running.values()):
+                reason = worker.ask(make=name, distil=distil).get("left_out")
+                if reason:
+                    print(f"{worker.engine}: left out: {reason}", flush=True)
+                    running.pop(worker.engine)
+                else:
+                    worker.ask(steps=2)
+            answers = [{engine: worker.ask(steps=1) for engine, worker in running.items()} for _ in range(trials)]
+        seconds, processor = ({engine: [answer[engine][kind][0] for answer in answers] for engine in running}
+                              for kind in ("seconds", "processor"))
+        ours = float(np.median(seconds[OURS]))
         for engine, values in seconds.items():
             middle = float(np.median(values))
             rows.append({"part": name, "step": "distillation" if distil else "masked LM", "engine": engine,
                          **common.summarize(values), "tokens/s": round(part.batch * part.length / middle),
-                         "CPU ms": round(1000 * cpu[engine] / (trials + warmup)),
-                         "ours is faster by": None if engine == "ours" else round(middle / ours, 3)})
+                         "CPU ms": round(1000 * float(np.median(processor[engine]))),
+                         "ours is faster by": None if engine == OURS else round(middle / ours, 3)})
             print(rows[-1], flush=True)
     return rows
 
@@ -331,8 +218,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     load = common.load_average()
     import bort.compat  # noqa: F401  sets the threads for both engines
 
-    notes = [] if arguments.only_ranks else ["Medians of interleaved steps, masking, clipping and optimizer included; CPU ms is processor time per "
-             "step over all threads and rounds."]
+    notes = [] if arguments.only_ranks else ["Medians of steps in turns, each engine in a process of its own that is stopped meanwhile; masking, clipping and "
+        "optimizer included. CPU ms is processor time of a step over all threads, spinning ones included."]
     torch_too = not (arguments.no_torch or arguments.only_ranks)
     if torch_too:
         try:

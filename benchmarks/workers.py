@@ -33,8 +33,8 @@ from bort.errors import BortError  # noqa: E402
 
 Answers = Callable[[str, Dict[str, Any], Dict[str, Any]], Dict[str, Any]]
 ANSWER = "ENGINE-ANSWER "
-OUR_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "DNNL_MAX_CPU_ISA", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE",
-                 "MXNET_SUBGRAPH_VERBOSE")
+OUR_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "DNNL_MAX_CPU_ISA", "MXNET_CPU_PARALLEL_SIZE",
+                 "MXNET_USE_OPERATOR_TUNING", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "MXNET_SUBGRAPH_VERBOSE")
 """What importing ``bort.compat`` sets, which a test's process passes on to its children."""
 
 

@@ -3,6 +3,11 @@
 * NumPy 1.24 removed the aliases (``np.bool`` and friends) that MXNet 1.9.1 uses at import.
 * OpenMP reads its settings once, when the library is loaded. One thread per core (divided among the Horovod ranks of
   this machine) and an active wait policy are worth up to 1.7x on a CPU (``../shared/reference/performance.md``).
+* Idle threads of OpenMP only keep spinning while all of them together fit the cores. MXNet computes in a thread of its
+  own, with one team; copying large arrays in parallel would give the main thread another, whose sleep puts an end to
+  the spinning of both for good, and one copying thread is as fast: a training step took a tenth longer.
+* MXNet times its operators when it is loaded, to decide which deserve several threads, and pays for the decision with
+  loops that are not vectorized: products and differences of a million elements run four to five times as fast without.
 * oneDNN 2.4, which MXNet 1.9.1 carries, leaves AMX alone unless it is told otherwise, and Linux wants to be asked first.
   int8 products take a fifth off a forward pass then, and bfloat16 is faster than float32 rather than slower.
 * The process's own environment always wins: a variable that is already set is left alone.
@@ -21,6 +26,8 @@ import numpy as np
 from bort import numpy_aliases
 from bort.errors import BortError
 
+NEVER_COPY_IN_PARALLEL = 2 ** 31 - 1
+"""Elements from which on MXNet copies an array by several threads."""
 LOCAL_SIZE_VARIABLES = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 
 
@@ -64,6 +71,8 @@ def thread_settings() -> Dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "active" if fits else "passive",
+        "MXNET_CPU_PARALLEL_SIZE": str(NEVER_COPY_IN_PARALLEL),
+        "MXNET_USE_OPERATOR_TUNING": "0",
         "MXNET_STORAGE_FALLBACK_LOG_VERBOSE": "0",
         "MXNET_SUBGRAPH_VERBOSE": "0",
         **({"DNNL_MAX_CPU_ISA": "AVX512_CORE_AMX"} if AMX else {}),

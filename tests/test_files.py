@@ -164,6 +164,27 @@ def test_threads_are_divided_among_the_ranks_of_a_machine():
     assert run(OMP_NUM_THREADS="7")[3] == 7
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+def test_only_the_engine_has_a_team_of_threads():
+    code = ("import os; from bort.compat import mx\nimport numpy as np\n"
+            "def threads(): return len(os.listdir('/proc/self/task'))\n"
+            "a = mx.nd.ones((600, 600)); mx.nd.dot(a, a).wait_to_read(); before = threads()\n"
+            "big = mx.nd.array(np.ones((1500, 1500), 'float32')); big.asnumpy(); print(before, threads())")
+
+    def count(**variables):
+        out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "2", **variables},
+                             check=True, stdout=subprocess.PIPE, universal_newlines=True).stdout.split()
+        return int(out[1]) - int(out[0])
+
+    environment = os.environ.pop("MXNET_CPU_PARALLEL_SIZE", None)  # which importing bort set in this process
+    try:
+        assert count() == 0, "copying to MXNet made the main thread's own team, and put all idle threads to sleep"
+        assert count(MXNET_CPU_PARALLEL_SIZE="200000") == 1, "what a user sets is left alone"
+    finally:
+        if environment is not None:
+            os.environ["MXNET_CPU_PARALLEL_SIZE"] = environment
+
+
 def test_onednn_is_told_of_amx_only_where_the_system_allows_it():
     code = ("import os, ctypes; ctypes.CDLL = {CDLL}; from bort import compat; "
             "print(compat.AMX, os.environ.get('DNNL_MAX_CPU_ISA'))")

@@ -146,7 +146,7 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
     arguments = (parameters["decoder.3.weight"], parameters["decoder.3.bias"], labels, LossWeights(0.3, 0.7),
                  lambda start, stop: target[start:stop].copy())
     with autograd.record():
-        states = model.masked_states(model(ids, valid), rows)
+        states = model.masked_states(ids, valid, rows)
     sums = head_backward(states, *arguments, scale=4.0, max_elements=positions_at_a_time * VOCAB)
     for name, parameter in parameters.items():
         tolerance = 1e-5 * np.abs(expected[name]).max() + 1e-6
@@ -157,10 +157,10 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
     for parameter in parameters.values():
         parameter.grad_req = "add"
     with autograd.record():
-        states = model.masked_states(model(ids, valid), rows)
+        states = model.masked_states(ids, valid, rows)
     head_backward(states, *arguments, add=True, max_elements=positions_at_a_time * VOCAB)
     with autograd.record():
-        states = model.masked_states(model(ids, valid), rows)
+        states = model.masked_states(ids, valid, rows)
     head_backward(states, *arguments, add=True, max_elements=positions_at_a_time * VOCAB)
     for name, parameter in parameters.items():
         start = 4 if name in ("word_embed.0.weight", "decoder.3.weight") else 0  # the others were emptied by grad_req

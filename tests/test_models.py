@@ -176,3 +176,59 @@ def test_an_impossible_head_is_refused():
     for outputs, head in ((0, "linear"), (2, "quadratic"), (True, "linear"), ("2", "linear")):
         with pytest.raises(BortError):
             Classifier(tiny_bert(0), outputs, head)
+
+
+@pytest.mark.parametrize("architecture", [TINY, Architecture(1, 2, 8, 12)])
+@pytest.mark.parametrize("hybridize", [None, dict(static_alloc=True), dict(static_alloc=True, static_shape=True)])
+def test_states_at_some_positions_are_the_networks_with_its_gradients(architecture, hybridize):
+    model = tiny_bert(2, architecture)
+    ids, valid, positions = tiny_batch(3, batch=4, length=9, masked=3)
+    every = (np.arange(4)[:, None] * 9 + positions.asnumpy()).ravel()
+    parameters = {name: p for name, p in model._collect_params_with_prefix().items() if not name.startswith("decoder.")}
+    for turn, chosen in enumerate((every, every[:5], np.arange(0, 36, 9), every)):  # N changes from call to call
+        rows = mx.nd.array(chosen, dtype="int32")
+        slope = mx.nd.array(np.random.default_rng(turn).normal(size=(len(chosen), architecture.hidden)))
+        model.hybridize(False)
+        with autograd.record():
+            whole = mx.nd.take(model(ids, valid).reshape((-3, 0)), rows)
+        whole.backward(slope)
+        expected = {name: parameter.grad().asnumpy() for name, parameter in parameters.items()}
+        if hybridize:
+            model.hybridize(**hybridize)
+        with autograd.record():
+            states = model.states_at(ids, valid, rows)
+        states.backward(slope)
+        np.testing.assert_allclose(states.asnumpy(), whole.asnumpy(), rtol=1e-5, atol=1e-5)
+        for name, parameter in parameters.items():
+            np.testing.assert_allclose(parameter.grad().asnumpy(), expected[name], rtol=1e-4,
+                                       atol=1e-5 * np.abs(expected[name]).max() + 1e-6, err_msg=name)
+
+
+def test_states_at_some_positions_follow_the_model_and_refuse_what_it_refuses():
+    model = tiny_bert()
+    ids, valid, _ = tiny_batch()
+    rows = mx.nd.array([0, 8], dtype="int32")
+    names = list(model._collect_params_with_prefix())
+    model.hybridize(static_alloc=True)
+    for _ in range(2):
+        states = model.states_at(ids, valid, rows)
+        model.encoder.position_weight.set_data(model.encoder.position_weight.data() * 3)
+    assert list(model._collect_params_with_prefix()) == names, "nothing was added to what is saved"
+    model.cast("float64")
+    again = model.states_at(ids, valid, rows)
+    assert again.dtype == np.float64 and np.abs(again.asnumpy() - states.asnumpy()).max() > 1e-3
+    np.testing.assert_allclose(again.asnumpy(), model(ids, valid).reshape((-3, 0)).asnumpy()[[0, 8]], rtol=1e-9)
+    with pytest.raises(BortError, match="token id"):
+        model.states_at(ids + VOCAB, valid, rows)
+
+
+@pytest.mark.parametrize("classifier_hybrid", [False, True])
+def test_a_classifier_reads_the_first_position(classifier_hybrid):
+    model = Classifier(tiny_bert(4), 3, "linear_extra", dropout=0.0)
+    initialize(model, 0, only_missing=True)
+    model.initialize_head(1)
+    ids, valid, _ = tiny_batch(5)
+    if classifier_hybrid:
+        model.hybridize(static_alloc=True)
+    expected = model.classifier(model.bort(ids, valid)[:, 0])
+    np.testing.assert_allclose(model(ids, valid).asnumpy(), expected.asnumpy(), rtol=1e-5, atol=1e-6)

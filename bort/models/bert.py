@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any, Optional, Union
+from typing import Any, Optional, Tuple, Union
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from bort.architecture import Architecture
 from bort.compat import gluon, mx
 from bort.errors import BortError
 from bort.models.layers import MASKED_SCORE, LayerNorm, TiedProjection, TransformerCell
+from bort.models.selected import SelectedStates
 
 RELEASED_EPSILON = 1e-5
 RELEASED_MLM_EPSILON = 1e-12
@@ -39,6 +40,13 @@ class Encoder(gluon.HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any, valid_length: Any, position_weight: Any) -> Any:
         """``x`` (B, T, H), ``valid_length`` (B,); returns (B, T, H) with zeros in the rows of padding."""
+        x, score_mask = self.enter(F, x, valid_length, position_weight)
+        for cell in self.transformer_cells:
+            x = cell(x, score_mask)
+        return F.SequenceMask(x, valid_length, use_sequence_length=True, axis=1)
+
+    def enter(self, F: Any, x: Any, valid_length: Any, position_weight: Any) -> Any:
+        """What goes into the first layer, (B, T, H), and what every layer adds to its scores, (B*A, T, T)."""
         first_unit = F.BlockGrad(F.slice_axis(x, axis=2, begin=0, end=1))        # (B, T, 1)
         positions = F.broadcast_add(F.zeros_like(F.reshape(first_unit, shape=(0, 0))),
                                     F.expand_dims(F.contrib.arange_like(first_unit, axis=1), axis=0))  # (B, T)
@@ -50,10 +58,7 @@ class Encoder(gluon.HybridBlock):
             F.reshape(x, shape=(0, 0, -4, self._heads, -1)), axis=3, begin=0, end=1)))            # (B, T, A, 1)
         score_mask = F.broadcast_add(F.transpose(rows, axes=(0, 2, 1, 3)),                        # (B, A, T, 1)
                                      F.expand_dims(F.expand_dims(padding, axis=1), axis=1))       # (B, 1, 1, T)
-        score_mask = F.reshape(score_mask, shape=(-3, 0, 0))                                      # (B*A, T, T)
-        for cell in self.transformer_cells:
-            x = cell(x, score_mask)
-        return F.SequenceMask(x, valid_length, use_sequence_length=True, axis=1)
+        return x, F.reshape(score_mask, shape=(-3, 0, 0))
 
 
 class Bert(gluon.HybridBlock):
@@ -75,6 +80,7 @@ class Bert(gluon.HybridBlock):
                  layer_norm_eps: float = RELEASED_EPSILON, mlm_layer_norm_eps: float = RELEASED_MLM_EPSILON,
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._selected: Tuple[SelectedStates, ...] = ()  # not a child: its blocks are the encoder's
         hidden = architecture.hidden
         self.architecture = architecture
         self.vocab_size, self.max_length, self.dropout = vocab_size, max_length, dropout
@@ -110,10 +116,16 @@ class Bert(gluon.HybridBlock):
             BortError: an id, length or position is out of range, or the shapes do not fit together.
         """
         # Not `hybrid_forward`: a compiled block is bound to one set of arguments, and this one has two.
-        sequence = self.encoder(self.word_embed(token_ids), valid_length)
+        sequence = self.encoder(self.word_embed(token_ids), self._lengths(valid_length))
         if masked_positions is None:
             return sequence
         return sequence, self.decode(sequence, masked_positions)
+
+    def _lengths(self, valid_length: Any) -> Any:
+        """In the network's dtype, in which the encoder compares them with positions."""
+        if isinstance(valid_length, mx.sym.Symbol):
+            return valid_length
+        return valid_length.astype(self.word_embed[0].weight.dtype, copy=False)
 
     def decode(self, sequence: Any, masked_positions: Any) -> Any:
         """Vocabulary logits (B, M, V) of hidden states (B, T, H) at ``masked_positions`` (B, M)."""
@@ -123,20 +135,39 @@ class Bert(gluon.HybridBlock):
         index = F.broadcast_add(F.cast(masked_positions, dtype="float32"), row_start)
         return self.decoder(F.take(F.reshape(sequence, shape=(-3, 0)), index))
 
-    def masked_states(self, sequence: Any, rows: Any) -> Any:
-        """What the MLM head multiplies with the vocabulary matrix, for training without an array of logits per batch.
+    def states_at(self, token_ids: Any, valid_length: Any, rows: Any) -> Any:
+        """The last hidden states at some positions, for less than the whole costs (:mod:`bort.models.selected`).
 
         Args:
-            sequence: (B, T, H) hidden states.
-            rows: (N,) int32, the masked positions counted through the batch: b * T + t.
+            token_ids, valid_length: as for :meth:`forward`, NDArrays.
+            rows: (N,) int32, positions counted through the batch: b * T + t.
 
         Returns:
-            (N, H); ``decoder[3]`` of it are the logits (N, V).
+            (N, H): ``model(token_ids, valid_length)`` there, with the gradients it would have. Rows of padding are
+            undefined.
+
+        Raises:
+            BortError: as :meth:`forward`.
         """
-        states = mx.nd.take(sequence.reshape((-3, 0)), rows)
+        check_inputs(self, token_ids, valid_length)
+        if not self._selected:
+            self._selected = (SelectedStates(self.encoder, self._active, **dict(self._flags)),)
+        return self._selected[0](self.word_embed(token_ids), self._lengths(valid_length), rows)
+
+    def masked_states(self, token_ids: Any, valid_length: Any, rows: Any) -> Any:
+        """What the MLM head multiplies with the vocabulary matrix, for training without an array of logits per batch.
+
+        Arguments and errors are those of :meth:`states_at`, ``rows`` the masked positions; returns (N, H), of which
+        ``decoder[3]`` makes the logits (N, V).
+        """
+        states = self.states_at(token_ids, valid_length, rows)
         for layer in list(self.decoder)[:-1]:
             states = layer(states)
         return states
+
+    def _clear_cached_op(self) -> None:
+        self._selected = ()  # compiled with flags and for a dtype that may be about to change
+        super()._clear_cached_op()
 
 
 def check_inputs(model: Union[Bert, Any], token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> None:

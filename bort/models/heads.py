@@ -7,7 +7,7 @@ import numpy as np
 
 from bort.compat import gluon, mx
 from bort.errors import BortError
-from bort.models.bert import Bert, check_inputs, initial_deviation
+from bort.models.bert import Bert, initial_deviation
 
 HEADS: Dict[str, str] = {
     "linear": "one linear layer, drawn from U(-1/2, 1/2) (section 5.1)",
@@ -62,14 +62,11 @@ class Classifier(gluon.HybridBlock):
         """The longest sequence the body takes."""
         return self.bort.max_length
 
-    def __call__(self, token_ids: Any, valid_length: Any) -> Any:
-        check_inputs(self, token_ids, valid_length)
-        return super().__call__(token_ids, valid_length)
-
     def forward(self, token_ids: Any, valid_length: Any) -> Any:
         """``token_ids`` (B, T) integers, ``valid_length`` (B,) float32; returns logits or values (B, C)."""
-        sequence = self.bort.forward(token_ids, valid_length)
-        return self.classifier(sequence.slice_axis(axis=1, begin=0, end=1).reshape((-1, self.architecture.hidden)))
+        batch, length = token_ids.shape
+        first = mx.nd.arange(0, batch * length, length, dtype="int32", ctx=token_ids.context)
+        return self.classifier(self.bort.states_at(token_ids, valid_length, first))
 
     def initialize_head(self, seed: int) -> None:
         """Draw the classifier uniformly from (-1/2, 1/2), as section 5.1 does for every task; biases are 0.

@@ -19,9 +19,9 @@ class LayerNorm(gluon.HybridBlock):
     """Layer normalization over the last axis: (x - mean) / sqrt(var + eps) * gamma + beta.
 
     MXNet's own operator spends thirty times its forward pass in the backward pass, which reduces over rows one element
-    at a time. The same function out of matrix products with vectors of ones and ``L2Normalization``, whose backward
-    passes are matrix products too, trains about three times faster and is equal to rounding. (``bort.models.fused``
-    uses MXNet's operator, as inference needs only the forward pass.)
+    at a time. The same function out of what is fast here in both directions trains several times faster and is equal to
+    rounding: sums over rows and copies along them are matrix products with vectors, all else is between arrays of one
+    shape. (``bort.models.fused`` uses MXNet's operator, as inference needs only the forward pass.)
     """
 
     def __init__(self, units: int, epsilon: float, **kwargs: Any) -> None:
@@ -34,16 +34,21 @@ class LayerNorm(gluon.HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any) -> Any:
         units = self._units
-        rows = F.reshape(x, shape=(-1, units))
+        rows = F.reshape(x, shape=(-1, units))                                    # (B*T, H)
         ones = F.BlockGrad(F.ones_like(gamma))
-        mean = F.FullyConnected(rows, F.reshape(ones / units, shape=(1, units)), no_bias=True, num_hidden=1)
-        centred = rows - F.FullyConnected(mean, F.reshape(ones, shape=(units, 1)), no_bias=True, num_hidden=units)
-        unit_rows = F.L2Normalization(centred, eps=units * self.epsilon, mode="instance")
-        column = F.ones_like(F.BlockGrad(mean))
-        scale = F.FullyConnected(column, F.reshape(gamma * math.sqrt(units), shape=(units, 1)), no_bias=True,
-                                 num_hidden=units)
-        shift = F.FullyConnected(column, F.reshape(beta, shape=(units, 1)), no_bias=True, num_hidden=units)
-        return F.reshape_like(unit_rows * scale + shift, x)
+        average = F.reshape(ones / units, shape=(1, units))
+
+        def row_mean(values: Any) -> Any:                                         # (B*T, H) -> (B*T, 1)
+            return F.FullyConnected(values, average, no_bias=True, num_hidden=1)
+
+        def outer(column: Any, row: Any) -> Any:                                  # (B*T, 1), (H,) -> (B*T, H)
+            return F.FullyConnected(column, F.reshape(row, shape=(units, 1)), no_bias=True, num_hidden=units)
+
+        mean = row_mean(rows)
+        centred = rows + outer(mean, -ones)
+        inverse_deviation = F.rsqrt(row_mean(F.square(centred)) + self.epsilon)   # (B*T, 1)
+        column = F.BlockGrad(F.ones_like(mean))
+        return F.reshape_like(centred * outer(inverse_deviation, gamma) + outer(column, beta), x)
 
 
 class SelfAttention(gluon.HybridBlock):

@@ -9,8 +9,9 @@ import numpy as np
 
 from bort.compat import mx
 
-ADAM_BLOCK = 1 << 16
-"""Elements worked on at a time: what a core's cache holds of four arrays, and few enough calls of NumPy."""
+ADAM_BLOCK = 1 << 17
+"""Elements worked on at a time: few enough calls of NumPy, whose threads wait for each other at every one, and five
+arrays that the processor's last cache still holds."""
 VANISHED = np.float32(1e-20)
 """Added and subtracted, it rounds to multiples of 6e-28, and leaves what is above 1e-12 as it was."""
 
@@ -27,20 +28,32 @@ def host_view(array: Any, for_writing: bool = False) -> Optional[np.ndarray]:
     Waits for pending writes, and with ``for_writing`` for pending reads too. Valid as long as ``array`` lives and MXNet
     is not asked to write to it meanwhile (or to read it, while NumPy writes).
     """
-    if array.context.device_type not in ("cpu", "cpu_pinned", "cpu_shared") or array.dtype != np.float32:
+    if not _on_host(array):
         return None
-    address = _address(array, for_writing)
-    size = array.size
+    _wait(array, for_writing)
+    return _view(array)
+
+
+def _view(array: Any) -> Optional[np.ndarray]:
+    address, size = _address(array), array.size
     if not address or not size:
         return None
     buffer = (ctypes.c_float * size).from_address(address)
     return np.frombuffer(buffer, dtype=np.float32).reshape(array.shape)
 
 
-def _address(array: Any, for_writing: bool) -> Optional[int]:
-    """Where an array on a CPU lies, once nothing that was asked for before touches it."""
+def _on_host(array: Any) -> bool:
+    return array.context.device_type in ("cpu", "cpu_pinned", "cpu_shared") and array.dtype == np.float32
+
+
+def _wait(array: Any, for_writing: bool) -> None:
+    """Return once nothing that was asked for before touches the array."""
     wait = mx.base._LIB.MXNDArrayWaitToWrite if for_writing else mx.base._LIB.MXNDArrayWaitToRead
     mx.base.check_call(wait(array.handle))
+
+
+def _address(array: Any) -> Optional[int]:
+    """Where an array on a CPU lies."""
     pointer = ctypes.c_void_p()
     mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
     return pointer.value
@@ -49,19 +62,20 @@ def _address(array: Any, for_writing: bool) -> Optional[int]:
 class HostViews:
     """:func:`host_view` of flattened arrays that are asked for at every step.
 
-    Making a view costs some 50 microseconds, of which asking MXNet for shape, dtype and device is most; a view that was
-    made before is given again while the array stands at the same address.
+    Making a view costs some 50 microseconds, of which asking MXNet for shape, dtype and device is most, and waiting for
+    an array that will be written as much again. A view that was made before is given again while the array stands at the
+    same address, and the caller waits: for everything at once, by ``mx.nd.waitall()``.
     """
 
     def __init__(self) -> None:
         self._known: Dict[int, Tuple[Any, int, np.ndarray]] = {}
 
-    def flat(self, array: Any, for_writing: bool = False) -> Optional[np.ndarray]:
-        """The array's elements as one row, under the conditions of :func:`host_view`."""
+    def flat(self, array: Any) -> Optional[np.ndarray]:
+        """The array's elements as one row, as :func:`host_view` gives them but without waiting for anything."""
         known = self._known.get(id(array))  # which no other array can have while the entry keeps this one alive
-        if known is not None and _address(array, for_writing) == known[1]:
+        if known is not None and _address(array) == known[1]:
             return known[2]
-        view = host_view(array, for_writing)
+        view = _view(array) if _on_host(array) else None
         if view is None:
             return None
         view = view.reshape(-1)

@@ -64,6 +64,7 @@ class BertAdam:
     def gradient_norm(self, scale: float = 1.0) -> float:
         """Euclidean norm of all gradients together, times ``scale``; not finite when any of them is not."""
         gradients = self.gradients()
+        nd.waitall()
         rows = [self._views.flat(gradient) for gradient in gradients]
         if all(row is not None for row in rows):
             pieces = [row[start:start + PIECE] for row in rows for start in range(0, len(row), PIECE)]
@@ -95,8 +96,7 @@ class BertAdam:
             weight = self._master[name] if half else parameter.data()
             decay = self.weight_decay if _decays(name) else 0.0
             gradient, moments = parameter.grad(), (self._mean[name], self._variance[name])
-            views = [] if half else [self._views.flat(gradient), *(
-                self._views.flat(array, for_writing=True) for array in (weight, *moments))]
+            views = [] if half else [self._views.flat(array) for array in (gradient, weight, *moments)]
             if views and all(view is not None for view in views):
                 on_host.append((views[1], views[0], *views[2:], decay))
                 continue
