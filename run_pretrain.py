@@ -89,6 +89,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         raise BortError("--cache-teacher needs --method kd")
     from bort.training import distributed
 
+    distributed.expect_long_steps()
     with distributed.context():  # the device inputs are put on; MXNet's own default is the CPU
         return train(args, method)
 

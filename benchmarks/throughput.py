@@ -66,6 +66,7 @@ def worker(arguments: argparse.Namespace) -> None:
     """One rank of the scaling measurement; the root prints the tokens per second of all ranks."""
     from bort.training import distributed
 
+    distributed.expect_long_steps()  # as run_pretrain.py does
     part = PARTS[arguments.parts[0]]
     if arguments.pin is not None:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[arguments.pin]})
@@ -218,8 +219,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     load = common.load_average()
     import bort.compat  # noqa: F401  sets the threads for both engines
 
-    notes = [] if arguments.only_ranks else ["Medians of steps in turns, each engine in a process of its own that is stopped meanwhile; masking, clipping and "
-        "optimizer included. CPU ms is processor time of a step over all threads, spinning ones included."]
+    notes = [] if arguments.only_ranks else [
+        "Medians of steps in turns, each engine in a process of its own that is stopped meanwhile; masking, clipping and "
+        "optimizer included. CPU ms is processor time of a step over all threads, spinning ones included.",
+        "Losses and gradients are the same function. Ours computes the last layer's output projection and feed-forward "
+        "network at the masked positions only, transformers' modules everywhere; both project to the vocabulary at the "
+        "masked positions only."]
     torch_too = not (arguments.no_torch or arguments.only_ranks)
     if torch_too:
         try:

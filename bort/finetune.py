@@ -170,13 +170,13 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
             mx.random.seed(dropout_seed(settings.seed, state.step, rank))
             loss = _accumulate_gradients(model, data, batch, share(batch, rank, size), settings, pad_id)
             if ranks:
-                distributed.allreduce_gradients(optimizer.gradients())
+                loss = float(distributed.allreduce_step(optimizer.gradients(), np.array([loss], "float32"))[0])
             norm = optimizer.step(rate(state.step), 1 / LOSS_SCALES[settings.dtype])
             row_of_bad = 0 if math.isfinite(norm) else row_of_bad + 1
             if row_of_bad >= MAX_SKIPPED_IN_A_ROW:
                 raise Diverged(f"gradients were not finite for {row_of_bad} steps in a row; use a smaller --lr (it is "
                                f"{settings.lr:g}) or a longer --warmup")
-            state.loss_sum += float(distributed.allreduce_sum(np.array([loss], "float32"))[0]) if ranks else loss
+            state.loss_sum += loss
             state.step += 1
             state.batch += 1
             bar.update(1)

@@ -162,8 +162,7 @@ class Pretraining:
         if self.adds or not parts:
             self.optimizer.zero_gradients()
         sums = [self._backward(part) for part in parts]
-        distributed.allreduce_gradients(self.optimizer.gradients())
-        mlm, kd, correct, positions, tokens = (float(value) for value in distributed.allreduce_sum(np.array([
+        mlm, kd, correct, positions, tokens = map(float, distributed.allreduce_step(self.optimizer.gradients(), np.array([
             *(sum(getattr(part, name) for part in sums) for name in LossSums._fields),
             sum(part.tokens for part in parts)], dtype="float32")))
         norm = math.nan

@@ -313,8 +313,9 @@ def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
+@pytest.mark.parametrize("long_steps", [False, True])
 @pytest.mark.parametrize("told", [None, "1.5"])
-def test_horovod_asks_seldom_unless_told_otherwise(monkeypatch, told):
+def test_horovod_asks_seldom_unless_told_otherwise(monkeypatch, told, long_steps):
     seen = []
     fake = SimpleNamespace(init=lambda: seen.append(os.environ.get("HOROVOD_CYCLE_TIME")), size=lambda: 1)
     monkeypatch.setitem(sys.modules, "horovod", SimpleNamespace(mxnet=fake))
@@ -324,4 +325,8 @@ def test_horovod_asks_seldom_unless_told_otherwise(monkeypatch, told):
     monkeypatch.setenv("HOROVOD_CYCLE_TIME", told or "")
     if told is None:
         monkeypatch.delenv("HOROVOD_CYCLE_TIME")
-    assert distributed.size() == 1 and seen == [told or distributed.CYCLE_MILLISECONDS]
+    monkeypatch.setattr(distributed, "_cycle_milliseconds", None)
+    if long_steps:
+        distributed.expect_long_steps()
+    seldom = distributed.LONG_STEP_CYCLE_MILLISECONDS if long_steps else distributed.CYCLE_MILLISECONDS
+    assert distributed.size() == 1 and seen == [told or seldom]

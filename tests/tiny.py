@@ -61,4 +61,4 @@ def two_rank_environment() -> Dict[str, str]:
     """
     aliases = ROOT / ".ci" / "numpy-aliases"
     return dict(os.environ, PYTHONPATH=f"{ROOT}{os.pathsep}{aliases}", PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}",
-                OMP_WAIT_POLICY="passive")
+                OMP_WAIT_POLICY="passive", HOROVOD_CYCLE_TIME="2")

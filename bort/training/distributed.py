@@ -16,10 +16,17 @@ from bort.errors import BortError
 
 _LAUNCHED = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 _horovod: Optional[Any] = None
-CYCLE_MILLISECONDS = "5"
+_cycle_milliseconds: Optional[str] = None
+CYCLE_MILLISECONDS, LONG_STEP_CYCLE_MILLISECONDS = "25", "100"
 """How often Horovod's own thread asks the other ranks whether there is anything to exchange, unless HOROVOD_CYCLE_TIME
-says otherwise. Its default of 1 ms is for GPUs: where ranks compute on the same cores, so many questions over sockets
-took a tenth of the time of a training step that had nothing to exchange."""
+says otherwise. Its default of 1 ms is for GPUs: where ranks compute on the same cores, every question interrupts them, and
+at 5 ms that took a tenth of a training step. An exchange waits for up to this time, so steps of seconds want it longer."""
+
+
+def expect_long_steps() -> None:
+    """Say, before anything asks for a rank, that this process will exchange something every few seconds only."""
+    global _cycle_milliseconds
+    _cycle_milliseconds = LONG_STEP_CYCLE_MILLISECONDS
 
 
 def _ranks() -> Optional[Any]:
@@ -32,7 +39,7 @@ def _ranks() -> Optional[Any]:
             raise BortError("this process was started as one of several ranks, but Horovod with MXNet is not installed:"
                             " pip install 'bort[distributed]' as the README says") from error
         if not mx.context.num_gpus():
-            os.environ.setdefault("HOROVOD_CYCLE_TIME", CYCLE_MILLISECONDS)
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", _cycle_milliseconds or CYCLE_MILLISECONDS)
         horovod.init()
         _horovod = horovod
     return _horovod if _horovod is not None and _horovod.size() > 1 else None
@@ -67,11 +74,24 @@ def context() -> Any:
     return mx.gpu(local_rank() % gpus) if gpus else mx.cpu()
 
 
-def allreduce_gradients(gradients: Iterable[Any]) -> None:
-    """Sum gradient arrays over the ranks, in place. Losses are already divided by the size of the global batch."""
+def allreduce_step(gradients: Iterable[Any], values: np.ndarray) -> np.ndarray:
+    """Sum what one step of training has to exchange over the ranks; both parts are under way before either is awaited.
+
+    Args:
+        gradients: NDArrays, the same on every rank, summed in place. Losses are already divided by the size of the
+            global batch.
+        values: a float32 array of figures to report.
+
+    Returns:
+        The sum of ``values`` (for one rank: the array itself).
+    """
     ranks = _ranks()
-    if ranks:
-        ranks.grouped_allreduce_(list(gradients), average=False, name="gradients")
+    if not ranks:
+        return values
+    total = nd.array(values, dtype="float32")
+    ranks.grouped_allreduce_(list(gradients), average=False, name="gradients")
+    ranks.allreduce_(total, average=False, name="figures")
+    return total.asnumpy()
 
 
 def allreduce_sum(values: np.ndarray) -> np.ndarray:
@@ -83,9 +103,15 @@ def allreduce_sum(values: np.ndarray) -> np.ndarray:
 
 
 def broadcast_parameters(parameters: Mapping[str, gluon.Parameter]) -> None:
-    """Give every rank the root's values."""
-    for name, parameter in sorted(parameters.items()):
-        parameter.set_data(nd.array(broadcast(parameter.data().asnumpy(), f"parameter/{name}"), dtype=parameter.dtype))
+    """Give every rank the root's values; all are under way before the first is awaited."""
+    ranks = _ranks()
+    if not ranks:
+        return
+    arrays = {name: parameter.data().copy() for name, parameter in sorted(parameters.items())}
+    for name, array in arrays.items():
+        ranks.broadcast_(array, root_rank=0, name=f"parameter/{name}")
+    for name, array in arrays.items():
+        parameters[name].set_data(array)
 
 
 def broadcast(values: np.ndarray, name: str) -> np.ndarray:
