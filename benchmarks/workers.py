@@ -53,14 +53,14 @@ def environment(engine: str, threads: int) -> Dict[str, str]:
 class Worker:
     """The parent's side of one engine; the process has the first ``threads`` cores of this one's.
 
-    ``script ENGINE`` must call :func:`serve`; this module does.
+    ``script ENGINE`` must call :func:`serve`; this module does. ``variables`` are added to its environment.
     """
 
-    def __init__(self, engine: str, threads: int, script: str = __file__) -> None:
+    def __init__(self, engine: str, threads: int, script: str = __file__, **variables: str) -> None:
         self.engine = engine
         self._stderr = tempfile.TemporaryFile(mode="w+")
         self._process = subprocess.Popen([sys.executable, str(Path(script).resolve()), engine],
-                                         env=environment(engine, threads), stdin=subprocess.PIPE,
+                                         env={**environment(engine, threads), **variables}, stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, stderr=self._stderr, text=True)
         if hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(OSError):

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from bort.architecture import Architecture
 from bort.compat import autograd, mx
 from bort.errors import BortError
 from bort.models import Bert, Classifier, initialize
 from bort.models.bert import initial_value
+from bort.models.selected import by_sequence
 from tests.tiny import MAX_LENGTH, TINY, VOCAB, tiny_batch, tiny_bert
 
 
@@ -202,6 +204,15 @@ def test_states_at_some_positions_are_the_networks_with_its_gradients(architectu
         for name, parameter in parameters.items():
             np.testing.assert_allclose(parameter.grad().asnumpy(), expected[name], rtol=1e-4,
                                        atol=1e-5 * np.abs(expected[name]).max() + 1e-6, err_msg=name)
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.data())
+def test_rows_are_dealt_out_to_their_sequences(batch, length, data):
+    rows = np.array(data.draw(st.lists(st.integers(0, batch * length - 1), min_size=1)))
+    asking, places = by_sequence(rows, batch, length)
+    np.testing.assert_array_equal(asking.reshape(-1)[places], rows)
+    assert (asking // length == np.arange(batch)[:, None]).all(), "no sequence asks in another's name"
+    assert asking.shape[1] == max(np.bincount(rows // length)) and len(set(places)) == len(rows)
 
 
 def test_states_at_some_positions_follow_the_model_and_refuse_what_it_refuses():

@@ -111,6 +111,7 @@ def test_float16_parameters_are_updated_through_float32():
 
 def test_numpys_update_equals_mxnets_whatever_the_threads(monkeypatch):
     monkeypatch.setattr("bort.training.optimizer.PIECE", 7)
+    monkeypatch.setattr("bort.training.optimizer.MIN_FOR_THREADS", 0)
     results = []
     for way in ("mxnet", "one thread", "three threads"):
         with monkeypatch.context() as patch:

@@ -74,10 +74,14 @@ class SelfAttention(gluon.HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any, score_mask: Any) -> Any:
         """``x`` (B, T, H), ``score_mask`` (B*A, T, T) added to the scores; returns (B, T, H)."""
-        query = self._split(F, self.proj_query(x) * self._scale)
+        return self.attend(F, x, x, score_mask)
+
+    def attend(self, F: Any, asking: Any, x: Any, score_mask: Any) -> Any:
+        """What ``asking`` (B, M, H) draws from ``x`` (B, T, H), with a mask (B*A, M, T); returns (B, M, H)."""
+        query = self._split(F, self.proj_query(asking) * self._scale)
         key = self._split(F, self.proj_key(x))
         value = self._split(F, self.proj_value(x))
-        scores = F.batch_dot(query, key, transpose_b=True) + score_mask         # (B*A, T, T)
+        scores = F.batch_dot(query, key, transpose_b=True) + score_mask         # (B*A, M, T)
         weights = self.dropout(F.softmax(scores, axis=-1))
         context = F.reshape(F.batch_dot(weights, value), shape=(-4, -1, self._heads, 0, 0))
         return F.reshape(F.transpose(context, axes=(0, 2, 1, 3)), shape=(0, 0, -3))

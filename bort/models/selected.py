@@ -1,16 +1,18 @@
 """Last hidden states at some positions only, for training: what the last layer would compute elsewhere is left out.
 
-The masked language model reads 15% of the positions and a classifier the first one. Of the last layer, the queries, keys
-and values are needed everywhere; the output projection, both LayerNorms and the feed-forward network, some two thirds of
-its operations, only where somebody reads. Values and gradients are those of the whole network.
+The masked language model reads 15% of the positions and a classifier the first one. Of the last layer only the keys and
+values are needed everywhere; queries, scores, output projection, both LayerNorms and the feed-forward network only where
+somebody reads. Values and gradients are those of the whole network.
 
-Shapes: B batch, T length, H hidden, N positions that are read.
+Shapes: B batch, T length, H hidden, A heads, N positions that are read, M the most of one sequence.
 """
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Tuple
 
-from bort.compat import gluon
+import numpy as np
+
+from bort.compat import gluon, nd
 
 
 class LowerLayers(gluon.HybridBlock):
@@ -39,13 +41,34 @@ class LastLayer(gluon.HybridBlock):
         super().__init__(**kwargs)
         self.cell = list(encoder.transformer_cells)[-1]
 
-    def hybrid_forward(self, F: Any, x: Any, score_mask: Any, rows: Any) -> Any:
-        """``x`` (B, T, H), ``rows`` (N,) as in :meth:`SelectedStates.__call__`; returns (N, H)."""
-        cell = self.cell
+    def hybrid_forward(self, F: Any, x: Any, score_mask: Any, rows: Any, asking: Any, places: Any) -> Any:
+        """``x`` (B, T, H), ``score_mask`` (B*A, M, T), indices as :func:`by_sequence` makes them; returns (N, H)."""
+        cell, flat = self.cell, F.reshape(x, shape=(-3, 0))                      # (B*T, H)
         # Without BlockGrad, MXNet's static memory puts the mask's gradient, an output, where that of the scores still is.
-        attended = cell.attention_cell(x, F.BlockGrad(score_mask))
-        attended, x = (F.take(F.reshape(array, shape=(-3, 0)), rows) for array in (attended, x))
-        return cell.ffn(cell.layer_norm(cell.dropout(cell.proj(attended)) + x))
+        context = cell.attention_cell.attend(F, F.take(flat, asking), x, F.BlockGrad(score_mask))
+        attended = F.take(F.reshape(context, shape=(-3, 0)), places)
+        return cell.ffn(cell.layer_norm(cell.dropout(cell.proj(attended)) + F.take(flat, rows)))
+
+
+def by_sequence(rows: np.ndarray, batch: int, length: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Rows dealt out to their sequences, which the attention products want to have equally many of.
+
+    Args:
+        rows: (N,) integers, b * T + t.
+
+    Returns:
+        ``asking`` (B, M): each sequence's rows, filled up with its first position; and ``places`` (N,): where in
+        ``asking``, counted through, each row is.
+    """
+    sequence = rows // length
+    counts = np.bincount(sequence, minlength=batch)
+    order = np.argsort(sequence, kind="stable")
+    within = np.empty(len(rows), dtype=np.int64)
+    within[order] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    most = max(1, int(counts.max()))
+    asking = np.repeat(np.arange(batch) * length, most).reshape(batch, most)
+    asking[sequence, within] = rows
+    return asking, sequence * most + within
 
 
 class SelectedStates:
@@ -73,5 +96,8 @@ class SelectedStates:
         Returns:
             (N, H), differentiable.
         """
+        asking, places = by_sequence(rows.asnumpy().astype(np.int64), *x.shape[:2])
         x, score_mask = self._lower(x, valid_length)
-        return self._last(x, score_mask.detach(), rows)
+        score_mask = score_mask.detach().slice_axis(axis=1, begin=0, end=asking.shape[1])  # alike for every query
+        return self._last(x, score_mask, rows, *(nd.array(array, dtype="int32", ctx=x.context)
+                                                 for array in (asking, places)))

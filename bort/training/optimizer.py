@@ -12,6 +12,8 @@ from bort.training.host import HostViews, adam_update, square_sum, threads
 
 PIECE = 1 << 20
 """Elements of a parameter that one thread updates at a time."""
+MIN_FOR_THREADS = 1 << 24
+"""Parameters from which on several threads pay: MXNet's own still spin meanwhile, and fewer fit the processor's cache."""
 
 
 def _decays(name: str) -> bool:
@@ -45,6 +47,7 @@ class BertAdam:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.skipped = 0
         self._threads = threads()
+        self._elements = sum(parameter.data().size for _, parameter in self.parameters)
         self._pool: Optional[ThreadPoolExecutor] = None
         self._views = HostViews()
         self._mean = {name: nd.zeros(p.shape, ctx=p.data().context) for name, p in self.parameters}
@@ -68,7 +71,7 @@ class BertAdam:
         rows = [self._views.flat(gradient) for gradient in gradients]
         if all(row is not None for row in rows):
             pieces = [row[start:start + PIECE] for row in rows for start in range(0, len(row), PIECE)]
-            square = float(sum(self._in_threads(square_sum, pieces, len(rows))))
+            square = float(sum(self._in_threads(square_sum, pieces)))
         else:
             flat = [gradient.reshape(-1).astype("float32", copy=False) for gradient in gradients]
             square = float(nd.add_n(*[nd.dot(array, array) for array in flat]).asscalar())
@@ -119,12 +122,12 @@ class BertAdam:
             *views, decay = piece
             adam_update(*views, rate, scale, decay, self.beta1, self.beta2, self.epsilon)
 
-        for _ in self._in_threads(update, pieces, len(arrays)):
+        for _ in self._in_threads(update, pieces):
             pass
 
-    def _in_threads(self, function: Callable[[Any], Any], pieces: List[Any], arrays: int) -> Iterable[Any]:
-        """``function`` of every piece, in as many threads as MXNet has where any array is cut into several."""
-        if self._threads == 1 or len(pieces) == arrays:
+    def _in_threads(self, function: Callable[[Any], Any], pieces: List[Any]) -> Iterable[Any]:
+        """``function`` of every piece, in as many threads as MXNet has where there are enough parameters for it."""
+        if self._threads == 1 or self._elements < MIN_FOR_THREADS:
             return map(function, pieces)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads)
