@@ -7,6 +7,7 @@ Nothing here imports MXNet.
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import resource
@@ -32,6 +33,7 @@ PACKAGES = ("mxnet", "gluonnlp", "horovod", "numpy", "torch", "transformers", "o
             "sentencepiece", "scipy", "scikit-learn")
 CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY")
+RESULT_PREFIX = "BENCHMARK-RESULT "
 Row = Mapping[str, Any]
 
 
@@ -139,6 +141,32 @@ def summarize(seconds: Sequence[float]) -> Dict[str, float]:
     low, middle, high = np.percentile(np.asarray(seconds, dtype="float64") * 1000, [10, 50, 90])
     return {"median_ms": round(float(middle), 3), "p10_ms": round(float(low), 3), "p90_ms": round(float(high), 3),
             "trials": len(seconds)}
+
+
+def print_result(value: Any) -> None:
+    """What a worker measured, as JSON on a line of its own, for :func:`run_workers` in its parent."""
+    print(RESULT_PREFIX + json.dumps(value), flush=True)
+
+
+def run_workers(commands: Sequence[Sequence[str]], environment: Optional[Mapping[str, str]] = None,
+                timeout: float = 1800) -> List[Any]:
+    """Run processes at the same time; what each gave to :func:`print_result` (the last time).
+
+    A launcher's process may put something before the line (``[1,0]<stdout>:``).
+
+    Raises:
+        BortError: one failed or gave nothing; its output is in the message.
+    """
+    running = [subprocess.Popen(list(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+               for command in commands]
+    texts = [process.communicate(timeout=timeout)[0].decode("utf-8", "replace") for process in running]
+    found = []
+    for process, text, command in zip(running, texts, commands):
+        lines = [line for line in text.splitlines() if RESULT_PREFIX in line]
+        if process.returncode or not lines:
+            raise BortError(f"{shlex.join(command)}: failed with exit code {process.returncode}:\n{text[-2000:]}")
+        found.append(json.loads(lines[-1].split(RESULT_PREFIX)[1]))
+    return found
 
 
 def peak_memory_mib() -> float:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +26,6 @@ from benchmarks import common  # noqa: E402
 from bort.errors import BortError, run_command  # noqa: E402
 from bort.files import sha256_file  # noqa: E402
 
-RESULT_PREFIX = "CONVERSION-RESULT "
 PARAMETERS, TENSORS = "model.params", "model.safetensors"
 
 
@@ -145,14 +142,8 @@ def _peak_mib() -> float:
 def in_process(worker: str, *arguments: str) -> Dict[str, Any]:
     """Run one of :data:`WORKERS` in a process of its own; its result with ``seconds`` and ``peak MiB``."""
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, str(Path(__file__).resolve()), "--worker", worker, *arguments],
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1800)
-    seconds = time.perf_counter() - started
-    text = done.stdout.decode("utf-8", "replace")
-    lines = [line for line in text.splitlines() if line.startswith(RESULT_PREFIX)]
-    if done.returncode or not lines:
-        raise BortError(f"{worker} {' '.join(arguments)} failed: {text[-2000:]}")
-    return {**json.loads(lines[-1][len(RESULT_PREFIX):]), "seconds": round(seconds, 2)}
+    found = common.run_workers([[sys.executable, str(Path(__file__).resolve()), "--worker", worker, *arguments]])[0]
+    return {**found, "seconds": round(time.perf_counter() - started, 2)}
 
 
 # ---- the benchmark
@@ -250,6 +241,6 @@ def main(argv: Optional[List[str]] = None) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         result = WORKERS[sys.argv[2]](*sys.argv[3:])
-        print(RESULT_PREFIX + json.dumps({**result, "peak MiB": _peak_mib()}), flush=True)
+        common.print_result({**result, "peak MiB": _peak_mib()})
         sys.exit(0)
     sys.exit(run_command(main))

@@ -10,9 +10,7 @@ network's before anything is timed. The last lines have a process of their own f
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -25,7 +23,6 @@ from benchmarks import common, engines  # noqa: E402
 from bort.architecture import ROBERTA_VOCAB_SIZE, parse  # noqa: E402
 from bort.errors import BortError, run_command  # noqa: E402
 
-RESULT_PREFIX = "OPTIMIZATIONS-RESULT "
 FLOAT32_TOLERANCE = 1e-4
 INT8_CORRELATION = 0.98
 POLICIES = {"threads spin between operators (as shipped)": "active", "threads sleep between operators": "passive"}
@@ -129,14 +126,10 @@ def policy_rows(args: argparse.Namespace, shape: Shape) -> List[Dict[str, Any]]:
     found: Dict[str, List[float]] = {name: [] for name in POLICIES}
     for _ in range(2):
         for name, policy in POLICIES.items():
-            done = subprocess.run(
-                [sys.executable, str(Path(__file__).resolve()), "--worker", "--architecture", args.architecture, "--vocab-size",
-                 str(args.vocab_size), "--shapes", f"{shape[0]}x{shape[1]}", "--trials", str(args.trials)],
-                env=dict(os.environ, OMP_WAIT_POLICY=policy), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900)
-            lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith(RESULT_PREFIX)]
-            if done.returncode or not lines:
-                raise BortError(f"OMP_WAIT_POLICY={policy} failed: {done.stdout.decode('utf-8', 'replace')[-1000:]}")
-            found[name] += json.loads(lines[-1][len(RESULT_PREFIX):])
+            found[name] += common.run_workers(
+                [[sys.executable, str(Path(__file__).resolve()), "--worker", "--architecture", args.architecture,
+                  "--vocab-size", str(args.vocab_size), "--shapes", f"{shape[0]}x{shape[1]}", "--trials", str(args.trials)]],
+                dict(os.environ, OMP_WAIT_POLICY=policy))[0]
     return [{f"OpenMP, {shape[0]} x {shape[1]}": name, **common.summarize(values)} for name, values in found.items()]
 
 
@@ -147,7 +140,7 @@ def worker(args: argparse.Namespace) -> None:
     compiled = compile_for_inference(network(args.architecture, args.vocab_size))
     ids, valid = engines.make_batch((*args.shapes[0], False), args.vocab_size)
     seconds = common.interleaved({"compiled": lambda: compiled(ids, valid).asnumpy()}, args.trials)["compiled"]
-    print(RESULT_PREFIX + json.dumps(seconds), flush=True)
+    common.print_result(seconds)
 
 
 def _shapes(text: str) -> List[Shape]:

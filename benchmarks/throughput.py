@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,7 +28,6 @@ from benchmarks import common, workers  # noqa: E402
 from benchmarks.training_steps import ENGINES, OURS, PARTS, TUNED, mxnet_step  # noqa: E402
 from bort.errors import BortError, run_command  # noqa: E402
 
-RESULT_PREFIX = "THROUGHPUT-RESULT "
 STEPS = str(Path(__file__).with_name("training_steps.py"))
 
 
@@ -40,8 +37,8 @@ def compare(name: str, methods: List[str], trials: int, torch_too: bool) -> List
     for distil in (method == "kd" for method in methods):
         with contextlib.ExitStack() as stack:
             running = {engine: stack.enter_context(workers.Worker(engine, common.usable_cores(), STEPS,
-                                                                         **({} if engine == OURS else TUNED)))
-                       for engine in ENGINES if torch_too or engine == OURS}
+                                                                         **variables))
+                       for engine, variables in ENGINES.items() if torch_too or engine == OURS}
             for worker in list(running.values()):
                 reason = worker.ask(make=name, distil=distil).get("left_out")
                 if reason:
@@ -82,26 +79,8 @@ def worker(arguments: argparse.Namespace) -> None:
         times.append(time.perf_counter() - start)
     if distributed.is_root():
         tokens = (arguments.batch or part.batch) * arguments.accumulate * part.length * distributed.size()
-        print(RESULT_PREFIX + json.dumps({"tokens/s": round(tokens / float(np.median(times)), 1),
-                                          "step_ms": round(1000 * float(np.median(times)), 1)}), flush=True)
-
-
-def run_workers(commands: List[List[str]], environment: Dict[str, str]) -> List[Dict[str, Any]]:
-    """What each of some workers that run at the same time measured.
-
-    Raises:
-        BortError: one failed; its output is in the message.
-    """
-    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-               for command in commands]
-    texts = [process.communicate(timeout=1800)[0].decode("utf-8", "replace") for process in running]
-    found = []
-    for process, text, command in zip(running, texts, commands):
-        lines = [line for line in text.splitlines() if RESULT_PREFIX in line]
-        if process.returncode or not lines:
-            raise BortError(f"{' '.join(command)}: failed with exit code {process.returncode}:\n{text[-2000:]}")
-        found.append(json.loads(lines[-1].split(RESULT_PREFIX)[1]))
-    return found
+        common.print_result({"tokens/s": round(tokens / float(np.median(times)), 1),
+                             "step_ms": round(1000 * float(np.median(times)), 1)})
 
 
 def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[str, Any]]:
@@ -127,7 +106,7 @@ def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[st
                  "1 rank, 2 cores": ([here], two)}
         alone = 0.0
         for label, (commands, environment) in cases.items():
-            found = run_workers(commands, environment)
+            found = common.run_workers(commands, environment)
             speed = sum(row["tokens/s"] for row in found)
             alone = alone or speed
             rows.append({"part": name, "processes": label, "sequences": batch, "micro-batches a step": micro_batches,
@@ -140,12 +119,7 @@ def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[st
 
 def memory() -> List[Dict[str, Any]]:
     """Peak memory of distilling many positions at V = 50,265, in arrays of positions x V; in a process of its own."""
-    done = subprocess.run([sys.executable, str(Path(__file__).resolve()), "--memory-worker"], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=900)
-    lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith(RESULT_PREFIX)]
-    if done.returncode or not lines:
-        raise BortError(f"the memory measurement failed: {done.stdout.decode()[-2000:]}")
-    return json.loads(lines[0][len(RESULT_PREFIX):])
+    return common.run_workers([[sys.executable, str(Path(__file__).resolve()), "--memory-worker"]])[0]
 
 
 def memory_worker() -> None:
@@ -186,7 +160,7 @@ def memory_worker() -> None:
         peak = resident("VmHWM") - before
         rows.append({"positions": positions, "logits": label, "MiB of one positions x V array": round(array, 1),
                      "peak MiB of student and teacher together": round(peak, 1), "in arrays": round(peak / array, 2)})
-    print(RESULT_PREFIX + json.dumps(rows), flush=True)
+    common.print_result(rows)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -218,7 +192,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         memory_worker()
         return 0
     load = common.load_average()
-    import bort.compat  # noqa: F401  sets the threads for both engines
+    import bort.compat  # noqa: F401  sets what ours runs with, so that the record names it
 
     notes = [] if arguments.only_ranks else [
         "Medians of steps in turns, each engine in a process of its own that is stopped meanwhile; masking, clipping and "
@@ -226,8 +200,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         "Losses and gradients are the same function. Ours computes of the last layer only keys and values everywhere and "
         "the rest at the masked positions, transformers' modules compute it whole; both project to the vocabulary at the "
         "masked positions only.",
-        "PyTorch runs with " + " ".join(f"{name}={value}" for name, value in TUNED.items()) + ", which make it faster "
-        "than it is by default."]
+        "Unless it is as it comes, PyTorch runs with " + " ".join(f"{name}={value}" for name, value in TUNED.items()) + "."]
     torch_too = not (arguments.no_torch or arguments.only_ranks)
     if torch_too:
         try:

@@ -7,7 +7,6 @@ In one process the engines share OpenMP and its idle threads, which makes both s
 """
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,11 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import engines, workers  # noqa: E402
 from bort.architecture import Architecture  # noqa: E402
 
-OURS, TORCH, TORCH_FUSED = "ours", "PyTorch, AdamW", "PyTorch, fused AdamW"
-ENGINES = (OURS, TORCH, TORCH_FUSED)
 TUNED = {"OMP_WAIT_POLICY": "active", "MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 """What makes PyTorch faster here than it is by default: spinning threads as ours, and memory kept between steps, which
 glibc otherwise gives back and asks for again, page by page (half a million pages in each step of Bort)."""
+OURS, TORCH = "ours", "PyTorch, AdamW"
+ENGINES: Dict[str, Dict[str, str]] = {OURS: {}, TORCH: TUNED, "PyTorch, fused AdamW": TUNED,
+                                      "PyTorch as it comes, AdamW": {}, "PyTorch as it comes, fused AdamW": {}}
+"""Every engine with the variables that it runs with."""
 
 
 class Part(NamedTuple):
@@ -144,7 +145,7 @@ def answer(engine: str, command: Dict[str, Any], state: Dict[str, Any]) -> Dict[
     if "make" in command:
         part = PARTS[command["make"]]
         state["step"] = (mxnet_step(part, command["distil"]) if engine == OURS
-                         else torch_step(part, command["distil"], engine == TORCH_FUSED))
+                         else torch_step(part, command["distil"], "fused" in engine))
         return {}
     seconds, processor = [], []
     for _ in range(command["steps"]):

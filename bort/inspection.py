@@ -6,12 +6,12 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from bort import checkpoints, probe
-from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse
+from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture
 from bort.compat import mx
 from bort.errors import BortError, run_command
 from bort.files import PathLike, read_json, sha256_file

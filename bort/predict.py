@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from bort.models import Classifier
 from bort.models.fused import DTYPES, check_dtype, compile_for_inference
 from bort.onnx_runner import parameters_digest
 from bort.predict_io import (FORMATS, JsonWriter, PlainTask, Record, Texts, TsvWriter, given_records, open_input,
-                             read_records)
+                             in_windows, read_records, write_rows)
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.encoding import encode_pair
 from bort.tasks.registry import get_task
@@ -171,7 +171,7 @@ class Predictor:
             return False
 
         try:
-            for window in _windows(records, self.batch_size * WINDOW_BATCHES):
+            for window in in_windows(records, self.batch_size * WINDOW_BATCHES):
                 examples = [example for record in window if record.split for example in record.split.examples]
                 if not put(_Window(window, self._encode(examples))):
                     return
@@ -236,20 +236,6 @@ class Predictor:
 class _Window(NamedTuple):
     records: List[Record]
     sequences: List[np.ndarray]
-
-
-def _windows(records: Iterable[Record], size: int) -> Iterator[List[Record]]:
-    """Consecutive records with about ``size`` examples together; never fewer than one record."""
-    window: List[Record] = []
-    count = 0
-    for record in records:
-        window.append(record)
-        count += len(record.split.examples) if record.split else 0
-        if count >= size or len(window) >= size:
-            yield window
-            window, count = [], 0
-    if window:
-        yield window
 
 
 def _task(model: Classifier, name: Optional[str], where: str) -> Task:
@@ -338,28 +324,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(open_input(args.input))
         target: IO[str] = sys.stdout if args.output is None else stack.enter_context(atomic_write(args.output))
-        bad, lines = _copy(predictor, read_records(source, predictor.task, args.format, args.input),
-                           (TsvWriter if columns else JsonWriter)(target, predictor.task), args)
+        rows = predictor.stream(read_records(source, predictor.task, args.format, args.input))
+        bad, lines = write_rows(rows, (TsvWriter if columns else JsonWriter)(target, predictor.task), args.input, args.strict)
         if lines and bad == lines:
             raise BortError(f"{args.input}: none of its {lines} lines could be read; is --format or --task another?")
     if bad:
         print(f"{args.input}: {bad} of {lines} lines could not be read", file=sys.stderr)
     return 0
-
-
-def _copy(predictor: Predictor, records: Iterator[Record], writer: Union[TsvWriter, JsonWriter],
-          args: argparse.Namespace) -> Tuple[int, int]:
-    bad = lines = 0
-    for row in predictor.stream(records):
-        lines += 1
-        if "error" in row:
-            bad += 1
-            message = f"{args.input}:{row['line']}: {row['error']}"
-            if args.strict:
-                raise BortError(message)
-            print(message, file=sys.stderr)
-        writer.write(row)
-    return bad, lines
 
 
 if __name__ == "__main__":

@@ -237,3 +237,40 @@ class JsonWriter:
 
     def write(self, row: Dict[str, Any]) -> None:
         self.stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def in_windows(records: Iterable[Record], size: int) -> Iterator[List[Record]]:
+    """Consecutive records with about ``size`` examples together; never fewer than one record."""
+    window: List[Record] = []
+    count = 0
+    for record in records:
+        window.append(record)
+        count += len(record.split.examples) if record.split else 0
+        if count >= size or len(window) >= size:
+            yield window
+            window, count = [], 0
+    if window:
+        yield window
+
+
+def write_rows(rows: Iterable[Dict[str, Any]], writer: Union[TsvWriter, JsonWriter], where: str,
+               strict: bool) -> Tuple[int, int]:
+    """Write answers as they come, and say on stderr which lines of ``where`` were bad.
+
+    Returns:
+        How many lines were bad, and how many there were.
+
+    Raises:
+        BortError: a line is bad and ``strict`` is set.
+    """
+    bad = lines = 0
+    for row in rows:
+        lines += 1
+        if "error" in row:
+            bad += 1
+            message = f"{where}:{row['line']}: {row['error']}"
+            if strict:
+                raise BortError(message)
+            print(message, file=sys.stderr)
+        writer.write(row)
+    return bad, lines

@@ -15,7 +15,6 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 from bort import checkpoints
 from bort.architecture import ROBERTA_VOCAB_SIZE, Architecture, parse
-from bort.compat import mx
 from bort.download import extract, fetch, mirrored
 from bort.errors import BortError
 from bort.files import PathLike, read_json

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from benchmarks import agora, engines, latency, optimizations, preparation, streaming, streams, workers
+from benchmarks import agora, common, engines, latency, optimizations, preparation, streaming, streams, workers
 from bort.errors import BortError
 
 SHAPE = (2, 8, True)
@@ -141,3 +142,24 @@ def test_the_rows_of_the_agora_benchmark():
     assert agora.figures([None]) == {} and agora.figures([0.1, None, 0.3])["all"] == "10.0 30.0"
     with pytest.raises(BortError, match="this benchmark has"):
         agora.main(["--tasks", "QQP"])
+
+
+def test_engines_do_not_inherit_what_importing_bort_sets():
+    from bort.compat import thread_settings
+
+    ours = thread_settings()
+    assert set(ours) | {"DNNL_MAX_CPU_ISA"} == set(workers.OUR_VARIABLES)
+    environment = workers.environment("gluonnlp", 1)
+    assert not set(ours) & set(environment), "stock GluonNLP runs as its users have it"
+
+
+def test_workers_results_and_failures_reach_the_parent():
+    def command(code):
+        return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(common.ROOT)!r})\n"
+                                      f"from benchmarks import common\n{code}"]
+
+    first = command("common.print_result(0); common.print_result({'a': [1, 2]}); print('afterwards')")
+    assert common.run_workers([first, command("common.print_result(None)")]) == [{"a": [1, 2]}, None]
+    for code, said in (("common.print_result(1); sys.exit('no luck')", "no luck"), ("print('mute')", "mute")):
+        with pytest.raises(BortError, match=said):
+            common.run_workers([first, command(code)])

@@ -231,6 +231,9 @@ def test_states_at_some_positions_follow_the_model_and_refuse_what_it_refuses():
     np.testing.assert_allclose(again.asnumpy(), model(ids, valid).reshape((-3, 0)).asnumpy()[[0, 8]], rtol=1e-9)
     with pytest.raises(BortError, match="token id"):
         model.states_at(ids + VOCAB, valid, rows)
+    for wrong in (-1, ids.size):
+        with pytest.raises(BortError, match=f"row {wrong} is outside"):
+            model.states_at(ids, valid, mx.nd.array([0, wrong], dtype="int32"))
 
 
 @pytest.mark.parametrize("classifier_hybrid", [False, True])

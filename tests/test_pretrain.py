@@ -18,7 +18,7 @@ import run_pretrain
 from bort import pretrain_inputs, teacher_cache
 from bort.architecture import Architecture
 from bort.checkpoints import parameter_arrays
-from bort.compat import mx, nd
+from bort.compat import mx
 from bort.errors import BortError, run_command
 from bort.files import read_jsonl
 from bort.models import Bert, initialize

@@ -147,9 +147,10 @@ class Bert(gluon.HybridBlock):
             undefined.
 
         Raises:
-            BortError: as :meth:`forward`.
+            BortError: as :meth:`forward`, or a row is outside the batch.
         """
         check_inputs(self, token_ids, valid_length)
+        _check_range("row", rows, 0, token_ids.size - 1, "rows count positions through the batch, b * T + t")
         if not self._selected:
             self._selected = (SelectedStates(self.encoder, self._active, **dict(self._flags)),)
         return self._selected[0](self.word_embed(token_ids), self._lengths(valid_length), rows)

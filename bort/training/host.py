@@ -22,15 +22,15 @@ def threads() -> int:
     return max(1, int(first)) if first.isdigit() else 1
 
 
-def host_view(array: Any, for_writing: bool = False) -> Optional[np.ndarray]:
+def host_view(array: Any) -> Optional[np.ndarray]:
     """A float32 NDArray's own memory as a NumPy array; None where there is none to share (a GPU, another dtype).
 
-    Waits for pending writes, and with ``for_writing`` for pending reads too. Valid as long as ``array`` lives and MXNet
-    is not asked to write to it meanwhile (or to read it, while NumPy writes).
+    Waits for pending writes. Valid as long as ``array`` lives and MXNet is not asked to write to it meanwhile (or to read
+    it, while NumPy writes, for which pending reads must be over too).
     """
     if not _on_host(array):
         return None
-    _wait(array, for_writing)
+    array.wait_to_read()
     return _view(array)
 
 
@@ -44,12 +44,6 @@ def _view(array: Any) -> Optional[np.ndarray]:
 
 def _on_host(array: Any) -> bool:
     return array.context.device_type in ("cpu", "cpu_pinned", "cpu_shared") and array.dtype == np.float32
-
-
-def _wait(array: Any, for_writing: bool) -> None:
-    """Return once nothing that was asked for before touches the array."""
-    wait = mx.base._LIB.MXNDArrayWaitToWrite if for_writing else mx.base._LIB.MXNDArrayWaitToRead
-    mx.base.check_call(wait(array.handle))
 
 
 def _address(array: Any) -> Optional[int]:

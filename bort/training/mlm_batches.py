@@ -69,7 +69,7 @@ def shuffled_token_batches(lengths: np.ndarray, max_tokens: int, parts: int, rng
     batches: List[np.ndarray] = []
     for begin in range(0, len(order), window):
         part = order[begin:begin + window]
-        batches.extend(token_groups(lengths, order[begin:begin + window], max_tokens, parts))
+        batches.extend(token_groups(lengths, part, max_tokens, parts))
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
