@@ -66,7 +66,7 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     how.add_argument("--checkpoint-interval", type=int, default=500, help="steps between checkpoints")
     how.add_argument("--cache-dir", help="keep token ids here between runs")
     if any(argument == "agora" or argument.endswith("=agora") for argument in (sys.argv[1:] if argv is None else argv)):
-        from bort.agora_options import add_agora_arguments
+        from bort.agora.command import add_agora_arguments
         add_agora_arguments(parser)
     own = {name: parser.get_default(name) for name in ("lr", "weight_decay", "warmup", "batch_size")}
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(own)))  # None: not given, whatever the default is
@@ -89,12 +89,12 @@ def seeds_of(args: argparse.Namespace) -> List[int]:
 
 def main(argv: Optional[List[str]] = None) -> int:
     args = arguments(argv)
-    from bort import experiment
     from bort.files import write_json
-    from bort.finetune import Settings
+    from bort.finetuning import experiment
+    from bort.finetuning.loop import Settings
     from bort.models import Classifier
-    from bort.training.log import say
-    from bort.training.state import on_root
+    from bort.training.console import say
+    from bort.training.run_folder import on_root
 
     output, tokenizer = Path(args.output), experiment.choose_tokenizer(args.model, args.tokenizer)
     settings = {seed: Settings(args.lr, args.weight_decay, args.warmup, seed, args.batch_size, args.accumulate, args.epochs,
@@ -123,7 +123,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         say(experiment.final_line(results))
         return 0
     if args.algorithm == "agora":
-        from bort.agora_options import run_agora
+        from bort.agora.command import run_agora
         return run_agora(args, data, source, tokenizer, settings, max_length, reading)
     soft = None
     if args.algorithm == "distill":

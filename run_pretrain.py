@@ -87,7 +87,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         raise BortError(f"--method {method} {'needs' if args.teacher is None else 'takes no'} --teacher")
     if args.cache_teacher and method == "mlm":
         raise BortError("--cache-teacher needs --method kd")
-    from bort.training import distributed
+    from bort.backend import distributed
 
     distributed.expect_long_steps()
     with distributed.context():  # the device inputs are put on; MXNet's own default is the CPU
@@ -95,26 +95,26 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 
 def train(args: argparse.Namespace, method: str) -> int:
-    from bort import pretrain, pretrain_inputs
-    from bort.training.log import say
-    from bort.training.mlm_losses import LossWeights
-    from bort.training.state import RunFolder
+    from bort.masked_lm.losses import LossWeights
+    from bort.pretraining import inputs, loop
+    from bort.training.console import say
+    from bort.training.run_folder import RunFolder
 
     weights = (args.mlm_weight, args.kd_weight, args.temperature, args.kd_formula)
     loss = LossWeights(1.0, 0.0) if method == "mlm" else LossWeights(*weights)
     passes = args.mask_passes or (1 if args.cache_teacher else 0)
     mask_seed = args.mask_seed if args.mask_seed is not None else 0 if args.cache_teacher else args.seed
-    batches = pretrain_inputs.batches_of_step(args.batch_size, args.accumulate, args.max_tokens, args.total_batch_size)
-    settings = pretrain.Settings(args.steps, *batches, args.max_tokens, args.lr, args.schedule, args.warmup_ratio,
+    batches = inputs.batches_of_step(args.batch_size, args.accumulate, args.max_tokens, args.total_batch_size)
+    settings = loop.Settings(args.steps, *batches, args.max_tokens, args.lr, args.schedule, args.warmup_ratio,
                                  args.clip, args.weight_decay, args.seed, passes, args.dtype, args.max_skipped, loss,
                                  None if mask_seed == args.seed else mask_seed)
-    intervals = pretrain.Intervals(args.log_interval, args.eval_interval, args.checkpoint_interval, args.keep,
+    intervals = loop.Intervals(args.log_interval, args.eval_interval, args.checkpoint_interval, args.keep,
                                    args.eval_sequences, args.tensorboard)
-    corpus, facts = pretrain_inputs.read_corpus(args.data, args.mask_ratio, args.whole_words)
-    student = pretrain_inputs.make_student(args.architecture, args.init, corpus.policy.vocab_size, args.seed,
+    corpus, facts = inputs.read_corpus(args.data, args.mask_ratio, args.whole_words)
+    student = inputs.make_student(args.architecture, args.init, corpus.policy.vocab_size, args.seed,
                                            args.dropout, args.max_length)
     if method == "kd":
-        facts.update(pretrain_inputs.teacher_facts(args.teacher, corpus, args.teacher_architecture))
+        facts.update(inputs.teacher_facts(args.teacher, corpus, args.teacher_architecture))
     described: Dict[str, Any] = {
         "method": method, **asdict(settings), **facts, "architecture": student.architecture.to_dict(),
         "init": args.init, "dropout": student.dropout, "cache_teacher": args.cache_teacher,
@@ -124,16 +124,16 @@ def train(args: argparse.Namespace, method: str) -> int:
         if results is None:
             teacher: Any = None
             if args.cache_teacher:
-                teacher = pretrain_inputs.cached_teacher(
+                teacher = inputs.cached_teacher(
                     args.cache_folder or Path(args.data) / "teacher-cache", args.cache_teacher, passes, args.teacher,
                     corpus, facts, mask_seed, args.temperature, student.max_length, args.teacher_architecture)
                 say("teacher cache: {positions:,} positions, KL to the teacher {mean_kl_nats:.4f} nats on average "
                     "and {max_kl_nats:.3f} at most, {mean_mass_outside:.2%} of the mass spread evenly".format(
                         **teacher.error))
             elif method == "kd":
-                teacher = pretrain_inputs.load_teacher(args.teacher, corpus, args.temperature, student.max_length,
+                teacher = inputs.load_teacher(args.teacher, corpus, args.temperature, student.max_length,
                                                        args.teacher_architecture, args.dtype)
-            results = pretrain.pretrain(student, corpus, settings, run, teacher, intervals)
+            results = loop.pretrain(student, corpus, settings, run, teacher, intervals)
     results = {name: math.nan if value is None else value for name, value in results.items()}
     say("{steps} steps, {tokens:,} tokens, {seconds:.0f} s ({tokens_per_second:,.0f} tokens/s): evaluation MLM loss "
         "{eval_mlm_loss:.3f}, accuracy {eval_mlm_accuracy:.2%}; {0}".format(Path(args.output) / "model", **results))

@@ -94,12 +94,12 @@ def main(argv: Optional[List[str]] = None) -> int:
         raise BortError("--corpus is missing: shards (python -m bort.text prepare), a text file, or 'embedded'")
     from pathlib import Path
 
-    from bort import search_report
     from bort.architecture import parse
-    from bort.search import search
-    from bort.search_settings import SearchSettings
-    from bort.training import distributed
-    from bort.training.log import say
+    from bort.backend import distributed
+    from bort.search import report
+    from bort.search.fptas import search
+    from bort.search.settings import SearchSettings
+    from bort.training.console import say
 
     chosen = {name: getattr(args, name) for name in SearchSettings.__dataclass_fields__}
     settings = SearchSettings(**{**chosen, "include": tuple(parse(text, "--include") for text in args.include)})
@@ -107,8 +107,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         rows = search(args.output, settings, args.teacher, args.corpus or "none", args.tokenizer, args.tokenizer_size,
                       args.resume, args.teacher_architecture)
     if distributed.is_root():  # which also refuses a search of which no candidate has a W
-        say(search_report.report(Path(args.output), rows, settings))
-        say(f"\nbest: {search_report.architecture_of(rows[0]).display} with W = {rows[0]['W']:.4g}; it is in "
+        say(report.report(Path(args.output), rows, settings))
+        say(f"\nbest: {report.architecture_of(rows[0]).display} with W = {rows[0]['W']:.4g}; it is in "
             f"{args.output}/best.json, which run_pretrain.py --architecture reads")
     return 0
 

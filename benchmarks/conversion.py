@@ -47,21 +47,21 @@ NETWORKS = {"bort": Network("bort", 50265, "bert", 1e-12),
 
 def make(name: str, folder: str) -> Dict[str, Any]:
     """Write a model folder with random weights, biases and MLM head included."""
-    from bort import checkpoints
     from bort.architecture import parse
-    from bort.huggingface.safetensors import Lazy
+    from bort.checkpoints import model_folder
+    from bort.huggingface.tensor_files import Lazy
     from bort.models import Bert
 
     network = NETWORKS[name]
     model = Bert(parse(network.architecture), network.vocab_size, mlm_layer_norm_eps=network.mlm_layer_norm_eps)
-    shapes = checkpoints.expected_shapes(model)
+    shapes = model_folder.expected_shapes(model)
     rng = np.random.default_rng(0)
 
     def maker(key: str) -> Callable[[], np.ndarray]:
         return lambda: rng.standard_normal(shapes[key], dtype="float32") * np.float32(0.05) + np.float32(
             1 if key.endswith("gamma") else 0)
 
-    checkpoints.write(folder, checkpoints.describe(model), Lazy({key: maker(key) for key in shapes}))
+    model_folder.write(folder, model_folder.describe(model), Lazy({key: maker(key) for key in shapes}))
     return {"parameters": sum(int(np.prod(shape)) for shape in shapes.values())}
 
 
@@ -76,8 +76,8 @@ def convert(*arguments: str) -> Dict[str, Any]:
 
 def compare(left: str, right: str, dtype: str = "float32") -> Dict[str, Any]:
     """Whether two folders of one kind (ours or Hugging Face's) hold the same values, those of ``left`` as ``dtype``."""
-    from bort.huggingface.safetensors import read_safetensors
-    from bort.ndarrays import read_ndarrays
+    from bort.checkpoints.params_file import read_ndarrays
+    from bort.huggingface.tensor_files import read_safetensors
 
     def read(folder: str) -> Dict[str, np.ndarray]:
         if (Path(folder) / PARAMETERS).is_file():
@@ -100,7 +100,7 @@ def outputs(ours: str, theirs: str, name: str) -> Dict[str, Any]:
     import transformers
 
     import bort
-    from bort.compat import mx
+    from bort.backend.mxnet import mx
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -21,7 +21,7 @@ from benchmarks import common  # noqa: E402
 from bort.errors import BortError  # noqa: E402
 
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
-"""As in ``bort.models.fused``, which a process with PyTorch must not import: MXNet would come with it."""
+"""As in ``bort.engines.mxnet_compiled``, which a process with PyTorch must not import: MXNet would come with it."""
 
 Shape = Tuple[int, int, bool]
 """Batch, length, and whether the batch is padded."""
@@ -58,16 +58,16 @@ def attention_mask(ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def _model(folder: Path) -> Any:
-    from bort import checkpoints
+    from bort.checkpoints import model_folder
 
-    model = checkpoints.load(folder / "model")
+    model = model_folder.load(folder / "model")
     model.collect_params().setattr("grad_req", "null")  # nothing is trained: no memory for gradients
     return model
 
 
 def _reference(folder: Path) -> Run:
     """The uncompiled model, which the other engines' outputs are compared with."""
-    from bort.compat import mx
+    from bort.backend.mxnet import mx
 
     model = _model(folder)
     return lambda ids, valid: model(mx.nd.array(ids, dtype="int32"), mx.nd.array(valid)).asnumpy()
@@ -75,7 +75,7 @@ def _reference(folder: Path) -> Run:
 
 def _compiled(dtype: str) -> Callable[[Path], Run]:
     def load(folder: Path) -> Run:
-        from bort.models.fused import check_dtype, compile_for_inference
+        from bort.engines.mxnet_compiled import check_dtype, compile_for_inference
 
         try:
             check_dtype(dtype)
@@ -91,7 +91,7 @@ def _compiled(dtype: str) -> Callable[[Path], Run]:
 def _gluonnlp(folder: Path) -> Run:
     """Stock BERTModel, imported and called as its documentation shows; only the numbers are ours."""
     from bort import numpy_aliases
-    from bort.ndarrays import read_ndarrays
+    from bort.checkpoints.params_file import read_ndarrays
 
     numpy_aliases.restore()
     import mxnet as mx
@@ -114,7 +114,7 @@ def _gluonnlp(folder: Path) -> Run:
 
 def _onnx(method: Optional[str]) -> Callable[[Path], Run]:
     def load(folder: Path) -> Run:
-        from bort.onnx_runner import OnnxRunner
+        from bort.engines.onnxruntime import OnnxRunner
 
         return OnnxRunner(folder / f"bort-{method or 'float32'}.onnx", threads())
     return load
@@ -125,9 +125,9 @@ def _make_onnx(method: Optional[str]) -> Callable[[Path], None]:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
 
-        from bort import export
+        from bort.export import onnx_export
 
-        export.export(_model(folder), folder / f"bort-{method or 'float32'}.onnx", "encoder",
+        onnx_export.export(_model(folder), folder / f"bort-{method or 'float32'}.onnx", "encoder",
                       method)
     return make
 
@@ -229,8 +229,8 @@ def prepare(folder: Path, architecture: Any, vocab_size: int, seed: int = 0) -> 
 
     Biases, gammas and betas are not at their initial zeros and ones, so that a lost one would show.
     """
-    from bort import checkpoints
     from bort.architecture import parse
+    from bort.checkpoints import model_folder
     from bort.huggingface import export_folder
     from bort.models import Bert, initialize
 
@@ -241,7 +241,7 @@ def prepare(folder: Path, architecture: Any, vocab_size: int, seed: int = 0) -> 
         if not name.endswith("weight"):
             noise = rng.normal(0, 0.05, parameter.shape).astype("float32")
             parameter.set_data(parameter.data().asnumpy() + noise)
-    checkpoints.save(model, folder / "model")
+    model_folder.save(model, folder / "model")
     export_folder(folder / "model", folder / "huggingface", mlm_head="drop")
 
 
@@ -258,7 +258,7 @@ MAKERS: Dict[str, Callable[[Path], None]] = {
     "onnxruntime-hf-int8": _make_hf_int8,
 }
 DESCRIPTIONS = {
-    "mxnet": "this project, float32 (bort.models.fused)", "mxnet-int8": "this project, MXNet's int8",
+    "mxnet": "this project, float32 (bort.engines.mxnet_compiled)", "mxnet-int8": "this project, MXNet's int8",
     "mxnet-bf16": "this project, MXNet's bfloat16", "onnx": "bort.export in ONNX Runtime, float32",
     "onnx-int8": "bort.export --int8 dynamic in ONNX Runtime",
     "gluonnlp": "stock gluonnlp BERTModel, hybridized, in MXNet's default environment",

@@ -45,23 +45,23 @@ class OnnxNetwork:
     """An ONNX file that is called like a compiled model."""
 
     def __init__(self, model: Any, path: Path, **how: Any) -> None:
-        from bort import export
-        from bort.onnx_runner import OnnxRunner
+        from bort.engines.onnxruntime import OnnxRunner
+        from bort.export import onnx_export
 
-        export.export(model, path, "classifier", **how)
+        onnx_export.export(model, path, "classifier", **how)
         self._runner = OnnxRunner(path)
         self.num_outputs, self.max_length = model.num_outputs, model.max_length
 
     def __call__(self, token_ids: Any, valid_length: Any) -> Any:
-        from bort.compat import mx
+        from bort.backend.mxnet import mx
 
         return mx.nd.array(self._runner(token_ids.asnumpy(), valid_length.asnumpy()))
 
 
 def formats(subject: Subject, folder: Path, flags: Sequence[str]) -> Iterator[Tuple[str, Callable[[], Any]]]:
     """Names of the ways to compute, and what makes the network for each; the first is what others are held against."""
-    from bort.models.fused import EXACT_INT8_FLAGS
-    from bort.models.fused import compile_for_inference as compiled
+    from bort.engines.mxnet_compiled import EXACT_INT8_FLAGS
+    from bort.engines.mxnet_compiled import compile_for_inference as compiled
 
     model, batches = subject.model, subject.calibration
 
@@ -86,16 +86,16 @@ def subject_of(task_name: str, folder: str, data: Path, examples: int) -> Subjec
     Raises:
         BortError: there is no such model or data, or the model is of another task.
     """
-    from bort import checkpoints, inspection
-    from bort.calibration import calibration_batches
+    from bort.checkpoints import inspection, model_folder
+    from bort.engines.calibration import calibration_batches
     from bort.tasks.encoding import encode
     from bort.tasks.registry import get_task
 
-    stored = checkpoints.read(folder)
-    model = checkpoints.build(stored.config, folder)
+    stored = model_folder.read(folder)
+    model = model_folder.build(stored.config, folder)
     if getattr(model, "task_name", None) != task_name:
         raise BortError(f"{folder}: was fine-tuned for {getattr(model, 'task_name', None) or 'no task'}, not for {task_name}")
-    checkpoints.set_parameters(model, stored.arrays, folder)
+    model_folder.set_parameters(model, stored.arrays, folder)
     tokenizer = inspection.find_tokenizer(stored, None)
     if tokenizer is None:
         raise BortError(f"{folder}: there is no tokenizer with it")
@@ -109,7 +109,7 @@ def subject_of(task_name: str, folder: str, data: Path, examples: int) -> Subjec
 
 def rows_of(name: str, subject: Subject, folder: Path, flags: Sequence[str], notes: List[str]) -> List[Dict[str, Any]]:
     """One row a format: the task's metrics in percent, and how far the outputs moved."""
-    from bort.scoring import score
+    from bort.finetuning.scoring import score
 
     rows: List[Dict[str, Any]] = []
     expected: Optional[np.ndarray] = None
@@ -153,7 +153,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         subject = subject_of(name, folder, data, args.calibration)
         with tempfile.TemporaryDirectory(prefix="bort-int8-") as place:
             rows += rows_of(name, subject, Path(place), flags, notes)
-    from bort.models.fused import EXACT_INT8_FLAGS
+    from bort.engines.mxnet_compiled import EXACT_INT8_FLAGS
 
     if not set(EXACT_INT8_FLAGS).intersection(flags):
         notes.append("This processor has no VNNI: its 8-bit products are added in pairs in 16 bits, where they can overflow.")

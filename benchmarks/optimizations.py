@@ -40,9 +40,9 @@ def network(architecture: str, vocab_size: int, seed: int = 0) -> Any:
 
 def variants(model: Any, batch: Tuple[np.ndarray, np.ndarray]) -> Iterator[Tuple[str, Callable[[], np.ndarray]]]:
     """Names and functions that give hidden states (B, T, H); each is compiled by its first call, before the next is made."""
-    from bort.compat import mx
-    from bort.models import fused
-    from bort.models.fused import InferenceModel
+    from bort.backend.mxnet import mx
+    from bort.engines import mxnet_compiled
+    from bort.engines.mxnet_compiled import InferenceModel
 
     ids, valid = mx.nd.array(batch[0], dtype="int32"), mx.nd.array(batch[1])
 
@@ -57,7 +57,7 @@ def variants(model: Any, batch: Tuple[np.ndarray, np.ndarray]) -> Iterator[Tuple
             parameter.set_data(model._collect_params_with_prefix()[name].data())
     whole.hybridize(static_alloc=True, static_shape=True)
     yield "Gluon, hybridized", called(whole)
-    optimize = fused._optimize
+    optimize = mxnet_compiled._optimize
     passes: Dict[str, Callable[..., Any]] = {
         "a graph for inference: one product for Q, K, V; gathered masks": lambda symbol, *_: symbol,
         "... attention and GELU fused by oneDNN's pass": lambda symbol, *_: symbol.optimize_for("MKLDNN",
@@ -65,12 +65,12 @@ def variants(model: Any, batch: Tuple[np.ndarray, np.ndarray]) -> Iterator[Tuple
         "... products with nothing to fuse left plain (as shipped, many tokens)": optimize}
     try:
         for name, function in passes.items():
-            fused._optimize = function  # type: ignore[assignment]
+            mxnet_compiled._optimize = function  # type: ignore[assignment]
             run = called(InferenceModel(model, form="product"))
             run()
             yield name, run
     finally:
-        fused._optimize = optimize
+        mxnet_compiled._optimize = optimize
     yield "linear layers as 1x1 convolutions, weights packed (as shipped, few tokens)", called(
         InferenceModel(model, form="convolution"))
     for name, attention in (("int8, attention in float32", False), ("int8", True)):
@@ -105,8 +105,8 @@ def measure(model: Any, shape: Shape, trials: int) -> Tuple[Dict[str, float], Di
 
 def classifier_rows(model: Any, length: int, trials: int) -> List[Dict[str, Any]]:
     """What reading only position 0 and trimming a padded batch gain for a classifier of one sequence."""
+    from bort.engines.mxnet_compiled import compile_for_inference
     from bort.models import Classifier, initialize
-    from bort.models.fused import compile_for_inference
 
     head = Classifier(model, 2)
     initialize(head, 1, only_missing=True)
@@ -135,7 +135,7 @@ def policy_rows(args: argparse.Namespace, shape: Shape) -> List[Dict[str, Any]]:
 
 def worker(args: argparse.Namespace) -> None:
     """The seconds of the compiled network, for :func:`policy_rows`."""
-    from bort.models.fused import compile_for_inference
+    from bort.engines.mxnet_compiled import compile_for_inference
 
     compiled = compile_for_inference(network(args.architecture, args.vocab_size))
     ids, valid = engines.make_batch((*args.shapes[0], False), args.vocab_size)

@@ -37,7 +37,7 @@ def paragraphs(given: Optional[str]) -> List[str]:
     if given or path.is_file():
         found = path.read_text(encoding="utf-8", errors="replace").split("\n\n")
     else:
-        from bort.text.embedded import embedded_documents
+        from bort.text.corpus.embedded import embedded_documents
         found = list(embedded_documents())
     found = [text.strip() for text in found if text.strip()]
     if not found:

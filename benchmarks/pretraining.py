@@ -38,7 +38,7 @@ def prepare_corpus(arguments: argparse.Namespace, folder: Path) -> Path:
         BortError: they cannot be made, or those that are there are of another text, vocabulary or length.
     """
     from bort.text.__main__ import main as text_command
-    from bort.text.embedded import embedded_documents
+    from bort.text.corpus.embedded import embedded_documents
 
     shards = folder / "shards"
     corpus = arguments.corpus or (str(SHARED_CORPUS) if SHARED_CORPUS.is_file() else None)
@@ -70,13 +70,13 @@ def pretrain(arguments: argparse.Namespace, shards: Path, output: Path, *options
 
 def accuracy(model: Path, arguments: argparse.Namespace, shards: Path) -> float:
     """MLM accuracy of a model folder under the evaluation masks of the students' runs."""
-    from bort import checkpoints
-    from bort.pretrain import Pretraining, Settings
-    from bort.pretrain_inputs import read_corpus
-    from bort.training import distributed
+    from bort.backend import distributed
+    from bort.checkpoints import model_folder
+    from bort.pretraining.inputs import read_corpus
+    from bort.pretraining.loop import Pretraining, Settings
 
     with distributed.context():
-        training = Pretraining(checkpoints.load(model), read_corpus(shards)[0], Settings())
+        training = Pretraining(model_folder.load(model), read_corpus(shards)[0], Settings())
         return training.evaluate(arguments.eval_sequences)["eval_mlm_accuracy"]
 
 
@@ -146,7 +146,7 @@ def summarize(curves: Dict[str, List[List[Dict[str, float]]]], results: Dict[str
 
 def draw(curves: Dict[str, List[List[Dict[str, float]]]], cores: int, path: Path) -> bool:
     """Figure 1: accuracy over steps, and over compute; medians over the seeds."""
-    from bort.training.log import plot_curves
+    from bort.training.console import plot_curves
 
     lines: List[Dict[str, Any]] = [{}, {}]
     for method, runs in curves.items():

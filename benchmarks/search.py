@@ -30,7 +30,7 @@ from benchmarks.search_runs import SHARED, corpus, prepare, run  # noqa: E402
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse  # noqa: E402
 from bort.errors import run_command  # noqa: E402
 from bort.files import read_jsonl  # noqa: E402
-from bort.search_settings import SearchSettings  # noqa: E402
+from bort.search.settings import SearchSettings  # noqa: E402
 
 BORT = parse("bort")
 PAPER = {PRESETS[row.preset].architecture: row for row in TABLE_1}
@@ -57,7 +57,7 @@ def errors_of(folder: Path) -> Errors:
 def winners(costs: Costs, errors: Errors, kind: str, epsilon: int, also: Sequence[Architecture] = ()
             ) -> List[Tuple[Architecture, float]]:
     """(tuple, W) of the representatives for ``epsilon`` and of ``also``, the largest W first."""
-    from bort.search import representatives, w_coefficient
+    from bort.search.fptas import representatives, w_coefficient
 
     chosen = [*representatives(costs.of, costs.limit, epsilon), *also]
     found = {xi: w_coefficient(costs.of[xi], costs.limit, errors[xi][kind]) for xi in chosen if xi in errors}
@@ -66,7 +66,7 @@ def winners(costs: Costs, errors: Errors, kind: str, epsilon: int, also: Sequenc
 
 def paper_costs(seconds: Mapping[Architecture, float]) -> Dict[str, Costs]:
     """Size and speed of the paper's space in the paper's own units (V = 50,265, s = 512), and with measured seconds."""
-    from bort.search import surrogates
+    from bort.search.fptas import surrogates
 
     space, top = SearchSettings().space, parse("roberta-large")
     found = {}
@@ -80,10 +80,10 @@ def paper_costs(seconds: Mapping[Architecture, float]) -> Dict[str, Costs]:
 
 def space_part(args: argparse.Namespace, work: Path, shards: Path) -> Tuple[Dict[str, Any], List[str]]:
     """All 300 tuples: ranks, the top three over seeds, epsilon's loss, a picture."""
-    from bort import search_report
-    from bort.search import representatives
-    from bort.search_costs import measured_speed
-    from bort.search_folder import SearchFolder
+    from bort.search import report
+    from bort.search.fptas import representatives
+    from bort.search.shared_costs import measured_speed
+    from bort.search.shared_folder import SearchFolder
 
     top = parse("roberta-large")
     folder = SearchFolder(work / "speed", {"length": args.speed_length, "passes": args.speed_passes}, resume=True)
@@ -108,7 +108,7 @@ def space_part(args: argparse.Namespace, work: Path, shards: Path) -> Tuple[Dict
     counted, first = costs["FLOPs"], errors[args.seeds[0]]
     rows = [{"architecture": xi.to_dict(), "W": w, **counted.of[xi]._asdict(), "error": first[xi]["ce"]}
             for xi, w in winners(counted, first, "ce", 2, [BORT])]
-    search_report.plot(work / "search.png", rows, [], SearchSettings())
+    report.plot(work / "search.png", rows, [], SearchSettings())
     return tables, space_notes(costs, errors, args, minutes, peak)
 
 
@@ -169,7 +169,7 @@ def epsilon_rows(cases: Mapping[str, Tuple[Costs, Errors, str]]) -> List[Dict[st
 def space_notes(costs: Mapping[str, Costs], errors: Mapping[int, Errors], args: argparse.Namespace, minutes: float,
                 peak: float) -> List[str]:
     """What the figures say, in sentences made of the figures."""
-    from bort.search import w_coefficient
+    from bort.search.fptas import w_coefficient
 
     first = errors[args.seeds[0]]
     ce, kl = ([rates[kind] for rates in first.values()] for kind in ("ce", "kl"))
@@ -233,7 +233,7 @@ def table1_part(args: argparse.Namespace, work: Path, text: Path) -> Tuple[Dict[
 
 def trained_part(args: argparse.Namespace, work: Path, shards: Path) -> Tuple[Dict[str, Any], List[str]]:
     """A small space against a small teacher that knows the language, after few and after many steps."""
-    from bort.search import surrogates
+    from bort.search.fptas import surrogates
 
     run("run_pretrain.py", work / "teacher", [
         "--architecture", TRAINED_TEACHER, "--data", shards, "--method", "mlm", "--steps", args.teacher_steps,

@@ -26,7 +26,7 @@ def corpus(work: Path, given: Optional[str]) -> Path:
         if given or source.is_file():
             text = source.read_text(encoding="utf-8", errors="replace")[:CORPUS_CHARACTERS]
         else:
-            from bort.text.embedded import embedded_documents
+            from bort.text.corpus.embedded import embedded_documents
             text = "\n\n".join(embedded_documents())
         with atomic_write(path) as stream:
             stream.write(text)
@@ -34,9 +34,9 @@ def corpus(work: Path, given: Optional[str]) -> Path:
 
 
 def prepare(work: Path, name: str, text: Path, **options: Any) -> Path:
-    """The text as shards; options as in ``bort.text.plan.PrepareOptions``."""
-    from bort.text.plan import PrepareOptions
-    from bort.text.prepare import prepare as make
+    """The text as shards; options as in ``bort.text.shards.plan.PrepareOptions``."""
+    from bort.text.shards.plan import PrepareOptions
+    from bort.text.shards.prepare import prepare as make
 
     make(PrepareOptions(inputs=[text], output=work / name, **options))
     return work / name

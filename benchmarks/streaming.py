@@ -52,7 +52,7 @@ def sentences(data: Path, count: int, seed: int = 0) -> List[str]:
     Raises:
         BortError: there are fewer.
     """
-    from bort.text.embedded import embedded_sentences
+    from bort.text.corpus.embedded import embedded_sentences
 
     found: List[str] = []
     for name, column in (("dev", 0), ("test", 1), ("train", 0)):

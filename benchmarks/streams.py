@@ -32,9 +32,9 @@ Classify = Callable[[Iterator[str]], Iterator[float]]
 def _predictor(engine: str, dtype: str = "float32") -> Callable[[Path], Classify]:
     """``bort.predict``, as its command runs it."""
     def load(folder: Path) -> Classify:
-        from bort.models.fused import check_dtype
-        from bort.predict import Predictor
-        from bort.predict_io import given_records
+        from bort.engines.mxnet_compiled import check_dtype
+        from bort.predict.predictor import Predictor
+        from bort.predict.records import given_records
 
         try:
             check_dtype(dtype)
@@ -56,9 +56,10 @@ def _make_onnx(engine: str, method: Any) -> Callable[[Path], None]:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
 
-        from bort import checkpoints, export
+        from bort.checkpoints import model_folder
+        from bort.export import onnx_export
 
-        export.export(checkpoints.load(folder / "model"), folder / f"{engine}.onnx", "classifier", method)
+        onnx_export.export(model_folder.load(folder / "model"), folder / f"{engine}.onnx", "classifier", method)
     return make
 
 
@@ -120,15 +121,15 @@ def prepare(folder: Path, architecture: str, model: Optional[str], tokenizer: Op
     Raises:
         BortError: the model is no classifier of two classes, or there is no tokenizer.
     """
-    from bort import checkpoints, inspection
     from bort.architecture import parse
+    from bort.checkpoints import inspection, model_folder
     from bort.huggingface import export_folder
     from bort.models import Bert, Classifier, initialize
-    from bort.text.tokenizer import load_tokenizer, train_sentencepiece
+    from bort.text.tokenizers.loading import load_tokenizer, train_sentencepiece
 
     texts = (folder / "sentences.txt").read_text(encoding="utf-8").splitlines()
     if model:
-        network, found = checkpoints.load(model), inspection.find_tokenizer(checkpoints.read(model), tokenizer)
+        network, found = model_folder.load(model), inspection.find_tokenizer(model_folder.read(model), tokenizer)
         if found is None or not isinstance(network, Classifier) or network.num_outputs != 2:
             raise BortError(f"{model}: a classifier of two classes with its tokenizer is needed")
         name = f"{model} {network.bort.architecture.display}"
@@ -141,15 +142,15 @@ def prepare(folder: Path, architecture: str, model: Optional[str], tokenizer: Op
         network.task_name, network.labels = "SST-2", ["0", "1"]
         _spread(network, found, texts[:CHECKED])
         name = f"{architecture} {bert.architecture.display}, random weights, {found.kind} tokenizer"
-    checkpoints.save(network, folder / "model", found)
+    model_folder.save(network, folder / "model", found)
     export_folder(folder / "model", folder / "huggingface")
     return f"{name}, V = {found.vocab_size:,}"
 
 
 def _spread(model: Any, tokenizer: Any, texts: Sequence[str]) -> None:
     """Scale and shift a random head's outputs, so that the labels of ``texts`` differ and mistakes show in them."""
-    from bort.compat import mx
-    from bort.scoring import score
+    from bort.backend.mxnet import mx
+    from bort.finetuning.scoring import score
     from bort.tasks.encoding import encode_pair
 
     rows = [encode_pair(tokenizer, ids, None, model.max_length) for ids in tokenizer.encode_batch(list(texts))]

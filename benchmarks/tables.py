@@ -18,7 +18,7 @@ from benchmarks import common
 from benchmarks.paper import Scores
 from bort.errors import BortError
 from bort.files import read_json
-from bort.hyperparameters import convergent_set
+from bort.finetuning.hyperparameters import convergent_set
 from bort.tasks.base import Task
 from bort.tasks.registry import get_task
 

@@ -11,13 +11,13 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from bort import experiment
 from bort.architecture import PRESETS, Architecture
-from bort.finetune import Settings, TrainingData, fine_tune
+from bort.finetuning import experiment
+from bort.finetuning.loop import Settings, TrainingData, fine_tune
 from bort.tasks.base import Task
 from bort.tasks.encoding import encode
 from bort.tasks.registry import get_task
-from bort.text.base import Tokenizer
+from bort.text.tokenizers.base import Tokenizer
 
 TOKENS: Dict[str, int] = {
     "CoLA": 11, "SST-2": 13, "MRPC": 54, "STS-B": 32, "QQP": 31, "MNLI-m": 40, "MNLI-mm": 40, "QNLI": 51, "RTE": 72,

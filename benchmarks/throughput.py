@@ -62,7 +62,7 @@ def compare(name: str, methods: List[str], trials: int, torch_too: bool) -> List
 
 def worker(arguments: argparse.Namespace) -> None:
     """One rank of the scaling measurement; the root prints the tokens per second of all ranks."""
-    from bort.training import distributed
+    from bort.backend import distributed
 
     distributed.expect_long_steps()  # as run_pretrain.py does
     part = PARTS[arguments.parts[0]]
@@ -123,8 +123,8 @@ def memory() -> List[Dict[str, Any]]:
 
 
 def memory_worker() -> None:
-    from bort.compat import autograd, gluon, mx, nd
-    from bort.training.mlm_losses import MAX_CHUNK_ELEMENTS, LossWeights, head_backward
+    from bort.backend.mxnet import autograd, gluon, mx, nd
+    from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, LossWeights, head_backward
 
     vocabulary, hidden, positions = 50265, 32, 2048
     holder = gluon.nn.HybridSequential()
@@ -192,7 +192,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         memory_worker()
         return 0
     load = common.load_average()
-    import bort.compat  # noqa: F401  sets what ours runs with, so that the record names it
+    import bort.backend.mxnet  # noqa: F401  sets what ours runs with, so that the record names it
 
     notes = [] if arguments.only_ranks else [
         "Medians of steps in turns, each engine in a process of its own that is stopped meanwhile; masking, clipping and "

@@ -61,18 +61,18 @@ class RandomCorpus:
 
 
 def masking(part: Part) -> Any:
-    from bort.text.masking import MaskingPolicy
+    from bort.masked_lm.masking import MaskingPolicy
 
     return MaskingPolicy(part.vocab_size, 4, [0, 1, 2, 3, 4])
 
 
 def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None, accumulate: int = 1) -> Callable[[], None]:
     """A function that makes one training step of this project and waits for it."""
-    from bort.compat import mx
+    from bort.backend.mxnet import mx
+    from bort.masked_lm.losses import LossWeights
+    from bort.masked_lm.teacher import LiveTeacher
     from bort.models import Bert, initialize
-    from bort.pretrain import Corpus, Pretraining, Settings
-    from bort.training.mlm_losses import LossWeights
-    from bort.training.teacher import LiveTeacher
+    from bort.pretraining.loop import Corpus, Pretraining, Settings
 
     student = Bert(part.student, part.vocab_size)
     initialize(student, 0)
@@ -99,7 +99,7 @@ def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
     from transformers import BertConfig, BertModel
     from transformers.models.bert.modeling_bert import BertLMPredictionHead
 
-    from bort.training.mlm_batches import BatchStream
+    from bort.masked_lm.batches import BatchStream
 
     def network(architecture: Architecture) -> Any:
         config = BertConfig(

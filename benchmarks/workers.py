@@ -35,7 +35,7 @@ Answers = Callable[[str, Dict[str, Any], Dict[str, Any]], Dict[str, Any]]
 ANSWER = "ENGINE-ANSWER "
 OUR_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "DNNL_MAX_CPU_ISA", "MXNET_CPU_PARALLEL_SIZE",
                  "MXNET_USE_OPERATOR_TUNING", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "MXNET_SUBGRAPH_VERBOSE")
-"""What importing ``bort.compat`` sets, which a test's process passes on to its children."""
+"""What importing ``bort.backend.mxnet`` sets, which a test's process passes on to its children."""
 
 
 def environment(engine: str, threads: int) -> Dict[str, str]:
@@ -197,9 +197,9 @@ def peak(engine: str, size: int, seconds: float = 1.5) -> Optional[float]:
 
 
 def _mxnet_product(dtype: str, left: np.ndarray, right: np.ndarray) -> Callable[[], Any]:
-    from bort.compat import mx
-    from bort.models import int8
-    from bort.models.fused import check_dtype
+    from bort.backend.mxnet import mx
+    from bort.engines import mxnet_int8
+    from bort.engines.mxnet_compiled import check_dtype
 
     try:
         check_dtype(dtype)
@@ -210,10 +210,10 @@ def _mxnet_product(dtype: str, left: np.ndarray, right: np.ndarray) -> Callable[
     arrays = {"x": mx.nd.array(left), "w_weight": mx.nd.array(right)}
     if dtype == "int8":
         weights = {"w_weight": arrays["w_weight"]}
-        thresholds: int8.Thresholds = {}
-        int8.calibrate(symbol, weights, [{"x": arrays["x"]}], thresholds)
+        thresholds: mxnet_int8.Thresholds = {}
+        mxnet_int8.calibrate(symbol, weights, [{"x": arrays["x"]}], thresholds)
         thresholds["x"] = (float(left.min()), float(left.max()))
-        symbol, quantized = int8.quantize(symbol, weights, thresholds)
+        symbol, quantized = mxnet_int8.quantize(symbol, weights, thresholds)
         arrays.update(quantized)
     else:
         symbol = symbol.optimize_for("MKLDNN", skip_infer=True)

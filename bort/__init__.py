@@ -13,11 +13,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "Architecture": "bort.architecture",
     "BortError": "bort.errors",
-    "Predictor": "bort.predict",
-    "get_model": "bort.zoo",
-    "load": "bort.checkpoints",
-    "load_tokenizer": "bort.text.tokenizer",
-    "save": "bort.checkpoints",
+    "Predictor": "bort.predict.predictor",
+    "get_model": "bort.checkpoints.published",
+    "load": "bort.checkpoints.model_folder",
+    "load_tokenizer": "bort.text.tokenizers.loading",
+    "save": "bort.checkpoints.model_folder",
 }
 __all__ = sorted(_HOMES)
 

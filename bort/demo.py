@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional
 
 from bort.errors import BortError, run_command
 from bort.files import read_json, read_jsonl, write_json
-from bort.text.embedded import embedded_documents, write_embedded_task
+from bort.text.corpus.embedded import embedded_documents, write_embedded_task
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = "3,4,128,512"

@@ -141,14 +141,14 @@ def test_a_closed_pipe_is_quiet():
 
 
 def test_what_needs_no_mxnet_does_not_import_it():
-    code = ("import sys, bort, bort.architecture, bort.ndarrays, bort.batching, bort.tasks, bort.text, bort.download\n"
-            "from bort.tasks.registry import get_task\nfrom bort.text.tokenizer import load_tokenizer\n"
+    code = ("import sys, bort, bort.architecture, bort.checkpoints.params_file, bort.batching, bort.tasks, bort.text, bort.downloads.http\n"
+            "from bort.tasks.registry import get_task\nfrom bort.text.tokenizers.loading import load_tokenizer\n"
             "assert 'mxnet' not in sys.modules, 'MXNet was imported'")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_threads_are_divided_among_the_ranks_of_a_machine():
-    code = ("import os; from bort import compat; s = compat.thread_settings(); "
+    code = ("import os; from bort.backend import mxnet as compat; s = compat.thread_settings(); "
             "print(s['OMP_NUM_THREADS'], s['OMP_WAIT_POLICY'], compat.usable_cores(), os.environ['OMP_NUM_THREADS'])")
 
     def run(**variables):
@@ -166,7 +166,7 @@ def test_threads_are_divided_among_the_ranks_of_a_machine():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
 def test_only_the_engine_has_a_team_of_threads():
-    code = ("import os; from bort.compat import mx\nimport numpy as np\n"
+    code = ("import os; from bort.backend.mxnet import mx\nimport numpy as np\n"
             "def threads(): return len(os.listdir('/proc/self/task'))\n"
             "a = mx.nd.ones((600, 600)); mx.nd.dot(a, a).wait_to_read(); before = threads()\n"
             "big = mx.nd.array(np.ones((1500, 1500), 'float32')); big.asnumpy(); print(before, threads())")
@@ -186,7 +186,7 @@ def test_only_the_engine_has_a_team_of_threads():
 
 
 def test_onednn_is_told_of_amx_only_where_the_system_allows_it():
-    code = ("import os, ctypes; ctypes.CDLL = {CDLL}; from bort import compat; "
+    code = ("import os, ctypes; ctypes.CDLL = {CDLL}; from bort.backend import mxnet as compat; "
             "print(compat.AMX, os.environ.get('DNNL_MAX_CPU_ISA'))")
     environment = {name: value for name, value in os.environ.items() if name != "DNNL_MAX_CPU_ISA"}
 

@@ -37,7 +37,7 @@ def tiny_bert(seed: int = 0, architecture: Architecture = TINY, vocab_size: int 
 
 
 def _array(values: np.ndarray) -> Any:
-    from bort.compat import mx
+    from bort.backend.mxnet import mx
 
     return mx.nd.array(values, dtype="float32")
 
@@ -45,7 +45,7 @@ def _array(values: np.ndarray) -> Any:
 def tiny_batch(seed: int = 0, batch: int = 3, length: int = 7, vocab_size: int = VOCAB, padded: bool = True,
                masked: int = 2) -> Tuple[Any, Any, Any]:
     """``token_ids`` (B, T) int32, ``valid_length`` (B,) float32, ``masked_positions`` (B, M) int32 as NDArrays."""
-    from bort.compat import mx
+    from bort.backend.mxnet import mx
 
     rng = np.random.default_rng(seed)
     valid = rng.integers(max(1, length // 2), length + 1, batch) if padded else np.full(batch, length)

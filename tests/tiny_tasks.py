@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterable, List, Sequence
 
 import numpy as np
 
-from bort.text.base import Tokenizer
+from bort.text.tokenizers.base import Tokenizer
 
 WORDS = ("river boat crew storm sail harbour light rope anchor wind tide captain deck island bird map north stone fire "
          "bread").split()

@@ -7,16 +7,16 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from bort import checkpoints
+from bort.checkpoints import model_folder
+from bort.checkpoints.inspection import find_tokenizer, mlm_head_state
 from bort.errors import BortError
 from bort.files import PathLike, atomic_write, write_json
 from bort.huggingface import names
 from bort.huggingface.heads import scaled
 from bort.huggingface.importing import CONFIG_FILE, Report
 from bort.huggingface.model_card import find_results, model_card
-from bort.huggingface.safetensors import SAFETENSORS_FILE, Lazy, Makers, write_safetensors
+from bort.huggingface.tensor_files import SAFETENSORS_FILE, Lazy, Makers, write_safetensors
 from bort.huggingface.tokenizer import write_tokenizer
-from bort.inspection import find_tokenizer, mlm_head_state
 
 logger = logging.getLogger("bort.huggingface")
 
@@ -40,14 +40,14 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
     Raises:
         BortError: the source is broken, or cannot be expressed as asked.
     """
-    stored = checkpoints.read(source, architecture, heads)
+    stored = model_folder.read(source, architecture, heads)
     out = Path(out)
     if out.resolve() == stored.located.folder.resolve():
         raise BortError(f"{out}: the folder to export to must be another than the model's own")
-    model = checkpoints.build(stored.config, str(stored.located.config_file))
-    config: Dict[str, Any] = {**stored.config, **checkpoints.describe(model)}
-    shapes = checkpoints.expected_shapes(model)
-    arrays = checkpoints.fit(model, stored.arrays, str(stored.located.parameters))
+    model = model_folder.build(stored.config, str(stored.located.config_file))
+    config: Dict[str, Any] = {**stored.config, **model_folder.describe(model)}
+    shapes = model_folder.expected_shapes(model)
+    arrays = model_folder.fit(model, stored.arrays, str(stored.located.parameters))
     found = find_tokenizer(stored, tokenizer)
     notes: List[str] = []
     makers: Makers = {name: _as_float32(array) for name, array in arrays.items()}
@@ -87,7 +87,7 @@ def _as_float32(array: np.ndarray) -> Callable[[], np.ndarray]:
     return lambda: np.asarray(array, dtype="float32")
 
 
-def _mlm_choice(stored: checkpoints.Stored, choice: str, notes: List[str]) -> Optional[str]:
+def _mlm_choice(stored: model_folder.Stored, choice: str, notes: List[str]) -> Optional[str]:
     state = mlm_head_state(stored.arrays, stored.config)
     if choice == "keep" or choice == "auto" and state == "trained":
         return "mlm"

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional
 import numpy as np
 
 from bort.errors import BortError
-from bort.huggingface.safetensors import Makers
+from bort.huggingface.tensor_files import Makers
 
 SCALE = np.float32(2.0 ** -14)
 WITHOUT_TANH = ("linear", "linear_extra")

@@ -8,17 +8,17 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tup
 
 import numpy as np
 
-from bort import checkpoints
+from bort.checkpoints import model_folder
+from bort.checkpoints.inspection import mlm_head_state
+from bort.checkpoints.params_file import read_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, read_json, sha256_file
 from bort.huggingface import names
 from bort.huggingface.heads import unscaled
-from bort.huggingface.safetensors import SAFETENSORS_FILE, Lazy, Makers, Tensor, inside, open_folder
-from bort.inspection import mlm_head_state
+from bort.huggingface.tensor_files import SAFETENSORS_FILE, Lazy, Makers, Tensor, inside, open_folder
 from bort.models.bert import initial_value
-from bort.ndarrays import read_ndarrays
 from bort.tasks.registry import get_task
-from bort.text.tokenizer import Tokenizer, find_tokenizer_files, load_tokenizer
+from bort.text.tokenizers.loading import Tokenizer, find_tokenizer_files, load_tokenizer
 
 logger = logging.getLogger("bort.huggingface")
 
@@ -70,7 +70,7 @@ def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool =
     description["mlm_layer_norm_eps"] = ours.get("mlm_layer_norm_eps", description["mlm_layer_norm_eps"])
     if head == "classifier":
         description["head"] = _read_head(config, ours.get("head"), stored, layout, head_dropout)
-    shapes = checkpoints.expected_shapes(checkpoints.build(description, where))
+    shapes = model_folder.expected_shapes(model_folder.build(description, where))
     mapping = names.name_map(layout, depth, mlm, head == "classifier")
     notes: List[str] = []
     makers = _pick(folder, stored, shapes, mapping, layout, pad_id, body_only, notes)
@@ -209,19 +209,19 @@ def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Option
     """
     arrays = dict(read_ndarrays(source))
     where = str(source)
-    architecture = checkpoints.infer_architecture(arrays, heads, where)
+    architecture = model_folder.infer_architecture(arrays, heads, where)
     types = arrays.pop("token_type_embed.0.weight", None)
-    copy = arrays.pop(checkpoints.TIED, None)
-    needed = (checkpoints.EMBEDDING, "encoder.position_weight")
+    copy = arrays.pop(model_folder.TIED, None)
+    needed = (model_folder.EMBEDDING, "encoder.position_weight")
     if any(name not in arrays or arrays[name].ndim != 2 for name in needed):
         raise BortError(f"{where}: not a parameter file of this family: no {' or '.join(needed)} of two dimensions")
-    if copy is not None and not np.array_equal(copy, arrays[checkpoints.EMBEDDING]):
-        raise BortError(f"{where}: {checkpoints.TIED} and {checkpoints.EMBEDDING} differ, but are to be one matrix")
+    if copy is not None and not np.array_equal(copy, arrays[model_folder.EMBEDDING]):
+        raise BortError(f"{where}: {model_folder.TIED} and {model_folder.EMBEDDING} differ, but are to be one matrix")
     epsilon = (1e-5 if types is None else 1e-12) if layer_norm_eps is None else layer_norm_eps
     description = {"architecture": architecture.to_dict(), "vocab_size": int(arrays[needed[0]].shape[0]),
                    "max_length": int(arrays[needed[1]].shape[0]), "dropout": 0.1, "layer_norm_eps": epsilon,
                    "mlm_layer_norm_eps": epsilon, "head": None}
-    shapes = checkpoints.expected_shapes(checkpoints.build(description, where))
+    shapes = model_folder.expected_shapes(model_folder.build(description, where))
     left_out = [name for name in arrays if re.fullmatch(r"(pooler|classifier)\.(weight|bias)", name)]
     mlm = any(name.startswith("decoder.") for name in arrays)
     problems = [f"missing {name}" for name in shapes if name not in arrays and (mlm or not name.startswith("decoder."))]
@@ -259,7 +259,7 @@ def _write(model: Source, source: PathLike, out: PathLike, tokenizer: Optional[P
                    for name, maker in model.arrays.makers.items()})
     for note in model.notes:
         logger.warning("%s: %s", source, note)
-    return Report(checkpoints.write(out, model.description, arrays, found, model.record), model.notes)
+    return Report(model_folder.write(out, model.description, arrays, found, model.record), model.notes)
 
 
 def _find_tokenizer(path: Path, required: bool) -> Optional[Tokenizer]:

@@ -11,8 +11,8 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from bort.errors import BortError
 from bort.files import atomic_write, read_json, write_json
-from bort.text.base import Tokenizer
-from bort.text.pieces import MODEL_FILE
+from bort.text.tokenizers.base import Tokenizer
+from bort.text.tokenizers.pieces import MODEL_FILE
 
 CONFIG_FILE = "tokenizer_config.json"
 _PROBES = ("Hello world! It's 3.14 o'clock, isn't it?", "  two  blanks\tand a tab ", "a", "don't THE Ünïcödé ﬁne ½ ①",

@@ -12,10 +12,10 @@ from typing import Any, Optional, Tuple, Union
 import numpy as np
 
 from bort.architecture import Architecture
-from bort.compat import gluon, mx
+from bort.backend.mxnet import gluon, mx
 from bort.errors import BortError
 from bort.models.layers import MASKED_SCORE, LayerNorm, TiedProjection, TransformerCell
-from bort.models.selected import SelectedStates
+from bort.models.selected_positions import SelectedStates
 
 RELEASED_EPSILON = 1e-5
 RELEASED_MLM_EPSILON = 1e-12
@@ -136,7 +136,7 @@ class Bert(gluon.HybridBlock):
         return self.decoder(F.take(F.reshape(sequence, shape=(-3, 0)), index))
 
     def states_at(self, token_ids: Any, valid_length: Any, rows: Any) -> Any:
-        """The last hidden states at some positions, for less than the whole costs (:mod:`bort.models.selected`).
+        """The last hidden states at some positions, for less than the whole costs (:mod:`bort.models.selected_positions`).
 
         Args:
             token_ids, valid_length: as for :meth:`forward`, NDArrays.

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from bort.architecture import Architecture
-from bort.compat import gluon
+from bort.backend.mxnet import gluon
 
 MASKED_SCORE = -1e4
 """Added to the score of a padded key: far below any real score, and finite in float16 too."""
@@ -21,7 +21,7 @@ class LayerNorm(gluon.HybridBlock):
     MXNet's own operator spends thirty times its forward pass in the backward pass, which reduces over rows one element
     at a time. The same function out of what is fast here in both directions trains several times faster and is equal to
     rounding: sums over rows and copies along them are matrix products with vectors, all else is between arrays of one
-    shape. (``bort.models.fused`` uses MXNet's operator, as inference needs only the forward pass.)
+    shape. (``bort.engines.mxnet_compiled`` uses MXNet's operator, as inference needs only the forward pass.)
     """
 
     def __init__(self, units: int, epsilon: float, **kwargs: Any) -> None:

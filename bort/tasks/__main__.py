@@ -68,7 +68,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             raise BortError(f"--max-length {arguments.max_length}: at least 1 is needed")
         tokenizer = None
         if arguments.tokenizer:
-            from bort.text.tokenizer import load_tokenizer
+            from bort.text.tokenizers.loading import load_tokenizer
             tokenizer = load_tokenizer(arguments.tokenizer)
         print(describe(task, arguments.data_dir, tokenizer, arguments.max_length, arguments.split))
     elif arguments.command == "validate":

@@ -8,7 +8,7 @@ import numpy as np
 from bort.files import PathLike
 from bort.tasks.base import Split, Task
 from bort.tasks.encoding import token_lengths
-from bort.text.base import Tokenizer
+from bort.text.tokenizers.base import Tokenizer
 
 
 def label_counts(task: Task, split: Split) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from bort.download import extract, fetch, lock, mirrored
+from bort.downloads.http import extract, fetch, lock, mirrored
 from bort.errors import BortError
 from bort.files import PathLike, read_json, sha256_file, write_json
 from bort.tasks.base import Task
@@ -105,7 +105,7 @@ def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (), fro
     """
     sources = SOURCES.get(task.name)
     if sources is None:
-        raise BortError(f"{task.name} has no published files; the embedded task is made by bort.text.embedded")
+        raise BortError(f"{task.name} has no published files; the embedded task is made by bort.text.corpus.embedded")
     folder = task_folder(task, data_dir)
     if not force and not from_files and all(task.available(folder, split) for split in task.splits):
         return folder

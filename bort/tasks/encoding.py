@@ -23,7 +23,7 @@ from bort.errors import BortError
 from bort.files import PathLike, read_json, write_json
 from bort.tasks.base import Split, Task
 from bort.tasks.reading import without_collection
-from bort.text.base import Tokenizer
+from bort.text.tokenizers.base import Tokenizer
 
 logger = logging.getLogger("bort.tasks")
 

@@ -5,8 +5,8 @@ import difflib
 from typing import Dict, List
 
 from bort.errors import BortError
-from bort.tasks.base import Task
 from bort.tasks import race, superglue
+from bort.tasks.base import Task
 from bort.tasks.glue import GLUE_TASKS
 from bort.tasks.superglue_qa import QA_TASKS
 from bort.tasks.synthetic import SYNTHETIC_TASKS

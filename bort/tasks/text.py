@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 from typing import List, Tuple
 
-from bort.text.base import Tokenizer, without_surrogates
+from bort.text.tokenizers.base import Tokenizer, without_surrogates
 
 MARKER = Tokenizer.MARKER
 

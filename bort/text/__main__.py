@@ -7,12 +7,12 @@ import sys
 from typing import List, Optional
 
 from bort.errors import BortError, run_command
-from bort.text.corpora import DOCUMENTS, FORMATS, ReadOptions
-from bort.text.plan import SHUFFLES, PrepareOptions
-from bort.text.prepare import prepare
-from bort.text.report import format_report
-from bort.text.shards import SPLITS, ShardDataset, read_index
-from bort.text.tokenizer import load_tokenizer
+from bort.text.corpus.readers import DOCUMENTS, FORMATS, ReadOptions
+from bort.text.shards.dataset import SPLITS, ShardDataset, read_index
+from bort.text.shards.plan import SHUFFLES, PrepareOptions
+from bort.text.shards.prepare import prepare
+from bort.text.shards.report import format_report
+from bort.text.tokenizers.loading import load_tokenizer
 
 _PREPARE_EXAMPLES = """\
 examples:

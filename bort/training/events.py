@@ -3,9 +3,9 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional
 
+from bort.backend import distributed
 from bort.errors import BortError
 from bort.files import PathLike
-from bort.training import distributed
 
 
 class EventWriter:

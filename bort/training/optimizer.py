@@ -7,8 +7,8 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from bort.compat import gluon, nd
-from bort.training.host import HostViews, adam_update, square_sum, threads
+from bort.backend.mxnet import gluon, nd
+from bort.backend.numpy_views import HostViews, adam_update, square_sum, threads
 
 PIECE = 1 << 20
 """Elements of a parameter that one thread updates at a time."""

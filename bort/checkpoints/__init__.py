@@ -1,0 +1,1 @@
+"""Model folders and parameter files: found, read, written, inspected, verified, published names."""

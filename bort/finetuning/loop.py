@@ -1,0 +1,273 @@
+"""Fine-tuning: one loop for plain training and distillation, for students and teachers, for Agora's trainings too.
+
+Everything random is a function of the seed and the step (and, for dropout, the rank), so a run that was killed goes on
+from its last checkpoint to the same figures. Each rank's loss is divided by the size of the *global* batch and gradients
+are summed, over micro-batches and over ranks alike: K ranks with batch b, or K accumulated batches of b, are one batch
+of K b.
+"""
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from bort.backend import distributed
+from bort.backend.mxnet import autograd, mx, nd
+from bort.batching import chunks, pad_batch, share, shuffled_batches
+from bort.checkpoints.model_folder import parameter_arrays, set_parameters
+from bort.errors import BortError
+from bort.finetuning import losses
+from bort.models import Classifier
+from bort.training.console import progress
+from bort.training.optimizer import BertAdam
+from bort.training.run_folder import RunFolder
+from bort.training.schedules import make_schedule
+
+MAX_SKIPPED_IN_A_ROW = 20
+LOSS_SCALES = {"float32": 1.0, "float16": 1024.0}
+"""Factor on the loss, and its inverse on the gradients: small gradients would vanish in float16."""
+
+
+class Diverged(BortError):
+    """Training whose gradients stopped being finite."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of one training. ``batch_size`` is per rank and micro-batch."""
+
+    lr: float = 3e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    seed: int = 0
+    batch_size: int = 8
+    accumulate: int = 1
+    epochs: int = 3
+    schedule: str = "linear"
+    clip: float = 1.0
+    distill_weight: float = 0.5
+    temperature: float = 2.0
+    patience: int = 0
+    max_steps: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in LOSS_SCALES:
+            raise BortError(f"--dtype {self.dtype!r}: training computes in {' or '.join(LOSS_SCALES)}")
+        if self.dtype == "float16" and not mx.context.num_gpus():
+            raise BortError("--dtype float16: MXNet computes in float16 on a GPU only and sees none here; leave it out")
+        for name in ("batch_size", "accumulate", "epochs"):
+            if getattr(self, name) < 1:
+                raise BortError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        for name in ("weight_decay", "clip", "patience", "max_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise BortError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
+        if not 0 <= self.distill_weight <= 1:
+            raise BortError(f"--distill-weight is a share from 0 to 1, not {self.distill_weight}")
+        if not self.temperature > 0:
+            raise BortError(f"--temperature must be above 0, not {self.temperature}")
+        make_schedule(self.schedule, self.lr, 1, self.warmup)
+
+
+@dataclass
+class TrainingData:
+    """What a model is trained on.
+
+    Attributes:
+        token_ids: N int32 arrays.
+        labels: (N,) class indices or float values.
+        teacher_scores: (N, C) float32 logits to distil, or None.
+    """
+
+    token_ids: Sequence[np.ndarray]
+    labels: np.ndarray
+    teacher_scores: Optional[np.ndarray] = None
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass
+class Outcome:
+    """The best epoch of a training: its metrics and its parameters, and what happened on the way."""
+
+    best_epoch: int
+    metrics: Dict[str, float]
+    parameters: Dict[str, np.ndarray] = field(repr=False)
+    history: List[Dict[str, Any]] = field(default_factory=list)
+    skipped_steps: int = 0
+
+
+@dataclass
+class _Progress:
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    best_epoch: int = -1
+    best_value: float = -math.inf
+    skipped: int = 0
+    finished: bool = False
+    history: List[Dict[str, Any]] = field(default_factory=list)
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of MXNet's generator for one step of one rank."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]) & 0x7FFFFFFF
+
+
+def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classifier], Dict[str, float]],
+              settings: Settings, pad_id: int, run: Optional[RunFolder] = None, checkpoint_interval: int = 500,
+              ranks: bool = True, title: str = "training", stop_when: Optional[Callable[[], bool]] = None) -> Outcome:
+    """Train ``model`` and give it the parameters of its best epoch.
+
+    Args:
+        model: a network that holds its initial parameters.
+        evaluate: metrics of the model after an epoch; the first one, larger is better, selects the best epoch.
+        pad_id: what to pad batches with.
+        run: where checkpoints and ``metrics.jsonl`` go, and what is resumed from.
+        checkpoint_interval: steps between checkpoints; there is one after every epoch as well.
+        ranks: train data-parallel over all ranks; off for trainings that are dealt out over them.
+        stop_when: asked after every step; a true answer raises KeyboardInterrupt, as a kill would (for tests).
+
+    Raises:
+        Diverged: gradients were not finite :data:`MAX_SKIPPED_IN_A_ROW` times in a row.
+        BortError: there is nothing to train on.
+    """
+    if not len(data):
+        raise BortError("there are no training examples")
+    rank, size = (distributed.rank(), distributed.size()) if ranks else (0, 1)
+    per_step = settings.batch_size * settings.accumulate * size
+    steps_per_epoch = -(-len(data) // per_step)
+    total = steps_per_epoch * settings.epochs
+    if settings.max_steps:
+        total = min(total, settings.max_steps)
+    rate = make_schedule(settings.schedule, settings.lr, total, settings.warmup)
+    if settings.dtype != "float32":
+        model.cast(settings.dtype)
+    parameters = model._collect_params_with_prefix()
+    _train_only_what_the_loss_reaches(model)
+    if ranks:
+        distributed.broadcast_parameters(parameters)
+    optimizer = BertAdam(parameters, settings.weight_decay, settings.clip)
+    model.hybridize(static_alloc=True)
+    state, best = _Progress(), {}
+    checkpoint = run.latest() if run else None
+    if checkpoint is not None:
+        state = _Progress(**checkpoint.state)
+        set_parameters(model, _body_names(checkpoint.arrays["model.params"]), str(run.path))
+        optimizer.load_state_arrays(checkpoint.arrays["optimizer.params"])
+        best = {name: np.array(array) for name, array in checkpoint.arrays.get("best.params", {}).items()}
+    lengths = np.array([len(ids) for ids in data.token_ids])
+    bar = progress(total=total, initial=state.step, desc=title, unit="step")
+    row_of_bad = 0
+    while state.epoch < settings.epochs and not state.finished:
+        batches = shuffled_batches(lengths, per_step, np.random.default_rng([settings.seed, 1, state.epoch]))
+        while state.batch < len(batches) and state.step < total:
+            batch = batches[state.batch]
+            mx.random.seed(dropout_seed(settings.seed, state.step, rank))
+            loss = _accumulate_gradients(model, data, batch, share(batch, rank, size), settings, pad_id)
+            if ranks:
+                loss = float(distributed.allreduce_step(optimizer.gradients(), np.array([loss], "float32"))[0])
+            norm = optimizer.step(rate(state.step), 1 / LOSS_SCALES[settings.dtype])
+            row_of_bad = 0 if math.isfinite(norm) else row_of_bad + 1
+            if row_of_bad >= MAX_SKIPPED_IN_A_ROW:
+                raise Diverged(f"gradients were not finite for {row_of_bad} steps in a row; use a smaller --lr (it is "
+                               f"{settings.lr:g}) or a longer --warmup")
+            state.loss_sum += loss
+            state.step += 1
+            state.batch += 1
+            bar.update(1)
+            if run and state.step % max(1, total // 200) == 0:
+                run.log({"step": state.step, "epoch": state.epoch, "loss": state.loss_sum / state.batch,
+                         "lr": rate(state.step - 1), "gradient_norm": norm})
+            if stop_when is not None and stop_when():
+                raise KeyboardInterrupt
+            if run and state.step % checkpoint_interval == 0 and state.batch < len(batches):
+                _save(run, state, model, optimizer, best)
+        _end_epoch(model, evaluate, settings, state, best, run, bar)
+        state.finished |= state.step >= total
+        if run:
+            _save(run, state, model, optimizer, best)
+    bar.close()
+    set_parameters(model, _body_names(best), "the best epoch")
+    return Outcome(state.best_epoch, dict(state.history[state.best_epoch]["metrics"]), best, state.history,
+                   state.skipped + optimizer.skipped)
+
+
+def _train_only_what_the_loss_reaches(model: Classifier) -> None:
+    """The MLM head takes no part in classification: without a gradient, MXNet would refuse to read a stale one."""
+    for name, parameter in model.bort.decoder._collect_params_with_prefix().items():
+        if name != "3.weight":
+            parameter.grad_req = "null"
+    for parameter in model._collect_params_with_prefix().values():
+        if parameter.grad_req != "null":
+            parameter.grad_req = "add"
+
+
+def _accumulate_gradients(model: Classifier, data: TrainingData, batch: np.ndarray, mine: np.ndarray,
+                          settings: Settings, pad_id: int) -> float:
+    """Leave the gradient of this rank's share of a batch in the parameters; the share's part of the mean loss."""
+    for parameter in model._collect_params_with_prefix().values():
+        if parameter.grad_req != "null":
+            parameter.zero_grad()
+    parts = []
+    for chunk in chunks(mine, settings.batch_size):
+        ids, valid = pad_batch([data.token_ids[index] for index in chunk], pad_id, model.max_length)
+        with autograd.record():
+            scores = model(nd.array(ids, dtype="int32", ctx=distributed.context()),
+                           nd.array(valid, ctx=distributed.context()))
+            loss = _loss(scores.astype("float32"), data, chunk, settings).sum() / len(batch)
+            scaled = loss * LOSS_SCALES[settings.dtype]
+        scaled.backward()
+        parts.append(loss)
+    return float(sum(part.asscalar() for part in parts))
+
+
+def _loss(scores: Any, data: TrainingData, chunk: np.ndarray, settings: Settings) -> Any:
+    labels = nd.array(data.labels[chunk], dtype="float32", ctx=scores.context)
+    hard = losses.regression_loss(scores, labels) if scores.shape[-1] == 1 else losses.hard_loss(scores, labels)
+    if data.teacher_scores is None or settings.distill_weight == 0:
+        return hard
+    teacher = nd.array(data.teacher_scores[chunk], dtype="float32", ctx=scores.context)
+    soft = losses.soft_loss(scores, teacher, settings.temperature)
+    return (1 - settings.distill_weight) * hard + settings.distill_weight * soft
+
+
+def _end_epoch(model: Classifier, evaluate: Callable[[Classifier], Dict[str, float]], settings: Settings,
+               state: _Progress, best: Dict[str, np.ndarray], run: Optional[RunFolder], bar: Any) -> None:
+    started = time.monotonic()
+    metrics = {name: float(value) for name, value in evaluate(model).items()}
+    name, value = next(iter(metrics.items()))
+    value = value if math.isfinite(value) else -math.inf
+    loss = state.loss_sum / max(1, state.batch)
+    state.history.append({"epoch": state.epoch, "step": state.step, "loss": loss if math.isfinite(loss) else None,
+                          "metrics": metrics})
+    if value > state.best_value or not best:
+        state.best_epoch, state.best_value = state.epoch, max(value, -1e300)
+        best.clear()
+        best.update(parameter_arrays(model))
+    bar.set_postfix_str(f"epoch {state.epoch + 1}/{settings.epochs} loss {loss:.4f} {name} {100 * value:.2f}")
+    if run:
+        run.log({"step": state.step, "epoch": state.epoch, "train_loss": loss, "evaluation_seconds":
+                 round(time.monotonic() - started, 3), **{f"dev_{key}": number for key, number in metrics.items()}})
+    state.finished = bool(settings.patience) and state.epoch - state.best_epoch >= settings.patience
+    state.epoch, state.batch, state.loss_sum = state.epoch + 1, 0, 0.0
+
+
+def _save(run: RunFolder, state: _Progress, model: Classifier, optimizer: BertAdam,
+          best: Dict[str, np.ndarray]) -> None:
+    content = asdict(state)
+    content["best_value"] = max(state.best_value, -1e300)  # JSON has no infinity
+    content["skipped"] = state.skipped + optimizer.skipped
+    arrays = {"model.params": parameter_arrays(model), "optimizer.params": optimizer.state_arrays()}
+    if best:
+        arrays["best.params"] = best
+    run.save(state.step, content, arrays, keep=1)
+
+
+def _body_names(arrays: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    return {name[5:] if name.startswith("bort.") else name: array for name, array in arrays.items()}

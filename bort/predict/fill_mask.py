@@ -1,0 +1,143 @@
+"""``python -m bort.predict fill-mask``: the likeliest tokens at the masks of a text."""
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Any, Iterator, List, NamedTuple, Optional
+
+import numpy as np
+
+from bort.backend.mxnet import mx
+from bort.batching import pad_batch
+from bort.checkpoints import inspection, model_folder
+from bort.errors import BortError
+from bort.files import PathLike
+from bort.models import Classifier
+from bort.text.tokenizers.base import Tokenizer
+
+logger = logging.getLogger("bort.predict")
+MASKS = ("<mask>", "[MASK]")
+EXAMPLES = """examples:
+  python -m bort.predict fill-mask bort --text "The capital of France is <mask>."
+  python -m bort.predict fill-mask bort.params --architecture bort --tokenizer ~/.mxnet/models --text "A <mask> day."
+"""
+
+
+class Candidate(NamedTuple):
+    """A token for a mask: its text, its probability, and the whole text with it (and the best tokens elsewhere)."""
+
+    token: str
+    probability: float
+    text: str
+
+
+class MaskFiller:
+    """A model with an MLM head.
+
+    Args:
+        model: a model folder or ``.params`` file.
+        tokenizer: a folder to take the tokenizer from.
+        force: use a head that is random, or that a fine-tuned body no longer fits.
+        architecture, heads: of a bare ``.params`` file.
+
+    Raises:
+        BortError: there is no tokenizer, or the head is of no use (and not ``force``).
+    """
+
+    def __init__(self, model: PathLike, tokenizer: Optional[PathLike] = None, force: bool = False,
+                 architecture: Optional[str] = None, heads: Optional[int] = None) -> None:
+        stored = model_folder.read(model, architecture, heads)
+        network = model_folder.build(stored.config, str(stored.located.config_file))
+        arrays = model_folder.fit(network, stored.arrays, str(model))
+        problem = None
+        if inspection.mlm_head_state(arrays, stored.config) != "trained":
+            problem = "its MLM head is random (as in the published conversion of Bort), so that its tokens mean nothing"
+        elif isinstance(network, Classifier):
+            problem = "it was fine-tuned as a classifier, and its MLM head was not trained along"
+        if problem and not force:
+            raise BortError(f"{model}: {problem}; --force fills masks nevertheless")
+        if problem:
+            logger.warning("%s: %s", model, problem)
+        found = inspection.find_tokenizer(stored, tokenizer)
+        if found is None:
+            raise BortError(f"{model}: there is no tokenizer with it; give --tokenizer DIR")
+        model_folder.set_parameters(network, stored.arrays, str(model))
+        self.tokenizer: Tokenizer = found
+        self.model: Any = getattr(network, "bort", network)
+
+    def __call__(self, text: str, top: int = 5) -> List[List[Candidate]]:
+        """For every mask in ``text`` its ``top`` likeliest tokens, best first.
+
+        Raises:
+            BortError: there is no mask in the text, or it is too long for the model.
+        """
+        ids = encode_masked(self.tokenizer, text)
+        if len(ids) > self.model.max_length:
+            raise BortError(f"the text has {len(ids)} tokens, the model takes {self.model.max_length}")
+        masks = [place for place, token in enumerate(ids) if token == self.tokenizer.mask_id]
+        token_ids, valid_length = pad_batch([np.asarray(ids)], self.tokenizer.pad_id, self.model.max_length, multiple=1)
+        _, logits = self.model(mx.nd.array(token_ids, dtype="int32"), mx.nd.array(valid_length),
+                               mx.nd.array([masks], dtype="int32"))
+        scores = logits.asnumpy()[0].astype(np.float64)
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+        order = np.argsort(-scores[:, :self.tokenizer.vocab_size], axis=1, kind="stable")[:, :top]
+        best = dict(zip(masks, order[:, 0].tolist()))
+        return [[Candidate(self._spell(token), float(scores[row, token]), self._with(ids, {**best, place: token}))
+                 for token in order[row].tolist()] for row, place in enumerate(masks)]
+
+    def _spell(self, token: int) -> str:
+        text = self.tokenizer.decode([token]).strip()
+        return text or self.tokenizer.id_to_token(token)
+
+    def _with(self, ids: List[int], tokens: dict) -> str:
+        return self.tokenizer.decode([tokens.get(place, token) for place, token in enumerate(ids)]).strip()
+
+
+def encode_masked(tokenizer: Tokenizer, text: str) -> List[int]:
+    """``<s> text </s>`` with the mask's id for every ``<mask>`` (or ``[MASK]``) in it.
+
+    As in RoBERTa's own tokenizer, a blank before the mask belongs to the mask.
+
+    Raises:
+        BortError: there is none.
+    """
+    pieces = text.replace(MASKS[1], MASKS[0]).split(MASKS[0])
+    if len(pieces) < 2:
+        raise BortError(f"no {' or '.join(MASKS)} in the text {text[:80]!r}")
+    pieces = [piece.rstrip(" ") for piece in pieces[:-1]] + pieces[-1:]
+    ids = [tokenizer.bos_id]
+    for number, row in enumerate(tokenizer.encode_batch(pieces)):
+        ids += ([tokenizer.mask_id] if number else []) + row
+    return ids + [tokenizer.eos_id]
+
+
+def _texts(args: argparse.Namespace) -> Iterator[str]:
+    yield from args.text or ()
+    if not args.text:
+        yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m bort.predict fill-mask", epilog=EXAMPLES, description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL", help="a model folder or a .params file")
+    parser.add_argument("--text", action="append",
+                        help="a text with <mask> in it; may be repeated (default: lines of stdin)")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="tokens per mask (default: 5)")
+    parser.add_argument("--force", action="store_true", help="use the MLM head even if it is of no use")
+    parser.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
+    parser.add_argument("--architecture", metavar="D,A,H,I", help="of a bare .params file")
+    parser.add_argument("--heads", type=int, metavar="A", help="of a bare .params file, instead")
+    args = parser.parse_args(argv)
+    if args.top < 1:
+        raise BortError(f"--top must be positive, not {args.top}")
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    filler = MaskFiller(args.model, args.tokenizer, args.force, args.architecture, args.heads)
+    for text in _texts(args):
+        for number, candidates in enumerate(filler(text, args.top), start=1):
+            for candidate in candidates:
+                print(f"{number}\t{candidate.probability:.4f}\t{candidate.token}\t{candidate.text}")
+    return 0

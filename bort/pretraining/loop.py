@@ -1,0 +1,339 @@
+"""Pre-training (section 4): the masked language model alone, or distilled from a teacher, on any number of ranks.
+
+Everything random is a function of the seed, the step and the rank, so a run that was killed goes on from its last
+checkpoint as if nothing had happened. A step's gradient is the sum over the masked positions of the global batch
+divided by their number: K ranks with batch b, K accumulated micro-batches of b, and one batch of K b are the same step.
+"""
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Callable, Dict, Optional
+
+import numpy as np
+
+from bort.backend import distributed
+from bort.backend.mxnet import autograd, mx
+from bort.backend.numpy_views import threads
+from bort.checkpoints import model_folder
+from bort.errors import BortError
+from bort.files import PathLike
+from bort.masked_lm.batches import BatchStream, Sequences, check_corpus, evaluation_batches
+from bort.masked_lm.losses import LossSums, LossWeights, head_backward, head_losses
+from bort.masked_lm.masking import MaskingPolicy
+from bort.masked_lm.teacher import masked_states, on_device
+from bort.models import Bert
+from bort.training.console import progress
+from bort.training.events import EventWriter
+from bort.training.optimizer import BertAdam
+from bort.training.plots import draw_curves, summary
+from bort.training.run_folder import RunFolder, on_root
+from bort.training.schedules import make_schedule
+
+EVALUATION_TOKENS = 8192
+INITIAL_LOSS_SCALE = {"float32": 1.0, "float16": 256.0}
+GOOD_STEPS_BEFORE_DOUBLING = 1000
+SECONDS_BETWEEN_DRAWINGS = 60
+
+
+class Diverged(BortError):
+    """Training whose losses or gradients stopped being finite."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines the result of a training. ``batch_size`` and ``max_tokens`` are per rank and micro-batch.
+
+    ``seed`` decides the order and the dropout, and the masks too where ``mask_seed`` is None.
+    """
+
+    steps: int = 25000
+    batch_size: int = 8
+    accumulate: int = 1
+    max_tokens: int = 0
+    lr: float = 1e-4
+    schedule: str = "noam"
+    warmup_ratio: float = 0.01
+    clip: float = 1.0
+    weight_decay: float = 0.01
+    seed: int = 0
+    mask_passes: int = 0
+    dtype: str = "float32"
+    max_skipped: int = 20
+    loss: LossWeights = LossWeights(1.0, 0.0)
+    mask_seed: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "max_skipped"):
+            if getattr(self, name) < 1:
+                raise BortError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        for name in ("max_tokens", "clip", "weight_decay", "seed", "mask_passes", "mask_seed"):
+            if not (getattr(self, name) or 0) >= 0:
+                raise BortError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
+        if self.dtype not in INITIAL_LOSS_SCALE:
+            raise BortError(f"--dtype {self.dtype!r}: training computes in {' or '.join(INITIAL_LOSS_SCALE)}")
+        if self.dtype == "float16" and not mx.context.num_gpus():
+            raise BortError("--dtype float16: MXNet computes in float16 on a GPU only and sees none here; leave it out")
+        make_schedule(self.schedule, self.lr, self.steps, self.warmup_ratio)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How often things happen, in steps, and how much is kept; none of it changes what is learned."""
+
+    log: int = 10
+    evaluate: int = 500
+    checkpoint: int = 500
+    keep: int = 2
+    evaluation_sequences: int = 2000
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name, option, least in (("log", "log-interval", 1), ("evaluate", "eval-interval", 1), ("keep", "keep", 0),
+                                    ("checkpoint", "checkpoint-interval", 1),
+                                    ("evaluation_sequences", "eval-sequences", 0)):
+            if getattr(self, name) < least:
+                raise BortError(f"--{option} must be at least {least}, not {getattr(self, name)}")
+
+
+@dataclass
+class Corpus:
+    """Training and evaluation sequences, how to mask and pad them, and the tokenizer that goes into model folders.
+
+    ``max_length`` is what the corpus was prepared for, where that is known.
+    """
+
+    train: Sequences
+    dev: Sequences
+    policy: MaskingPolicy
+    pad_id: int
+    tokenizer: Any = None
+    max_length: Optional[int] = None
+
+
+@dataclass
+class Progress:
+    """Where a training stands; a checkpoint holds this, the parameters and the optimizer's moments."""
+
+    step: int = 0
+    epoch: int = 0
+    index: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    good_steps: int = 0
+    loss_scale: float = 1.0
+    best_accuracy: float = -1.0
+    best_step: int = -1
+    window: Dict[str, float] = field(default_factory=dict)
+
+
+class Pretraining:
+    """One training; see :func:`pretrain` for the arguments. ``folder`` is the run's, for messages."""
+
+    def __init__(self, student: Bert, corpus: Corpus, settings: Settings, teacher: Any = None,
+                 folder: PathLike = "RUN") -> None:
+        self.folder = folder
+        self.student, self.corpus, self.settings, self.teacher = student, corpus, settings, teacher
+        check_corpus(corpus.dev, student.max_length)
+        self.rank, self.ranks = distributed.rank(), distributed.size()
+        self.stream = BatchStream(
+            corpus.train, corpus.policy, corpus.pad_id, student.max_length, settings.seed, settings.batch_size,
+            settings.accumulate, settings.max_tokens, settings.mask_passes, self.rank, self.ranks, settings.mask_seed)
+        self.rate = make_schedule(settings.schedule, settings.lr, settings.steps, settings.warmup_ratio)
+        self.progress = Progress(loss_scale=INITIAL_LOSS_SCALE[settings.dtype])
+        if settings.dtype != "float32":
+            student.cast(settings.dtype)
+        parameters = student._collect_params_with_prefix()
+        distributed.broadcast_parameters(parameters)
+        self.adds = settings.accumulate > 1
+        for name, parameter in parameters.items():
+            parameter.grad_req = "add" if self.adds or parameter is student.word_embed[0].weight else "write"
+        self.optimizer = BertAdam(parameters, settings.weight_decay, settings.clip)
+        student.hybridize(static_alloc=True)
+
+    def step(self) -> float:
+        """One update from the next global batch; returns the gradient's norm."""
+        began, now = time.perf_counter(), self.progress
+        mx.random.seed(_dropout_seed(self.settings.seed, now.step, self.rank))
+        parts = self.stream.next()
+        if self.adds or not parts:
+            self.optimizer.zero_gradients()
+        sums = [self._backward(part) for part in parts]
+        mlm, kd, correct, positions, tokens = map(float, distributed.allreduce_step(self.optimizer.gradients(), np.array([
+            *(sum(getattr(part, name) for part in sums) for name in LossSums._fields),
+            sum(part.tokens for part in parts)], dtype="float32")))
+        norm = math.nan
+        if math.isfinite(mlm) and math.isfinite(kd):
+            norm = self.optimizer.step(self.rate(now.step), 1 / (max(1.0, positions) * now.loss_scale))
+        now.step += 1
+        now.epoch, now.index = self.stream.epoch, self.stream.index
+        self._judge(math.isfinite(norm))
+        seconds = time.perf_counter() - began
+        now.seconds += seconds
+        now.tokens += int(tokens)
+        # A skipped step took its time, but its losses are no numbers and would make the whole window's none.
+        losses = dict(mlm=mlm, kd=kd, correct=correct, positions=positions) if math.isfinite(norm) else {}
+        for name, value in dict(losses, tokens=tokens, seconds=seconds).items():
+            now.window[name] = now.window.get(name, 0.0) + value
+        return norm
+
+    def _backward(self, batch: Any) -> LossSums:
+        token_ids, valid_length, rows = on_device(batch)
+        teacher = self.teacher.targets(batch) if self.teacher is not None else None
+        with autograd.record():
+            states = masked_states(self.student, token_ids, valid_length, rows)
+        projection = self.student.decoder[3]
+        return head_backward(states, projection.weight, projection.bias, batch.labels, self.settings.loss, teacher,
+                             self.adds, self.progress.loss_scale)
+
+    def _judge(self, finite: bool) -> None:
+        """Count what was skipped; in float16, keep the loss scale as large as gradients allow."""
+        now = self.progress
+        now.skipped_in_a_row = 0 if finite else now.skipped_in_a_row + 1
+        now.skipped += not finite
+        now.good_steps = now.good_steps + 1 if finite else 0
+        if self.settings.dtype == "float16":
+            if not finite:
+                now.loss_scale /= 2
+            elif now.good_steps % GOOD_STEPS_BEFORE_DOUBLING == 0:
+                now.loss_scale *= 2
+        if now.skipped_in_a_row >= self.settings.max_skipped:
+            raise Diverged(f"losses or gradients were not finite for {now.skipped_in_a_row} steps in a row (up to step "
+                           f"{now.step}); those steps changed nothing and the last checkpoint is intact. Go on from "
+                           f"the best weights with a smaller rate (it is {self.settings.lr:g}), in a new folder as this "
+                           f"one keeps its settings: --init {self.folder}/best --output NEW --lr "
+                           f"{self.settings.lr / 4:.1g}; a longer --warmup-ratio or a smaller --clip also help")
+
+    def window(self) -> Dict[str, Any]:
+        """The averages since the last call, as a row for ``metrics.jsonl``; None where every step was skipped."""
+        now, loss = self.progress, self.settings.loss
+        sums, now.window = now.window, {}
+        row: Dict[str, Any] = {"step": now.step, "epoch": now.epoch, "lr": self.rate(now.step - 1), "mlm_loss": None,
+                               "mlm_accuracy": None, "loss": None}
+        if self.teacher is not None:
+            row["kd_loss"] = None
+        if "positions" in sums:
+            positions = max(1.0, sums["positions"])
+            row.update(mlm_loss=sums["mlm"] / positions, mlm_accuracy=sums["correct"] / positions)
+            row["loss"] = loss.mlm_weight * row["mlm_loss"]
+            if self.teacher is not None:
+                row["kd_loss"] = sums["kd"] / positions
+                row["loss"] += loss.kd_weight * row["kd_loss"]
+        return {**row, "tokens": now.tokens, "tokens_per_second": sums["tokens"] / max(1e-9, sums["seconds"]),
+                "seconds": now.seconds, "skipped": now.skipped}
+
+    def evaluate(self, limit: int) -> Dict[str, float]:
+        """Loss and accuracy on the evaluation set, whose masks are the same for every run."""
+        projection, totals = self.student.decoder[3], np.zeros(3)
+        batches, make = evaluation_batches(self.corpus.dev, self.corpus.policy, self.corpus.pad_id,
+                                           self.student.max_length, EVALUATION_TOKENS, limit, self.rank, self.ranks)
+        for examples in batches:
+            batch = make(examples)
+            if len(batch.rows):
+                states = masked_states(self.student, *on_device(batch))
+                sums = head_losses(states, projection.weight, projection.bias, batch.labels)
+                totals += (sums.mlm, sums.correct, sums.positions)
+        mlm, correct, positions = np.sum(distributed.gather(totals.tolist()), axis=0)
+        return {"eval_mlm_loss": mlm / max(1.0, positions), "eval_mlm_accuracy": correct / max(1.0, positions),
+                "eval_positions": int(positions)}
+
+    def save(self, run: RunFolder, keep: int) -> None:
+        """Write a checkpoint."""
+        arrays = {} if not distributed.is_root() else {
+            "model.params": model_folder.parameter_arrays(self.student),
+            "optimizer.params": self.optimizer.state_arrays()}
+        run.save(self.progress.step, asdict(self.progress), arrays, keep)
+
+    def restore(self, run: RunFolder) -> None:
+        """Go on from the run's newest whole checkpoint, if it has one."""
+        checkpoint = run.latest()
+        if checkpoint is None:
+            return
+        self.progress = Progress(**checkpoint.state)
+        model_folder.set_parameters(self.student, checkpoint.arrays["model.params"], str(run.path))
+        self.optimizer.load_state_arrays(checkpoint.arrays["optimizer.params"])
+        self.stream.epoch, self.stream.index = self.progress.epoch, self.progress.index
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, 0x505245, step, rank]).generate_state(1)[0]) & 0x7FFFFFFF
+
+
+def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, teacher: Any = None,
+             intervals: Intervals = Intervals(), after_step: Optional[Callable[[int], None]] = None) -> Dict[str, Any]:
+    """Train ``student`` and write ``model/`` (the last step), ``best/`` (the best evaluation), curves and results.
+
+    Args:
+        student: a network that holds its initial parameters.
+        run: an open run folder; a checkpoint in it is continued.
+        teacher: a :class:`~bort.masked_lm.teacher.LiveTeacher` or :class:`~bort.pretraining.teacher_cache.CachedTeacher`; None
+            trains the masked language model alone.
+        after_step: called with the number of steps done (for tests).
+
+    Returns:
+        What ``results.json`` holds; there, numbers that are not finite are null.
+
+    Raises:
+        Diverged: losses or gradients were not finite ``settings.max_skipped`` times in a row.
+        BortError: the corpus does not fit the model, a file of it or of the teacher is damaged, or the disk is full.
+    """
+    training = Pretraining(student, corpus, settings, teacher, run.path)
+    training.restore(run)
+    now = training.progress
+    events = EventWriter(run.path / "events", intervals.tensorboard, now.step or None)
+    last: Dict[str, float] = {}
+    drawn = time.monotonic()
+
+    def draw_now_and_then() -> None:
+        nonlocal drawn
+        if time.monotonic() - drawn >= SECONDS_BETWEEN_DRAWINGS:
+            draw_curves(run.path)
+            drawn = time.monotonic()
+
+    def evaluate() -> None:
+        last.update(training.evaluate(intervals.evaluation_sequences))
+        row = {"step": now.step, "seconds": now.seconds, **last}
+        run.log(row)
+        events.add(row)
+        if last["eval_mlm_accuracy"] > now.best_accuracy:
+            now.best_accuracy, now.best_step = last["eval_mlm_accuracy"], now.step
+            _save_model(student, run, "best", corpus, settings, now)
+        on_root(draw_now_and_then)
+
+    with progress(total=settings.steps, initial=now.step, desc=run.path.name, unit="step") as bar:
+        if now.step == 0:
+            evaluate()
+        while now.step < settings.steps:
+            norm = training.step()
+            bar.update(1)
+            if now.step % intervals.log == 0 or now.step == settings.steps:
+                row = {**training.window(), "gradient_norm": norm}
+                run.log(row)
+                events.add(row)
+                bar.set_postfix_str(summary(row))
+            if now.step % intervals.evaluate == 0 or now.step == settings.steps:
+                evaluate()
+            if now.step % intervals.checkpoint == 0 and now.step < settings.steps:
+                training.save(run, intervals.keep)
+            if after_step is not None:
+                after_step(now.step)
+    events.close()
+    if not last:
+        last.update(training.evaluate(intervals.evaluation_sequences))
+    _save_model(student, run, "model", corpus, settings, now)
+    cores = distributed.size() * threads()
+    results = {**last, "best_eval_mlm_accuracy": now.best_accuracy, "best_step": now.best_step, "steps": now.step,
+               "epochs": now.epoch, "tokens": now.tokens, "seconds": now.seconds,
+               "tokens_per_second": now.tokens / max(1e-9, now.seconds), "core_hours": now.seconds * cores / 3600,
+               "ranks": distributed.size(), "cores": cores, "skipped": now.skipped}
+    run.finish(results)
+    on_root(lambda: draw_curves(run.path))
+    return results
+
+
+def _save_model(student: Bert, run: RunFolder, name: str, corpus: Corpus, settings: Settings, now: Progress) -> None:
+    extra = {"pretraining": {"step": now.step, "tokens": now.tokens, "settings": asdict(settings)}}
+    on_root(lambda: model_folder.save(student, run.path / name, corpus.tokenizer, extra) and None)

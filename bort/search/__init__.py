@@ -1,0 +1,1 @@
+"""The FPTAS for optimal subarchitecture extraction (section 3)."""

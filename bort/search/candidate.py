@@ -1,0 +1,120 @@
+"""Step 3 of the search: a candidate is trained for n steps on T's outputs, then scored on the held-out lines."""
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from bort.architecture import Architecture
+from bort.backend.mxnet import autograd, mx, nd
+from bort.checkpoints.model_folder import TIED
+from bort.finetuning.loop import dropout_seed
+from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, LossWeights, head_backward
+from bort.masked_lm.teacher import masked_states, on_device
+from bort.models import Bert
+from bort.models.bert import initial_value
+from bort.search.lines import Lines
+from bort.search.settings import SearchSettings
+from bort.search.shared_costs import TeacherOutputs, cross_entropy, micro_batches
+from bort.training.schedules import linear
+
+TO_THE_TEACHER = LossWeights(mlm_weight=0.0, kd_weight=1.0, temperature=1.0)
+"""The cross-entropy between the last layers of T and of a candidate, and nothing else."""
+
+
+class InitialValues:
+    """The values that ``bort.models.initialize`` draws, kept between candidates.
+
+    A parameter's values depend on its name and shape alone, and the tuples of a space share most of both. Drawing them
+    anew would take longer than a short training.
+
+    Args:
+        seed: of the draws.
+        limit: bytes to keep at most; what does not fit is drawn anew each time.
+    """
+
+    def __init__(self, seed: int, limit: int = 2 << 30) -> None:
+        self.seed, self._left = seed, limit
+        self._known: Dict[Tuple[str, Tuple[int, ...]], np.ndarray] = {}
+
+    def fill(self, model: Bert) -> None:
+        """Give every parameter of ``model`` its initial values."""
+        for name, parameter in model._collect_params_with_prefix().items():
+            if name != TIED:
+                parameter.initialize(init="zeros")
+                parameter.set_data(nd.array(self._value(name, tuple(parameter.shape)), dtype="float32"))
+
+    def _value(self, name: str, shape: Tuple[int, ...]) -> np.ndarray:
+        value = self._known.get((name, shape))
+        if value is None:
+            value = initial_value(name, shape, self.seed)
+            if value.nbytes <= self._left:
+                self._left -= value.nbytes
+                self._known[name, shape] = value
+        return value
+
+
+def train(xi: Architecture, lines: Lines, teacher: TeacherOutputs, settings: SearchSettings,
+          initial: InitialValues) -> Tuple[Bert, List[float]]:
+    """A candidate after n steps of SGD on its cross-entropy to T, and the loss before every step.
+
+    Step k takes lines k B to (k + 1) B, B the batch size, in micro-batches whose gradients add up. Everything random
+    depends on the seed, the step and the names of the candidate's parameters alone.
+    """
+    model = Bert(xi, lines.vocab_size, settings.positions, settings.dropout)
+    model.collect_params().setattr("grad_req", "add")
+    initial.fill(model)
+    projection = model.decoder[3]
+    parameters = list({id(parameter): parameter for parameter in model.collect_params().values()}.values())
+    rate, losses = linear(settings.lr, settings.steps, settings.warmup_ratio), []
+    for step in range(settings.steps):
+        mx.random.seed(dropout_seed(settings.seed, step, 0))
+        for parameter in parameters:
+            parameter.zero_grad()
+        first, last, total = step * settings.batch_size, (step + 1) * settings.batch_size, 0.0
+        scored = max(1, teacher.positions(first, last))
+        for start, stop in micro_batches(first, last, settings.micro_batch):
+            batch = lines.batch(start, stop)
+            with autograd.record():
+                states = masked_states(model, *on_device(batch))
+            total += head_backward(states, projection.weight, projection.bias, batch.labels, TO_THE_TEACHER,
+                                   teacher.probabilities(start, stop), add=True, scale=1 / scored).kd
+        losses.append(total / scored)
+        sgd_step(parameters, rate(step), settings.clip)
+    return model, losses
+
+
+def sgd_step(parameters: Sequence[Any], rate: float, clip: float) -> None:
+    """w <- w - rate g, with the gradients together cut to the norm ``clip`` (0: not cut). Section 3.3."""
+    flat = [parameter.grad().reshape(-1) for parameter in parameters]
+    norm = math.sqrt(sum(nd.dot(gradient, gradient).asscalar() for gradient in flat))
+    scale = clip / norm if clip and norm > clip else 1.0
+    for parameter in parameters:
+        nd.sgd_update(parameter.data(), parameter.grad(), lr=rate, wd=0, rescale_grad=scale, out=parameter.data())
+
+
+def error(model: Bert, lines: Lines, teacher: TeacherOutputs, settings: SearchSettings) -> Dict[str, float]:
+    """e of a trained candidate: mean cross-entropy to T on the held-out lines ("ce"), and less T's entropy ("kl")."""
+    first, last = settings.steps * settings.batch_size, settings.lines
+    total, rows = 0.0, max(1, MAX_CHUNK_ELEMENTS // lines.vocab_size)
+    for start, stop in micro_batches(first, last, settings.micro_batch):
+        states = masked_states(model, *on_device(lines.batch(start, stop)))
+        probabilities = teacher.probabilities(start, stop)
+        for begin in range(0, len(states), rows):
+            logits = model.decoder[3](states[begin:begin + rows])
+            logits = nd.log_softmax(logits, axis=-1, out=logits)
+            total += cross_entropy(logits, probabilities(begin, begin + rows)).sum()
+    scored = max(1, teacher.positions(first, last))
+    return {"ce": total / scored, "kl": (total - teacher.entropy(first, last)) / scored}
+
+
+def training_work(xi: Architecture, settings: SearchSettings, vocab_size: int) -> float:
+    """About how many floating-point operations a candidate takes, drawing and updating its parameters included.
+
+    For the order of the work and the time left, which it need not know better than by a factor of two.
+    """
+    scored = int(settings.max_length * settings.mask_ratio)
+    line = xi.flops(settings.max_length, vocab_size, 2 * scored)  # T's decoder runs too
+    return ((3 * settings.steps * settings.batch_size + settings.speed_lines) * float(line)
+            + xi.parameters(vocab_size)["total"] * (2000.0 + 1000.0 * settings.steps))

@@ -1,0 +1,203 @@
+"""What a search leaves for people and for the next command: Table 1 beside the paper's, ``best.json``, a picture."""
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from bort.architecture import PRESETS, Architecture
+from bort.errors import BortError
+from bort.files import atomic_write, read_json, write_json
+from bort.search.fptas import SearchSettings
+from bort.training.console import say
+
+Row = Mapping[str, Any]
+
+
+class PaperRow(NamedTuple):
+    """A row of Table 1: W, parameters in millions as printed, and seconds per sample on 8 Xeon cores at s = 512."""
+
+    label: str
+    architecture: Architecture
+    w: Optional[float]
+    millions: float
+    seconds: float
+
+
+def _row(label: str, preset: str, w: Optional[float], millions: float, seconds: float) -> PaperRow:
+    return PaperRow(label, PRESETS[preset].architecture, w, millions, seconds)
+
+
+# RoBERTa's vocabulary makes BERT-base's tuple RoBERTa-base (footnote 6); the table prints BERT's 110M.
+TABLE1 = (_row("A1 (Bort)", "bort", 8.6, 56.14, 0.308), _row("A2", "a2", 7.5, 35.20, 0.314),
+          _row("A3", "a3", 6.6, 35.20, 0.318), _row("BERT-base", "bert-base", 0.7, 110, 2.416),
+          _row("RoBERTa-large", "roberta-large", None, 355, 6.170))
+BORT = TABLE1[0].architecture
+
+
+def architecture_of(row: Row) -> Architecture:
+    """The tuple of a row of ``candidates.jsonl``."""
+    return Architecture.from_dict(row["architecture"], "candidates.jsonl")
+
+
+def pareto(rows: Sequence[Row], keys: Sequence[str] = ("size", "speed", "error")) -> List[int]:
+    """Indices of the rows that no other row beats: none is at most as large in every key and smaller in one."""
+    values = np.array([[row[key] for key in keys] for row in rows], dtype="float64").reshape(len(rows), len(keys))
+    return [index for index, own in enumerate(values)
+            if not ((values <= own).all(axis=1) & (values < own).any(axis=1)).any()]
+
+
+def table1(rows: Sequence[Row], space: Sequence[Row], top: int) -> List[Dict[str, Any]]:
+    """Our first ``top`` rows, then the paper's rows with what this search knows of the same tuples.
+
+    Args:
+        rows: ranked, the largest W first.
+        space: every tuple's row of ``space.json``, T's included.
+    """
+    known = {architecture_of(row): row for row in [*space, *rows]}  # a trained one has more to say
+    places = {architecture_of(row): number for number, row in enumerate(rows, start=1)}
+    paper = {row.architecture: row for row in TABLE1}
+    table = []
+    for xi in dict.fromkeys([*(architecture_of(row) for row in rows[:top]), *paper]):
+        ours, theirs = known.get(xi, {}), paper.get(xi)
+        table.append({
+            "rank": places.get(xi), "paper": theirs.label if theirs else None, "⟨D,A,H,I⟩": xi.display,
+            "W": ours.get("W"), "paper's W": theirs.w if theirs else None, "error": ours.get("error"),
+            "parameters (M)": ours["parameters"] / 1e6 if ours else None,
+            "Lemma 2 (M)": ours["lemma2_parameters"] / 1e6 if ours else None,
+            "paper's (M)": theirs.millions if theirs else None,
+            "GFLOP/line": ours["flops"] / 1e9 if ours else None, "s/sample": ours.get("seconds_per_sample"),
+            "paper's s/sample": theirs.seconds if theirs else None})
+    return table
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], settings: SearchSettings) -> str:
+    """Write ``table1.md`` and ``table1.csv``; returns the Markdown."""
+    table = table1(rows, space["tuples"], settings.top)
+    header = list(table[0])
+    facts = read_json(folder / "lines" / "lines.json") if (folder / "lines" / "lines.json").is_file() else {}
+    length = facts.get("max_length", settings.max_length) if isinstance(facts, dict) else settings.max_length
+    error = {"ce": "cross-entropy to T", "kl": "divergence from T"}[settings.error]
+    lines = ["# Table 1, searched again", "",
+             f"{len(rows)} of {len(settings.space)} tuples were {'trained' if settings.steps else 'looked at'} "
+             f"(ε = {settings.epsilon}, n = {settings.steps} steps of {settings.batch_size} lines of "
+             f"{settings.max_length} tokens"
+             + (f", of which the shards give at most {length}" if length < settings.max_length else "") + f", V = {space['vocab_size']:,}, seed {settings.seed}). Maximum point "
+             f"{space['maximum']}{', random weights' if space['weights'] == 'random' else ''}. Error: "
+             f"{error if settings.steps else '1 for all, as nothing was trained'}. Sizes and FLOPs by "
+             f"{settings.counts} counts; W takes the speed {settings.speed}.", ""]
+    speed = folder / "speed.json"
+    if settings.speed == "measured" and speed.is_file():
+        facts = read_json(speed)
+        lines += [f"Seconds per sample: medians of {facts['passes']} passes over {facts['batch_size']} x "
+                  f"{facts['length']} tokens in {facts['rounds']} interleaved rounds, {facts['threads']} threads "
+                  f"({facts['wait_policy']} waiting).", ""]
+    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(_cell(row[key]) for key in header) + " |" for row in table]
+    lines += ["", *_absent(rows, space["tuples"]),
+              "Ranks count the tuples above. The paper's figures are those it prints, on its machines."]
+    with atomic_write(folder / "table1.md") as stream:
+        stream.write("\n".join(lines) + "\n")
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    with atomic_write(folder / "table1.csv") as stream:
+        stream.write(buffer.getvalue())
+    return "\n".join(lines)
+
+
+def _absent(rows: Sequence[Row], space: Sequence[Row]) -> List[str]:
+    """Why tuples of the paper's table have no W here."""
+    found, known = {architecture_of(row) for row in rows}, {architecture_of(row) for row in space}
+    reasons = []
+    for theirs in TABLE1[:-1]:
+        if theirs.architecture not in known:
+            reasons.append(f"{theirs.label} is not in this search space.")
+        elif theirs.architecture not in found:
+            reasons.append(f"{theirs.label} is represented by another member of its interval.")
+    return [" ".join(reasons), ""] if reasons else []
+
+
+def write_best(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], settings: SearchSettings) -> None:
+    """Write ``best.json``, which ``run_pretrain.py --architecture`` reads.
+
+    Raises:
+        BortError: every candidate's training diverged.
+    """
+    if not rows or rows[0]["W"] is None:
+        raise BortError(f"{folder}: the training of every candidate diverged, so there is no best one; lower --lr")
+    kept = [{key: row[key] for key in ("architecture", "W", "error", "ce", "kl", "size", "speed", "parameters",
+                                       "lemma2_parameters", "flops", "lemma1_flops", "seconds_per_sample")}
+            for row in rows[:settings.top]]
+    write_json(folder / "best.json", {
+        "architecture": rows[0]["architecture"], "W": rows[0]["W"], "top": kept, "candidates": len(rows),
+        "search_space": len(settings.space), "vocab_size": space["vocab_size"],
+        "maximum_point": space["maximum"], "weights": space["weights"], "settings": asdict(settings)})
+
+
+def plot(path: Path, rows: Sequence[Row], space: Sequence[Row], settings: SearchSettings) -> bool:
+    """Draw W over size and speed and, after training, over size and error; False where matplotlib is not installed.
+
+    Bort's own tuple is marked where it lies in size and speed even when another member of its interval was trained.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        say(f"no {path.name}: install matplotlib (pip install 'bort[plots]') to get it")
+        return False
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [row for row in rows if row["W"] is not None]
+    front = [rows[index] for index in pareto(rows)]
+    bort = [row for row in [*rows, *space] if architecture_of(row) == BORT][:1]
+    panels = [("speed", *_speed_unit(settings))]
+    if settings.steps:
+        panels.append(("error", 1.0, "cross-entropy to T" if settings.error == "ce" else "KL divergence from T"))
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(1.5 + 5.5 * len(panels), 4.8), squeeze=False)
+    for axis, (key, scale, label) in zip(axes[0], panels):
+        def place(some: Sequence[Row], key: str = key, scale: float = scale) -> Any:
+            some = [row for row in some if row.get(key) is not None]
+            return [row["size"] / 1e6 for row in some], [row[key] / scale for row in some]
+
+        axis.scatter(*place(front), s=90, facecolors="none", edgecolors="black", linewidths=0.8,
+                     label=f"Pareto front in size, speed, error ({len(front)} of {len(rows)})")
+        points = axis.scatter(*place(rows), c=[row["W"] for row in rows], s=26, cmap="viridis", zorder=2)
+        axis.scatter(*place(rows[:1]), s=230, marker="*", facecolors="none", edgecolors="tab:red", linewidths=1.5,
+                     zorder=3, label=f"largest W: {architecture_of(rows[0]).display}")
+        if bort:
+            axis.scatter(*place(bort), s=80, marker="D", facecolors="none", edgecolors="tab:red", linewidths=1.5,
+                         zorder=4, label=f"Bort {BORT.display}" + ("" if "W" in bort[0] else ", not trained"))
+        axis.set_xlabel("parameters (millions)")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.colorbar(points, ax=list(axes[0]), label="W")
+    figure.suptitle(f"{len(rows)} candidates, ε = {settings.epsilon}, n = {settings.steps}, seed {settings.seed}")
+    with atomic_write(path, "wb") as stream:
+        figure.savefig(stream, dpi=120, bbox_inches="tight", format="png")
+    pyplot.close(figure)
+    return True
+
+
+def _speed_unit(settings: SearchSettings) -> Any:
+    if settings.speed == "measured":
+        return 1e-3, "ms per line"
+    return (1e6, "MFLOP per token (Lemma 1)") if settings.counts == "lemma" else (1e9, "GFLOP per line")
+
+
+def report(folder: Path, rows: Sequence[Row], settings: SearchSettings) -> str:
+    """Write everything above into the run's folder; returns the table."""
+    space = read_json(folder / "space.json")
+    write_best(folder, rows, space, settings)
+    plot(folder / "search.png", rows, space["tuples"], settings)
+    return write_table(folder, rows, space, settings)

@@ -1,0 +1,295 @@
+"""What a search pays for once and every candidate shares: the teacher's outputs, and the clock.
+
+Shapes: n scored positions, H hidden size of the maximum point T, V vocabulary.
+"""
+from __future__ import annotations
+
+import gc
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from bort.architecture import Architecture, parse
+from bort.backend.mxnet import nd
+from bort.backend.numpy_views import threads
+from bort.checkpoints.model_folder import load, locate
+from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
+from bort.engines.mxnet_compiled import compile_for_inference
+from bort.errors import BortError
+from bort.files import read_json, sha256_file, write_json
+from bort.masked_lm.batches import MaskedLMBatch
+from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, Teacher
+from bort.masked_lm.teacher import expected_positions, masked_states, on_device
+from bort.models import Bert, Classifier, initialize
+from bort.search.lines import Lines, load_array, save_array
+from bort.search.shared_folder import SPEED_FILE, SearchFolder, watching
+
+BLOCK_LINES = 256
+"""Lines of one piece of the teacher's work: what a killed process loses at most."""
+SPEED_ROUNDS = 3
+TEACHER_SEED = 0x54454143
+"""Added to the seed for a teacher without weights."""
+TIMING_VOCABULARY = 1000
+"""Timed networks embed this many words: looking up a word takes as long in a small table as in a large one."""
+
+
+class Maximum(NamedTuple):
+    """The maximum point T of section 3.2.
+
+    Attributes:
+        architecture: its 4-tuple.
+        identity: what tells its weights apart: a checksum, or "random".
+        folder: where its weights are, None when they are drawn from the search's seed.
+        tokenizer: the fingerprint of the tokenizer it was trained with, where that is known.
+        vocab_size, max_length: as its files say, None without files.
+    """
+
+    architecture: Architecture
+    identity: str
+    folder: Optional[Path]
+    tokenizer: Optional[str] = None
+    vocab_size: Optional[int] = None
+    max_length: Optional[int] = None
+
+
+def find_maximum(source: str, architecture: Optional[str] = None) -> Maximum:
+    """T from a model folder, or from an architecture (a preset's name or ``D,A,H,I``) without weights.
+
+    Args:
+        architecture: of a bare ``.params`` file, which does not say how many heads it has.
+
+    Raises:
+        BortError: neither, a broken folder, or an architecture that is missing or contradicts the folder.
+    """
+    path = Path(source)
+    given = None if architecture is None else parse(architecture, "--teacher-architecture")
+    if not path.exists() or path.suffix == ".json":
+        if given is not None:
+            raise BortError(f"--teacher-architecture says what network a .params file is of, and --teacher {source} is "
+                            "no file; leave it out")
+        return Maximum(parse(source, "--teacher"), "random", None)
+    located = locate(path)
+    if located.config is None:
+        try:
+            model = load(path, given)
+        except BortError as error:
+            if given is not None:
+                raise
+            raise BortError(f"--teacher {path} is a bare parameter file, whose network --teacher-architecture D,A,H,I "
+                            f"(or a preset) says ({error})") from error
+        body = model.bort if isinstance(model, Classifier) else model
+        return Maximum(body.architecture, sha256_file(located.parameters), path, None, body.vocab_size, body.max_length)
+    found = Architecture.from_dict(located.config.get("architecture"), str(path))
+    if given not in (None, found):
+        raise BortError(f"{path}: holds {found.display}, not the {given.display} of --teacher-architecture")
+    identity = located.config.get("sha256") or sha256_file(located.parameters)
+    tokenizer = located.config.get("tokenizer")
+    fingerprint = tokenizer.get("fingerprint") if isinstance(tokenizer, dict) else None
+    sizes = (located.config.get(name) for name in ("vocab_size", "max_length"))
+    return Maximum(found, str(identity), path, fingerprint,
+                   *(size if isinstance(size, int) else None for size in sizes))
+
+
+def check_teacher(maximum: Maximum, lines: Lines) -> None:
+    """Refuse, from what its files say of it, a T that cannot answer for ``lines``.
+
+    Raises:
+        BortError: its vocabulary is not the tokenizer's, or it takes shorter lines only.
+    """
+    if maximum.folder is None:
+        return
+    if maximum.vocab_size not in (None, lines.vocab_size) or maximum.tokenizer not in (None, lines.tokenizer.fingerprint):
+        raise BortError(f"{maximum.folder}: was trained with another tokenizer (V = {maximum.vocab_size}) than the lines "
+                        f"are made with (V = {lines.vocab_size}); give its own with --tokenizer, or its shards")
+    if maximum.max_length is not None and maximum.max_length < lines.max_length:
+        raise BortError(f"{maximum.folder}: takes {maximum.max_length} tokens; lower --max-length to that")
+
+
+def build_teacher(maximum: Maximum, lines: Lines, positions: int, seed: int) -> Bert:
+    """The network of T with its weights, without gradients.
+
+    Args:
+        positions: rows of the position embedding where T is drawn at random.
+
+    Raises:
+        BortError: its vocabulary is not the tokenizer's, or it takes shorter lines only.
+    """
+    if maximum.folder is None:
+        model = Bert(maximum.architecture, lines.vocab_size, positions)
+        model.collect_params().setattr("grad_req", "null")
+        # Another seed than the candidates': draws go by name, and those of its width would begin with its word matrix.
+        initialize(model, seed + TEACHER_SEED)
+        return model
+    loaded = load(maximum.folder, maximum.architecture)
+    model = loaded.bort if isinstance(loaded, Classifier) else loaded
+    model.collect_params().setattr("grad_req", "null")
+    check_teacher(maximum._replace(vocab_size=model.vocab_size, max_length=model.max_length), lines)
+    return model
+
+
+class TeacherOutputs:
+    """T's outputs at the scored positions: what its last layer multiplies with the vocabulary matrix, from disk.
+
+    Storing probabilities would take V / H times the space (50 times for RoBERTa-large), running T again 24 layers. They
+    are recomputed from the states with T's own matrix, for as many positions at a time as the caller asks for.
+    """
+
+    def __init__(self, folder: Path, blocks: Sequence[str]) -> None:
+        self._states = [load_array(folder / f"{name}.npy") for name in blocks]
+        lines = np.concatenate([load_array(folder / f"{name}-lines.npy") for name in blocks])
+        self._first = np.concatenate([[0], np.cumsum(lines[:, 0])]).astype(np.int64)  # a line's first position
+        self._block = np.cumsum([0] + [len(states) for states in self._states])       # a block's
+        self._entropy = lines[:, 1]
+        arrays = read_ndarrays(folder / "projection.params")
+        self._weight, self._bias = (nd.array(arrays[name], dtype="float32") for name in ("weight", "bias"))
+
+    def positions(self, start: int, stop: int) -> int:
+        """Scored positions of lines ``start`` to ``stop``."""
+        return int(self._first[stop] - self._first[start])
+
+    def entropy(self, start: int, stop: int) -> float:
+        """Sum of the entropies of T's distributions over those lines, in nats."""
+        return float(self._entropy[start:stop].sum())
+
+    def probabilities(self, start: int, stop: int) -> Teacher:
+        """The function that gives T's distributions at the scored positions of lines ``start`` to ``stop``, (n, V)."""
+        first, last = int(self._first[start]), int(self._first[stop])
+        parts = [states[max(0, first - begin):last - begin] for states, begin in zip(self._states, self._block)
+                 if begin < last and begin + len(states) > first]
+        states = nd.array(np.concatenate(parts), dtype="float32")
+
+        def some(begin: int, end: int) -> Any:
+            logits = nd.FullyConnected(states[begin:end], self._weight, self._bias, num_hidden=len(self._bias))
+            return nd.softmax(logits, axis=-1, out=logits)
+
+        return some
+
+
+def teacher_outputs(folder: SearchFolder, lines: Lines, make: Callable[[], Bert],
+                    micro_batch_size: int) -> TeacherOutputs:
+    """T over all lines, once per search: dealt out in blocks, stored in ``RUN/teacher``, kept for reruns.
+
+    Args:
+        make: builds T; called only if there is something to compute, and T is dropped before this returns.
+    """
+    path = folder.path / "teacher"
+    blocks = {f"block-{start // BLOCK_LINES:05d}": (start, min(start + BLOCK_LINES, len(lines)))
+              for start in range(0, len(lines), BLOCK_LINES)}
+    teacher: List[Bert] = []
+
+    def compute(name: str) -> None:
+        if not teacher:
+            teacher.append(make())
+        projection = teacher[0].decoder[3]
+        if name == "projection":
+            write_ndarrays(path / "projection.params", {"weight": projection.weight.data().asnumpy(),
+                                                        "bias": projection.bias.data().asnumpy()})
+            return
+        states, facts = [], []
+        for start, stop in micro_batches(*blocks[name], micro_batch_size):
+            batch = lines.batch(start, stop)
+            states.append(masked_states(teacher[0], *on_device(batch)).asnumpy())
+            facts.append(np.stack([expected_positions(batch), _entropies(states[-1], projection, batch)], axis=1))
+        save_array(path / f"{name}-lines.npy", np.concatenate(facts))
+        save_array(path / f"{name}.npy", np.concatenate(states))
+
+    def finished() -> List[str]:
+        return [name for name in work
+                if (path / f"{name}{'.params' if name == 'projection' else '.npy'}").is_file()]
+
+    work = {"projection": 1.0, **{name: float(stop - start) for name, (start, stop) in blocks.items()}}
+    folder.deal(work, finished, compute, "teacher")
+    teacher.clear()
+    gc.collect()
+    return TeacherOutputs(path, list(blocks))
+
+
+def micro_batches(start: int, stop: int, size: int) -> List[Tuple[int, int]]:
+    """``start`` to ``stop`` in pieces of at most ``size``."""
+    return [(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+
+def cross_entropy(log_probability: Any, target: Any) -> np.ndarray:
+    """-sum_v target_v log_probability_v of every row of two (n, V) arrays, float64 (n,)."""
+    products = nd.batch_dot(target.expand_dims(1), log_probability.expand_dims(2))
+    return -products.reshape((-1,)).asnumpy().astype(np.float64)
+
+
+def _entropies(states: np.ndarray, projection: Any, batch: MaskedLMBatch) -> np.ndarray:
+    """The sum of the entropies of T's distributions of every line, float64 (B,)."""
+    total = []
+    rows = max(1, MAX_CHUNK_ELEMENTS // projection.weight.shape[0])
+    for start in range(0, len(states), rows):
+        logits = projection(nd.array(states[start:start + rows], dtype="float32"))
+        total.append(cross_entropy(nd.log_softmax(logits, axis=-1), nd.softmax(logits, axis=-1)))
+    line = batch.rows // batch.token_ids.shape[1]
+    return np.bincount(line, weights=np.concatenate(total) if total else [], minlength=len(batch.token_ids))
+
+
+def measured_speed(folder: SearchFolder, architectures: Sequence[Architecture], length: int, batch_size: int,
+                   lines: int) -> Dict[Architecture, float]:
+    """Seconds per sample of every network's forward pass at a fixed input size (footnote 5); ``RUN/speed.json``.
+
+    One process measures while the others wait, so that ranks do not slow one another down. Every network is visited
+    once in each of at most three rounds, so that the machine's moods fall on all alike; a visit warms up twice. The
+    result is the median over all passes, with the threads of this process. Weights are noise, whatever T's are.
+
+    Args:
+        architectures: what to time, T included.
+        length: tokens of a line; ``batch_size`` lines a pass.
+        lines: lines to run through each network, in ceil(lines / batch_size) passes.
+    """
+    passes = math.ceil(lines / batch_size)
+    rounds = min(SPEED_ROUNDS, passes)
+    shares = [len(part) for part in np.array_split(np.arange(passes), rounds)]
+
+    visits = {f"{architecture} in round {number}": (architecture, number) for number in range(rounds)
+              for architecture in architectures}
+
+    def measure(_: str) -> None:
+        # What was timed with other threads, before a resumption, is no measure beside what is timed with these.
+        seconds = {row["visit"]: row["seconds"] for row in folder.rows(SPEED_FILE) if row.get("threads") == threads()}
+        with watching("timing", {name: float(visits[name][0].flops(length)) for name in visits}) as watch:
+            for name, (architecture, number) in visits.items():
+                watch(seconds)
+                if name not in seconds:
+                    seconds[name] = time_forward(architecture, length, batch_size, shares[number])
+                    folder.append({"visit": name, "seconds": seconds[name], "threads": threads()}, name=SPEED_FILE)
+        per_sample = {str(architecture): float(np.median([value for number in range(rounds) for value in
+                                                          seconds[f"{architecture} in round {number}"]])) / batch_size
+                      for architecture in architectures}
+        write_json(folder.path / "speed.json", {
+            "threads": threads(), "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+            "length": length, "batch_size": batch_size, "passes": passes, "rounds": rounds,
+            "seconds_per_sample": per_sample})
+
+    folder.deal({"speed": 1.0}, lambda: ["speed"] if (folder.path / "speed.json").is_file() else [], measure)
+    stored = read_json(folder.path / "speed.json")["seconds_per_sample"]
+    return {architecture: float(stored[str(architecture)]) for architecture in architectures}
+
+
+def time_forward(architecture: Architecture, length: int, batch_size: int, passes: int, warmup: int = 2) -> List[float]:
+    """Seconds of each of ``passes`` forward passes over (batch_size, length) tokens, compiled as for serving."""
+    model = Bert(architecture, TIMING_VOCABULARY, max_length=length)
+    model.collect_params().setattr("grad_req", "null")
+    # Drawing every weight anew would take longer than the passes.
+    noise = nd.random.uniform(-0.02, 0.02, shape=max(int(np.prod(p.shape)) for p in model.collect_params().values()))
+    for parameter in model.collect_params().values():
+        parameter.initialize(init="zeros")
+        parameter.set_data(noise[:int(np.prod(parameter.shape))].reshape(parameter.shape))
+    network = compile_for_inference(model)
+    token_ids = nd.array(np.arange(batch_size * length).reshape(batch_size, length) % TIMING_VOCABULARY, dtype="int32")
+    valid_length = nd.array(np.full(batch_size, length), dtype="float32")
+    seconds = []
+    for number in range(-warmup, passes):
+        start = time.perf_counter()
+        network(token_ids, valid_length).wait_to_read()
+        if number >= 0:
+            seconds.append(time.perf_counter() - start)
+    del model, network
+    gc.collect()
+    return seconds

@@ -1,0 +1,1 @@
+"""Corpora as streams of documents, cleaned and cut into sentences."""

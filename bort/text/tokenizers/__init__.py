@@ -1,0 +1,1 @@
+"""Tokenizers: byte-level BPE, SentencePiece and WordPiece, behind one ``load_tokenizer``."""

@@ -1,0 +1,153 @@
+"""One way in for every layout of a vocabulary that people have: ``load_tokenizer(folder)``."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Iterator, List, Optional
+
+from bort.errors import BortError
+from bort.files import PathLike, read_json
+from bort.text.tokenizers import bpe, pieces, wordpiece
+from bort.text.tokenizers.base import FORMAT_VERSION, SETTINGS_FILE, Tokenizer
+from bort.text.tokenizers.pieces import train_sentencepiece
+
+__all__ = ["TOKENIZER_FILES", "Tokenizer", "find_default_tokenizer", "find_tokenizer_files", "load_tokenizer",
+           "train_sentencepiece"]
+
+TOKENIZER_FILES = (SETTINGS_FILE, "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+                   "encoder.json", "vocab.bpe", "dict.txt", "openai_webtext_bpe_ranks-*.json", "*.vocab", "*.model")
+"""Patterns of the file names that a tokenizer may consist of, for whoever copies one."""
+
+_GLUONNLP_VOCABULARY = "openwebtext_ccnews_stories_books_cased-*.vocab"
+_LAYOUTS = ("GluonNLP's .vocab file with openai_webtext_bpe_ranks-*.json or vocab.bpe; GPT-2's encoder.json and "
+            "vocab.bpe with fairseq's dict.txt; Hugging Face's vocab.json and merges.txt, or tokenizer.json; a "
+            "SentencePiece .model file; BERT's vocab.txt")
+
+
+def find_tokenizer_files(folder: PathLike) -> List[Path]:
+    """Files of ``folder`` that belong to a tokenizer, in the order of :data:`TOKENIZER_FILES`."""
+    found: List[Path] = []
+    for pattern in TOKENIZER_FILES:
+        found.extend(path for path in sorted(Path(folder).glob(pattern)) if path.is_file() and path not in found)
+    return found
+
+
+def load_tokenizer(path: PathLike) -> Tokenizer:
+    """Load the tokenizer in a folder, whose layout is recognised, or a ``.model`` or ``tokenizer.json`` file.
+
+    Layouts, first match: a folder that ``Tokenizer.save`` wrote; GluonNLP's ``.vocab`` and ranks; GPT-2's
+    ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``; Hugging Face's ``vocab.json`` and ``merges.txt``;
+    ``tokenizer.json``; a SentencePiece ``.model``; BERT's ``vocab.txt``. The three layouts of RoBERTa's vocabulary
+    give the same ids and the same fingerprint.
+
+    Raises:
+        BortError: no or half a layout is there, a file is damaged (with the line, where there is one), or the files
+            are not the ones that were saved.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _load_file(path)
+    if not path.is_dir():
+        raise BortError(f"{path}: no such file or folder; a tokenizer is {_LAYOUTS}")
+    tokenizer = _load_folder(path)
+    settings = path / SETTINGS_FILE
+    if settings.is_file():
+        _check_saved(tokenizer, read_json(settings), settings)
+    return tokenizer
+
+
+def _check_saved(tokenizer: Tokenizer, saved: Any, where: Path) -> None:
+    if not isinstance(saved, dict) or not isinstance(saved.get("format"), int):
+        raise BortError(f"{where}: not a tokenizer's settings; the file is damaged")
+    if saved["format"] > FORMAT_VERSION:
+        raise BortError(f"{where}: written by a newer version of Bort (format {saved['format']}); update Bort")
+    if saved.get("fingerprint") != tokenizer.fingerprint:
+        raise BortError(f"{where.parent}: the vocabulary is not the one that was saved here (its fingerprint is "
+                        f"{tokenizer.fingerprint[:12]}..., {where.name} says {str(saved.get('fingerprint'))[:12]}...); "
+                        f"restore the files, or remove {where.name} if they were changed on purpose")
+
+
+def _load_file(path: Path) -> Tokenizer:
+    if path.suffix == ".model":
+        return pieces.from_model_file(path)
+    if path.name in ("vocab.txt",):
+        return wordpiece.from_vocab_txt(path)
+    if path.suffix == ".json" and path.name not in ("vocab.json", "encoder.json"):
+        return _load_tokenizer_json(path)
+    return load_tokenizer(path.parent) if path.name in ("vocab.json", "encoder.json") else _unknown(path)
+
+
+def _unknown(path: Path) -> Tokenizer:
+    raise BortError(f"{path}: not a tokenizer; give its folder, which holds {_LAYOUTS}")
+
+
+def _load_folder(folder: Path) -> Tokenizer:
+    def first(*patterns: str) -> Optional[Path]:
+        return next((path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()), None)
+
+    ranks = first(*bpe.RANK_FILES)
+    gluonnlp = first(_GLUONNLP_VOCABULARY, "*.vocab")
+    encoder, dictionary = first("encoder.json"), first("dict.txt")
+    vocabulary, merges = first("vocab.json"), first("merges.txt", "vocab.bpe")
+    if gluonnlp and ranks:
+        return bpe.from_gluonnlp(gluonnlp, ranks)
+    if encoder and ranks and dictionary:
+        return bpe.from_fairseq(encoder, ranks, dictionary)
+    if vocabulary and merges:
+        return bpe.from_vocab_json(vocabulary, merges)
+    single = first("tokenizer.json")
+    if single and not first(pieces.MODEL_FILE):  # exported for transformers beside the model that it was made from
+        return _load_tokenizer_json(single)
+    model = first(pieces.MODEL_FILE, "*.model")
+    if model:
+        return pieces.from_model_file(model)
+    words = first("vocab.txt")
+    if words:
+        return wordpiece.from_vocab_txt(words)
+    partial = [path.name for path in find_tokenizer_files(folder)]
+    if partial:
+        raise BortError(f"{folder}: {', '.join(partial)} alone is not a whole tokenizer; a tokenizer is {_LAYOUTS}")
+    raise BortError(f"{folder}: no tokenizer in it; a tokenizer is {_LAYOUTS}")
+
+
+def _load_tokenizer_json(path: Path) -> Tokenizer:
+    content = read_json(path)
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict):
+        raise BortError(f"{path}: not a Hugging Face tokenizer (no 'model' in it)")
+    # Old files have no model type; a list of merges tells.
+    kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    if kind == "BPE":
+        return bpe.from_tokenizer_json(path, content)
+    if kind == "WordPiece":
+        return wordpiece.from_tokenizer_json(path, content)
+    raise BortError(f"{path}: a {kind} tokenizer, which is not read from JSON; give the folder of its .model file")
+
+
+def _default_folders() -> Iterator[Path]:
+    home = os.environ.get("BORT_HOME")
+    if home:
+        yield Path(home)
+        yield Path(home) / "tokenizer"
+        yield Path(home) / "models"
+    yield Path(os.environ.get("MXNET_HOME") or Path.home() / ".mxnet") / "models"
+
+
+def find_default_tokenizer() -> Optional[Path]:
+    """The folder of RoBERTa's vocabulary that needs no option to be found, or None.
+
+    Looked in, in this order: ``$BORT_HOME``, its ``tokenizer`` and ``models``, and ``models`` in ``$MXNET_HOME``
+    (``~/.mxnet``), where GluonNLP keeps its downloads. A folder counts when a whole layout is in it.
+    """
+    for folder in _default_folders():
+        if folder.is_dir() and find_tokenizer_files(folder):
+            names = {path.name for path in find_tokenizer_files(folder)}
+            ranks = any(next(folder.glob(pattern), None) for pattern in bpe.RANK_FILES)
+            whole = (
+                SETTINGS_FILE in names or "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
+                or {"encoder.json", "vocab.bpe", "dict.txt"} <= names
+                or (ranks and next(folder.glob(_GLUONNLP_VOCABULARY), None) is not None)
+                or any(name.endswith(".model") for name in names))
+            if whole:
+                return folder
+    return None

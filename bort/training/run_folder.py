@@ -1,0 +1,257 @@
+"""Run folders: settings, metrics and checkpoints that survive a kill at any moment, and go on exactly.
+
+    RUN/config.json              the settings as run, versions and command
+    RUN/metrics.jsonl            one line per logged step
+    RUN/checkpoints/step-N/      arrays and state.json; a checkpoint appears whole or not at all
+    RUN/results.json             written last
+
+Only the root rank writes; every rank reads the same checkpoint. One process at a time may write to a folder.
+"""
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, TypeVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+import bort
+from bort.backend import distributed
+from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
+from bort.errors import BortError
+from bort.files import PathLike, append_jsonl, read_json, sha256_file, write_json
+
+STATE_FILE = "state.json"
+T = TypeVar("T")
+
+
+class Checkpoint(NamedTuple):
+    """What :meth:`RunFolder.save` stored: the step, JSON state, and named sets of arrays."""
+
+    step: int
+    state: Dict[str, Any]
+    arrays: Dict[str, Dict[str, np.ndarray]]
+
+
+def on_root(action: Callable[[], T]) -> Optional[T]:
+    """Run ``action`` on the root alone; if it fails there with a BortError, fail with the same one on every rank."""
+    value, message = None, None
+    if distributed.is_root():
+        try:
+            value = action()
+        except BortError as error:
+            message = str(error)
+    message = distributed.from_root(message)
+    if message is not None:
+        raise BortError(message)
+    return value
+
+
+def is_config(content: Any) -> bool:
+    """Whether ``content`` is what the ``config.json`` of a run holds."""
+    return isinstance(content, dict) and isinstance(content.get("settings"), dict)
+
+
+def finite(value: Any) -> Any:
+    """A JSON-able value with None for every number that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: the folder; made if absent.
+        settings: what determines the run's result. A resumed run must have the same.
+        resume: go on with the run in the folder, if there is one. A folder that holds nothing but settings has no run
+            in it yet (the command failed before it did anything) and takes new ones.
+
+    Raises:
+        BortError: the folder holds a run and ``resume`` is off, or a run with other settings, or another process is
+            writing to it.
+    """
+
+    def __init__(self, path: PathLike, settings: Mapping[str, Any], resume: bool = False) -> None:
+        self.path = Path(path)
+        self._lock: Optional[FileLock] = None
+        on_root(lambda: self._open(dict(settings), resume))
+
+    def _open(self, settings: Dict[str, Any], resume: bool) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(str(self.path / ".lock"))
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise BortError(f"{self.path}: another process is writing to this run; wait for it or choose another "
+                            "--output") from error
+        except OSError as error:
+            raise BortError(f"{self.path}: cannot be made or written to ({error.strerror})") from error
+        try:
+            self._check_settings(settings, resume)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _check_settings(self, settings: Dict[str, Any], resume: bool) -> None:
+        config = self.path / "config.json"
+        if not config.is_file() or self._untouched():
+            write_json(config, {
+                "settings": settings, "bort": bort.__version__, "python": sys.version.split()[0],
+                "numpy": np.__version__, "command": sys.argv, "ranks": distributed.size(),
+                "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")})
+            return
+        if not resume:
+            raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose another --output")
+        earlier = read_json(config)
+        if not is_config(earlier):
+            raise BortError(f"{config}: not the config of a run; choose another --output")
+        before = earlier["settings"]
+        different = [f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
+                     for key in sorted(set(before) | set(settings)) if before.get(key) != settings.get(key)]
+        if earlier.get("ranks") != distributed.size():
+            different.append(f"the number of ranks was {earlier.get('ranks')} and is {distributed.size()}")
+        if different:
+            raise BortError(f"{self.path}: cannot go on with other settings: " + "; ".join(different)
+                            + ". Use the same command, or another --output")
+
+    def _untouched(self) -> bool:
+        """Whether there is a run's config and nothing else; the lock says that nobody is about to add anything."""
+        return set(os.listdir(self.path)) <= {"config.json", ".lock"} and is_config(read_json(self.path / "config.json"))
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    @property
+    def results(self) -> Optional[Dict[str, Any]]:
+        """The content of ``results.json`` if the run has ended."""
+        path = self.path / "results.json"
+        return read_json(path) if path.is_file() else None
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append a line to ``metrics.jsonl``; numbers that are not finite become null."""
+        if distributed.is_root():
+            append_jsonl(self.path / "metrics.jsonl", finite(dict(row)))
+
+    def save(self, step: int, state: Mapping[str, Any], arrays: Mapping[str, Mapping[str, np.ndarray]], keep: int = 2,
+             protect: Sequence[int] = ()) -> None:
+        """Store a checkpoint; of the earlier ones the last ``keep`` and those of the steps ``protect`` stay.
+
+        Args:
+            state: JSON-able; ``metrics_bytes`` is added, so that a resumed run drops the lines after it.
+            arrays: file name to named arrays. Non-root ranks may pass anything.
+
+        Raises:
+            BortError: the disk is full or not writable; earlier checkpoints are untouched.
+        """
+        on_root(lambda: self._save(step, state, arrays, keep, protect))
+
+    def _save(self, step: int, state: Mapping[str, Any], arrays: Mapping[str, Mapping[str, np.ndarray]], keep: int,
+              protect: Sequence[int]) -> None:
+        final = self.path / "checkpoints" / f"step-{step:08d}"
+        temporary = final.with_name(f".{final.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            for name, content in arrays.items():
+                write_ndarrays(temporary / name, content)
+            metrics = self.path / "metrics.jsonl"
+            write_json(temporary / STATE_FILE, {
+                "state": dict(state), "step": step, "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+                "files": {name: sha256_file(temporary / name) for name in arrays}})
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(temporary, final)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise BortError(f"{final}: the checkpoint cannot be written ({error.strerror}); earlier ones are untouched, "
+                            "make room and --resume") from error
+        except BortError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        steps = self.steps()
+        for old in steps[:-keep] if keep else steps[:-1]:
+            if old not in protect:
+                shutil.rmtree(self._folder(old), ignore_errors=True)
+
+    def _folder(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:08d}"
+
+    def steps(self) -> List[int]:
+        """Steps that have a checkpoint, ascending."""
+        folder = self.path / "checkpoints"
+        names = os.listdir(folder) if folder.is_dir() else []
+        return sorted(int(match.group(1)) for match in map(re.compile(r"step-(\d+)$").match, names) if match)
+
+    def latest(self) -> Optional[Checkpoint]:
+        """The newest checkpoint that is whole, the same on every rank; metrics logged after it are dropped.
+
+        A damaged one is passed over with a warning. None when there is none at all.
+
+        Raises:
+            BortError: there are some and all are damaged; nothing was changed.
+        """
+        found = on_root(self._newest_whole)
+        step = distributed.from_root(found)
+        if step is None:
+            return None
+        return self.read(step)
+
+    def read(self, step: int) -> Checkpoint:
+        """The checkpoint of one step, on every rank.
+
+        Raises:
+            BortError: it is not there or damaged.
+        """
+        folder = self._folder(step)
+        stored = read_json(folder / STATE_FILE)
+        return Checkpoint(step, stored["state"], {name: read_ndarrays(folder / name) for name in stored["files"]})
+
+    def _newest_whole(self) -> Optional[int]:
+        steps = self.steps()
+        for step in reversed(steps):
+            folder = self._folder(step)
+            try:
+                stored = read_json(folder / STATE_FILE)
+                for name, digest in stored["files"].items():
+                    if sha256_file(folder / name) != digest:
+                        raise BortError(f"{folder / name}: its checksum is wrong")
+                length = int(stored["metrics_bytes"])
+            except (BortError, KeyError, TypeError, AttributeError, ValueError) as error:
+                warnings.warn(f"{folder} is damaged and passed over ({error})", stacklevel=2)
+                continue
+            metrics = self.path / "metrics.jsonl"
+            if metrics.exists():
+                os.truncate(metrics, min(length, metrics.stat().st_size))
+            return step
+        if steps:
+            raise BortError(f"{self.path / 'checkpoints'}: none of its {len(steps)} checkpoints is whole; nothing was "
+                            "changed. Copy them from where they are whole, remove the folder to begin this run anew, or "
+                            "choose another --output")
+        if (self.path / "metrics.jsonl").exists():
+            os.truncate(self.path / "metrics.jsonl", 0)
+        return None
+
+    def finish(self, results: Mapping[str, Any]) -> None:
+        """Write ``results.json``, numbers that are not finite as null, and remove the checkpoints, no longer needed."""
+        def write() -> None:
+            write_json(self.path / "results.json", finite(dict(results)))
+            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        on_root(write)
