@@ -1,22 +1,28 @@
-"""Fine-tune a model of the family on a task of GLUE, SuperGLUE or RACE; write scores, predictions and a model folder.
+"""Fine-tune a model of the family on a task of GLUE, SuperGLUE or RACE; write scores, predictions and a model
+folder.
 
     # A Bort on CoLA:
     python run_finetune.py --task CoLA --data-dir glue/CoLA --model bort.params --architecture bort \\
         --tokenizer tokenizer --output runs/cola --epochs 5 --lr 3e-5
 
-    # A teacher, then the student from it, three seeds; and by Agora (--algorithm agora --help shows its options):
+    # A teacher, then the student from it, three seeds; and by Agora (--algorithm agora --help shows its
+    # options):
     python run_finetune.py --task RTE --data-dir glue/RTE --model roberta-large --output runs/rte-teacher
-    python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte --algorithm distill \\
+    python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte --algorithm distill
+    \\
         --teacher runs/rte-teacher/model --seeds 0,1,2
-    python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte-agora --algorithm agora \\
+    python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte-agora --algorithm
+    agora \\
         --teacher runs/rte-teacher/model --tau noise,embedding --prune half
 
     # Two processes share every batch; a killed run goes on with --resume:
-    horovodrun -np 2 python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model bort --output runs/sst2 --resume
+    horovodrun -np 2 python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model bort --output runs/sst2
+    --resume
 
     # A network from scratch, or predictions alone from a fine-tuned one:
-    python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model random:2,4,128,256 --tokenizer DIR --output runs/s
-    python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model runs/s/model --predict-only --output runs/p
+    python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model random:2,4,128,256 --tokenizer DIR
+    --output runs/s python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model runs/s/model
+    --predict-only --output runs/p
 """
 from __future__ import annotations
 
@@ -29,7 +35,8 @@ from bort.errors import BortError, run_command
 
 
 def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("what")
     what.add_argument("--task", required=True, help="python -m bort.tasks list shows them all")
     what.add_argument("--data-dir", required=True, help="the task's official files, or the folder above")
@@ -40,8 +47,10 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     what.add_argument("--output", required=True, help="run folder")
     what.add_argument("--algorithm", choices=("plain", "distill", "agora"), default="plain")
     what.add_argument("--teacher", help="fine-tuned classifier folder, for distill and agora")
-    what.add_argument("--encoding", choices=("paper", "released"), default="paper", help="input format of the task")
-    what.add_argument("--head", choices=("linear", "linear_extra", "pooled"), help="default: the paper's for the task")
+    what.add_argument("--encoding", choices=("paper", "released"), default="paper",
+                      help="input format of the task")
+    what.add_argument("--head", choices=("linear", "linear_extra", "pooled"),
+                      help="default: the paper's for the task")
     what.add_argument("--limit", type=int, default=0, help="train on this many examples only (0: all)")
     what.add_argument("--predict-only", action="store_true", help="score and predict with --model as it is")
     what.add_argument("--resume", action="store_true", help="go on with a killed run")
@@ -57,19 +66,24 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     how.add_argument("--dropout", type=float, help="default: the model's own")
     how.add_argument("--seed", type=int, default=0)
     how.add_argument("--seeds", help="several, as 0,1,2: one training each, median and maximum reported")
-    how.add_argument("--max-length", type=int, default=0, help="tokens of an input (default: all the model takes)")
+    how.add_argument("--max-length", type=int, default=0,
+                     help="tokens of an input (default: all the model takes)")
     how.add_argument("--max-steps", type=int, default=0, help="stop after this many steps (0: epochs decide)")
-    how.add_argument("--patience", type=int, default=0, help="stop after this many epochs without a better dev score")
-    how.add_argument("--distill-weight", type=float, default=0.5, help="share of the teacher's soft labels in the loss")
+    how.add_argument("--patience", type=int, default=0,
+                     help="stop after this many epochs without a better dev score")
+    how.add_argument("--distill-weight", type=float, default=0.5,
+                     help="share of the teacher's soft labels in the loss")
     how.add_argument("--temperature", type=float, default=2.0, help="of the soft labels")
     how.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 needs a GPU")
     how.add_argument("--checkpoint-interval", type=int, default=500, help="steps between checkpoints")
     how.add_argument("--cache-dir", help="keep token ids here between runs")
-    if any(argument == "agora" or argument.endswith("=agora") for argument in (sys.argv[1:] if argv is None else argv)):
+    if any(argument == "agora" or argument.endswith("=agora") for argument in (sys.argv[1:] if argv is None
+                                                                               else argv)):
         from bort.agora.command import add_agora_arguments
         add_agora_arguments(parser)
     own = {name: parser.get_default(name) for name in ("lr", "weight_decay", "warmup", "batch_size")}
-    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(own)))  # None: not given, whatever the default is
+    # None: not given, whatever the default is
+    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(own)))
     args.given = [name for name in own if getattr(args, name) is not None]
     vars(args).update({name: own[name] for name in own if name not in args.given})
     return args
@@ -97,14 +111,17 @@ def main(argv: Optional[List[str]] = None) -> int:
     from bort.training.run_folder import on_root
 
     output, tokenizer = Path(args.output), experiment.choose_tokenizer(args.model, args.tokenizer)
-    settings = {seed: Settings(args.lr, args.weight_decay, args.warmup, seed, args.batch_size, args.accumulate, args.epochs,
-                               args.schedule, args.clip, args.distill_weight, args.temperature, args.patience,
-                               args.max_steps, args.dtype) for seed in seeds_of(args)}
+    settings = {seed: Settings(args.lr, args.weight_decay, args.warmup, seed, args.batch_size,
+                               args.accumulate, args.epochs, args.schedule, args.clip, args.distill_weight,
+                               args.temperature, args.patience, args.max_steps, args.dtype)
+                for seed in seeds_of(args)}
     if (args.algorithm != "plain") != (args.teacher is not None) and not args.predict_only:
-        raise BortError(f"--algorithm {args.algorithm} {'needs' if args.teacher is None else 'takes no'} --teacher")
+        raise BortError(f"--algorithm {args.algorithm} {'needs' if args.teacher is None else 'takes no'} "
+                        "--teacher")
 
     def source(seed: int) -> Any:
-        return experiment.load_source(args.model, tokenizer, args.architecture, args.heads, args.dropout, seed)
+        return experiment.load_source(args.model, tokenizer, args.architecture, args.heads, args.dropout,
+                                      seed)
 
     first = source(min(settings))
     max_length = args.max_length or first.max_length
@@ -115,7 +132,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     data = experiment.read_task(args.task, args.data_dir, tokenizer, max_length, **reading)
     if args.predict_only:
         if not isinstance(first, Classifier) or first.num_outputs != data.task.num_outputs:
-            raise BortError(f"{args.model}: --predict-only needs a classifier fine-tuned for {data.task.name}")
+            raise BortError(f"{args.model}: --predict-only needs a classifier fine-tuned for "
+                            f"{data.task.name}")
         record = {"task": data.task.name, "model": args.model, "max_length": max_length}
         metrics = experiment.write_outputs(first, data, tokenizer, output, record)
         results: Dict[str, Any] = {**record, "metrics": metrics}
@@ -127,16 +145,22 @@ def main(argv: Optional[List[str]] = None) -> int:
         return run_agora(args, data, source, tokenizer, settings, max_length, reading)
     soft = None
     if args.algorithm == "distill":
-        soft = experiment.teacher_scores(experiment.load_source(args.teacher, experiment.choose_tokenizer(
-            args.teacher, args.tokenizer)), data, args.task, args.data_dir, args.teacher, tokenizer, max_length, **reading)
-    described = {"task": data.task.name, "algorithm": args.algorithm, "model": args.model, "teacher": args.teacher,
-                 "encoding": args.encoding, "head": args.head, "dropout": args.dropout, "max_length": max_length,
-                 "limit": args.limit, "data": data.train.tokens.fingerprint, "tokenizer": tokenizer.fingerprint,
+        soft = experiment.teacher_scores(experiment.load_source(args.teacher,
+                                                                experiment.choose_tokenizer(args.teacher,
+                                                                                            args.tokenizer)),
+                                         data, args.task, args.data_dir, args.teacher, tokenizer, max_length,
+                                         **reading)
+    described = {"task": data.task.name, "algorithm": args.algorithm, "model": args.model,
+                 "teacher": args.teacher, "encoding": args.encoding, "head": args.head,
+                 "dropout": args.dropout, "max_length": max_length, "limit": args.limit,
+                 "data": data.train.tokens.fingerprint, "tokenizer": tokenizer.fingerprint,
                  **experiment.contents(data, args.model, args.teacher)}
-    results_of = [experiment.run_once(
-        data, lambda seed: experiment.classifier_for(data.task, source(seed), seed, args.head, args.dropout), tokenizer,
-        settings[seed], soft, output if len(settings) == 1 else output / f"seed-{seed}", described, args.resume,
-        args.checkpoint_interval) for seed in settings]
+    results_of = [experiment.run_once(data, lambda seed: experiment.classifier_for(data.task, source(seed),
+                                                                                   seed, args.head,
+                                                                                   args.dropout), tokenizer,
+                                      settings[seed], soft, output if len(settings) == 1 else output
+                                      / f"seed-{seed}", described, args.resume, args.checkpoint_interval)
+                  for seed in settings]
     say(experiment.final_line(experiment.deliver(results_of, output)))
     return 0
 

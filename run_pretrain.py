@@ -1,15 +1,17 @@
 r"""Pre-train a member of the family, alone or distilled from a teacher (section 4 of the paper).
 
     python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large --output runs/bort
-    python run_pretrain.py --architecture 4,4,256,1024 --data SHARDS --method mlm --lr 1e-3 --output runs/teacher
-    python run_pretrain.py --architecture best.json --data SHARDS --teacher runs/teacher/model --cache-teacher 64 \
+    python run_pretrain.py --architecture 4,4,256,1024 --data SHARDS --method mlm --lr 1e-3 --output
+    runs/teacher python run_pretrain.py --architecture best.json --data SHARDS --teacher runs/teacher/model
+    --cache-teacher 64 \
         --output runs/kd
-    horovodrun -np 8 python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large --batch-size 32 \
+    horovodrun -np 8 python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large
+    --batch-size 32 \
         --total-batch-size 1024 --output runs/bort
     python run_pretrain.py ... --resume        # the same command again: goes on from the last checkpoint
 
-SHARDS is made by `python -m bort.text prepare`. The output gets metrics.jsonl, curves.png, checkpoints/, best/ and
-model/ (model folders for run_finetune.py) and results.json.
+SHARDS is made by `python -m bort.text prepare`. The output gets metrics.jsonl, curves.png, checkpoints/,
+best/ and model/ (model folders for run_finetune.py) and results.json.
 """
 from __future__ import annotations
 
@@ -28,16 +30,19 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, epilog=examples,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("what to train")
-    what.add_argument("--architecture", help="a preset (bort, bert-base, ...), D,A,H,I, or the best.json of a search")
+    what.add_argument("--architecture",
+                      help="a preset (bort, bert-base, ...), D,A,H,I, or the best.json of a search")
     what.add_argument("--init", help="start from this model folder or .params file instead of random weights")
     what.add_argument("--data", required=True, help="folder made by python -m bort.text prepare")
     what.add_argument("--output", required=True, help="run folder; a run in it needs --resume")
     what.add_argument("--resume", action="store_true", help="go on with the run in --output")
-    what.add_argument("--seed", type=int, default=0, help="decides order, dropout, initial weights, and --mask-seed")
+    what.add_argument("--seed", type=int, default=0,
+                      help="decides order, dropout, initial weights, and --mask-seed")
     what.add_argument("--dropout", type=float, help="dropout of the student (default 0.1, or that of --init)")
     what.add_argument("--max-length", type=int, default=512, help="positions of a new student (default 512)")
     loss = parser.add_argument_group("loss")
-    loss.add_argument("--method", choices=("kd", "mlm"), help="kd distils --teacher, mlm learns from the text alone "
+    loss.add_argument("--method", choices=("kd", "mlm"),
+                      help="kd distils --teacher, mlm learns from the text alone "
                       "(default: kd with a --teacher, else mlm)")
     loss.add_argument("--teacher", help="model folder or .params file with the same vocabulary")
     loss.add_argument("--teacher-architecture", help="architecture of a bare .params teacher")
@@ -47,20 +52,25 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     loss.add_argument("--kd-formula", choices=("corrected", "released"), default="corrected",
                       help="'released' has the release's defect, for comparison")
     loss.add_argument("--cache-teacher", type=int, default=0, metavar="K",
-                      help="compute the teacher once and keep its K likeliest tokens for each masked position on disk")
+                      help="compute the teacher once and keep its K likeliest tokens for each masked "
+                      "position on disk")
     loss.add_argument("--cache-folder", help="where (default: teacher-cache in --data)")
     mask = parser.add_argument_group("masking")
     mask.add_argument("--mask-ratio", type=float, default=0.15, help="default 0.15")
     mask.add_argument("--whole-words", action="store_true", help="mask whole words")
     mask.add_argument("--mask-passes", type=int, default=0,
-                      help="repeat the masks after this many epochs (default 0: never; 1 with --cache-teacher)")
-    mask.add_argument("--mask-seed", type=int, help="decides the masks (default: --seed, but 0 with --cache-teacher, "
+                      help="repeat the masks after this many epochs (default 0: never; 1 with "
+                      "--cache-teacher)")
+    mask.add_argument("--mask-seed", type=int,
+                      help="decides the masks (default: --seed, but 0 with --cache-teacher, "
                       "so that students of any --seed share a cache)")
     how = parser.add_argument_group("optimization")
     how.add_argument("--batch-size", type=int, help="sequences per rank and micro-batch (default 8)")
-    how.add_argument("--max-tokens", type=int, default=0, help="bound padded tokens per rank and micro-batch instead")
+    how.add_argument("--max-tokens", type=int, default=0,
+                     help="bound padded tokens per rank and micro-batch instead")
     how.add_argument("--accumulate", type=int, help="micro-batches per step (default 1)")
-    how.add_argument("--total-batch-size", type=int, metavar="N", help="sequences per step over all ranks, instead of "
+    how.add_argument("--total-batch-size", type=int, metavar="N",
+                     help="sequences per step over all ranks, instead of "
                      "--accumulate (default the paper's 1024 where none of these four is given)")
     how.add_argument("--steps", type=int, default=25000, help="default 25000")
     how.add_argument("--lr", type=float, default=1e-4, help="largest learning rate (default 1e-4)")
@@ -69,14 +79,17 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     how.add_argument("--clip", type=float, default=1.0, help="largest gradient norm, 0 for none (default 1)")
     how.add_argument("--weight-decay", type=float, default=0.01, help="default 0.01")
     how.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 needs a GPU")
-    how.add_argument("--max-skipped", type=int, default=20, help="stop after so many non-finite steps in a row")
+    how.add_argument("--max-skipped", type=int, default=20,
+                     help="stop after so many non-finite steps in a row")
     often = parser.add_argument_group("intervals, in steps")
     often.add_argument("--log-interval", type=int, default=10)
     often.add_argument("--eval-interval", type=int, default=500)
-    often.add_argument("--eval-sequences", type=int, default=2000, help="size of the evaluation set, 0 for all of dev")
+    often.add_argument("--eval-sequences", type=int, default=2000,
+                       help="size of the evaluation set, 0 for all of dev")
     often.add_argument("--checkpoint-interval", type=int, default=500)
     often.add_argument("--keep", type=int, default=2, help="checkpoints to keep (default 2)")
-    often.add_argument("--tensorboard", action="store_true", help="write TensorBoard events (extra 'tensorboard')")
+    often.add_argument("--tensorboard", action="store_true",
+                       help="write TensorBoard events (extra 'tensorboard')")
     return parser.parse_args(argv)
 
 
@@ -106,8 +119,8 @@ def train(args: argparse.Namespace, method: str) -> int:
     mask_seed = args.mask_seed if args.mask_seed is not None else 0 if args.cache_teacher else args.seed
     batches = inputs.batches_of_step(args.batch_size, args.accumulate, args.max_tokens, args.total_batch_size)
     settings = loop.Settings(args.steps, *batches, args.max_tokens, args.lr, args.schedule, args.warmup_ratio,
-                                 args.clip, args.weight_decay, args.seed, passes, args.dtype, args.max_skipped, loss,
-                                 None if mask_seed == args.seed else mask_seed)
+                             args.clip, args.weight_decay, args.seed, passes, args.dtype, args.max_skipped,
+                             loss, None if mask_seed == args.seed else mask_seed)
     intervals = loop.Intervals(args.log_interval, args.eval_interval, args.checkpoint_interval, args.keep,
                                    args.eval_sequences, args.tensorboard)
     corpus, facts = inputs.read_corpus(args.data, args.mask_ratio, args.whole_words)
@@ -124,19 +137,21 @@ def train(args: argparse.Namespace, method: str) -> int:
         if results is None:
             teacher: Any = None
             if args.cache_teacher:
-                teacher = inputs.cached_teacher(
-                    args.cache_folder or Path(args.data) / "teacher-cache", args.cache_teacher, passes, args.teacher,
-                    corpus, facts, mask_seed, args.temperature, student.max_length, args.teacher_architecture)
-                say("teacher cache: {positions:,} positions, KL to the teacher {mean_kl_nats:.4f} nats on average "
-                    "and {max_kl_nats:.3f} at most, {mean_mass_outside:.2%} of the mass spread evenly".format(
-                        **teacher.error))
+                teacher = inputs.cached_teacher(args.cache_folder or Path(args.data) / "teacher-cache",
+                                                args.cache_teacher, passes, args.teacher, corpus, facts,
+                                                mask_seed, args.temperature, student.max_length,
+                                                args.teacher_architecture)
+                say("teacher cache: {positions:,} positions, KL to the teacher {mean_kl_nats:.4f} nats on "
+                    "average and {max_kl_nats:.3f} at most, {mean_mass_outside:.2%} of the mass spread evenly".format(
+                                                                                                                      **teacher.error))
             elif method == "kd":
                 teacher = inputs.load_teacher(args.teacher, corpus, args.temperature, student.max_length,
                                                        args.teacher_architecture, args.dtype)
             results = loop.pretrain(student, corpus, settings, run, teacher, intervals)
     results = {name: math.nan if value is None else value for name, value in results.items()}
-    say("{steps} steps, {tokens:,} tokens, {seconds:.0f} s ({tokens_per_second:,.0f} tokens/s): evaluation MLM loss "
-        "{eval_mlm_loss:.3f}, accuracy {eval_mlm_accuracy:.2%}; {0}".format(Path(args.output) / "model", **results))
+    say("{steps} steps, {tokens:,} tokens, {seconds:.0f} s ({tokens_per_second:,.0f} tokens/s): evaluation "
+        "MLM loss {eval_mlm_loss:.3f}, accuracy {eval_mlm_accuracy:.2%}; {0}".format(Path(args.output)
+                                                                                     / "model", **results))
     return 0
 
 

@@ -1,6 +1,8 @@
-"""Search for the best architecture between size, speed and error: section 3 of the paper, from a corpus to best.json.
+"""Search for the best architecture between size, speed and error: section 3 of the paper, from a corpus to
+best.json.
 
-    # The paper's search (Bookcorpus, a trained RoBERTa-large, 300 tuples, n = 3, epsilon = 2); hours on many GPUs:
+    # The paper's search (Bookcorpus, a trained RoBERTa-large, 300 tuples, n = 3, epsilon = 2); hours on many
+    # GPUs:
     python run_search.py --corpus SHARDS --teacher roberta-large-folder --output runs/search
 
     # The same tuples by size and speed alone, in seconds; nothing is trained and nothing is read:
@@ -9,15 +11,19 @@
     # Twelve tiny tuples on the text that Python carries, in well under a minute:
     python run_search.py --preset tiny --output runs/tiny
 
-    # All 300 at a fraction of the paper's batch and length, two processes, measured latencies; goes on with --resume:
-    horovodrun -np 2 python run_search.py --preset laptop --corpus articles.txt --tokenizer bpe --speed measured \\
+    # All 300 at a fraction of the paper's batch and length, two processes, measured latencies; goes on with
+    # --resume:
+    horovodrun -np 2 python run_search.py --preset laptop --corpus articles.txt --tokenizer bpe --speed
+    measured \\
         --output runs/laptop --resume
 
-    # A process that dies loses the candidate it was at. Others that were started apart on the same --output (each with
-    # --resume) take it over; horovodrun ends all its ranks when one dies, and the same command with --resume goes on.
+    # A process that dies loses the candidate it was at. Others that were started apart on the same --output
+    # (each with --resume) take it over; horovodrun ends all its ranks when one dies, and the same command
+    # with --resume goes on.
 
     # Then distil into what was found:
-    python run_pretrain.py --architecture runs/search/best.json --data SHARDS --teacher FOLDER --output runs/pretrain
+    python run_pretrain.py --architecture runs/search/best.json --data SHARDS --teacher FOLDER --output
+    runs/pretrain
 """
 from __future__ import annotations
 
@@ -47,15 +53,21 @@ def numbers(text: str) -> Tuple[int, ...]:
 
 
 def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)  # an abbreviated --preset would miss its defaults
+    # an abbreviated --preset would miss its defaults
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument_group("what").add_argument
-    add("--output", required=True, help="run folder: candidates.jsonl, table1.md, table1.csv, best.json, search.png")
-    add("--preset", choices=sorted(PRESETS), default="paper", help="defaults of what follows (default: paper)")
-    add("--corpus", help="shards, a text file or a folder of them, or 'embedded': the text that Python carries")
-    add("--tokenizer", help="folder (default: the shards', the teacher's, RoBERTa's, else one made of the text)")
+    add("--output", required=True,
+        help="run folder: candidates.jsonl, table1.md, table1.csv, best.json, search.png")
+    add("--preset", choices=sorted(PRESETS), default="paper",
+        help="defaults of what follows (default: paper)")
+    add("--corpus",
+        help="shards, a text file or a folder of them, or 'embedded': the text that Python carries")
+    add("--tokenizer",
+        help="folder (default: the shards', the teacher's, RoBERTa's, else one made of the text)")
     add("--tokenizer-size", type=int, default=8000, help="ids of a SentencePiece vocabulary made of the text")
-    add("--teacher", default="roberta-large", help="the maximum point T: a model folder, or a preset or D,A,H,I, whose "
+    add("--teacher", default="roberta-large",
+        help="the maximum point T: a model folder, or a preset or D,A,H,I, whose "
         "weights are then drawn at random (default: roberta-large)")
     add("--teacher-architecture", help="architecture of a bare .params teacher")
     for name in ("depths", "heads", "hidden", "intermediate"):
@@ -65,8 +77,10 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     add("--resume", action="store_true", help="go on with, or join, the search in --output")
     add("--seed", type=int, default=0)
     add = parser.add_argument_group("the algorithm").add_argument
-    add("--epsilon", type=int, default=2, help="interval size: one of so many neighbours is trained (default 2)")
-    add("--steps", type=int, default=3, help="n training steps of a candidate (default 3); 0 takes W without error")
+    add("--epsilon", type=int, default=2,
+        help="interval size: one of so many neighbours is trained (default 2)")
+    add("--steps", type=int, default=3,
+        help="n training steps of a candidate (default 3); 0 takes W without error")
     add("--batch-size", type=int, default=1024, help="lines of a step (default 1024)")
     add("--max-length", type=int, default=512, help="s, tokens of a line (default 512)")
     add("--lr", type=float, default=5e-4, help="of SGD, falling to 0 (default 5e-4)")
@@ -74,13 +88,16 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     add("--warmup-ratio", type=float, default=0.05, help="share of the steps (default 0.05)")
     add("--dropout", type=float, default=0.1, help="default 0.1, RoBERTa's")
     add("--mask-ratio", type=float, default=0.15, help="share of a line's tokens that is masked and compared")
-    add("--error", choices=("ce", "kl"), default="ce", help="cross-entropy to T, or that less T's entropy (default ce)")
+    add("--error", choices=("ce", "kl"), default="ce",
+        help="cross-entropy to T, or that less T's entropy (default ce)")
     add("--counts", choices=("exact", "lemma"), default="exact", help="of our network, or Lemmas 2 and 1")
     add("--vocab-size", type=int, default=0, help="vocabulary that sizes count (default: the tokenizer's)")
     add("--speed", choices=("flops", "measured"), default="flops", help="FLOPs or seconds per line")
-    add("--speed-lines", type=int, default=11828, help="held-out lines: scored, and timed if measured (default 11828)")
+    add("--speed-lines", type=int, default=11828,
+        help="held-out lines: scored, and timed if measured (default 11828)")
     add("--speed-batch-size", type=int, default=0, help="lines of a timed pass (default: --micro-batch-size)")
-    add("--micro-batch-size", type=int, default=0, help="lines in memory at once (default: 2048 tokens of them)")
+    add("--micro-batch-size", type=int, default=0,
+        help="lines in memory at once (default: 2048 tokens of them)")
     add("--top", type=int, default=3, help="candidates to report (default 3)")
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", default="paper")
@@ -91,7 +108,8 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
 def main(argv: Optional[List[str]] = None) -> int:
     args = arguments(argv)
     if args.corpus is None and args.steps:
-        raise BortError("--corpus is missing: shards (python -m bort.text prepare), a text file, or 'embedded'")
+        raise BortError("--corpus is missing: shards (python -m bort.text prepare), a text file, or "
+                        "'embedded'")
     from pathlib import Path
 
     from bort.architecture import parse
@@ -102,10 +120,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     from bort.training.console import say
 
     chosen = {name: getattr(args, name) for name in SearchSettings.__dataclass_fields__}
-    settings = SearchSettings(**{**chosen, "include": tuple(parse(text, "--include") for text in args.include)})
+    settings = SearchSettings(**{**chosen,
+                                 "include": tuple(parse(text, "--include") for text in args.include)})
     with distributed.context():
-        rows = search(args.output, settings, args.teacher, args.corpus or "none", args.tokenizer, args.tokenizer_size,
-                      args.resume, args.teacher_architecture)
+        rows = search(args.output, settings, args.teacher, args.corpus or "none", args.tokenizer,
+                      args.tokenizer_size, args.resume, args.teacher_architecture)
     if distributed.is_root():  # which also refuses a search of which no candidate has a W
         say(report.report(Path(args.output), rows, settings))
         say(f"\nbest: {report.architecture_of(rows[0]).display} with W = {rows[0]['W']:.4g}; it is in "

@@ -5,7 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "bort" / "__init__.py").read_text(encoding="utf-8")).group(1)
+VERSION = re.search(
+    r'__version__ = "(.+?)"', (HERE / "bort" / "__init__.py").read_text(encoding="utf-8")
+).group(1)
 
 EXTRAS = {
     "cpu": ["mxnet==1.9.1"],
@@ -19,7 +21,10 @@ EXTRAS = {
     "bench": ["torch>=2.0", "transformers>=4.40"],
 }
 EXTRAS["test"] = ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6"] + [
-    requirement for extra in ("hf", "onnx", "plots", "corpora", "tensorboard") for requirement in EXTRAS[extra]]
+    requirement
+    for extra in ("hf", "onnx", "plots", "corpora", "tensorboard")
+    for requirement in EXTRAS[extra]
+]
 
 setup(
     name="bort",
@@ -31,9 +36,22 @@ setup(
     python_requires=">=3.8,<3.13",
     packages=find_packages(include=["bort", "bort.*"]),
     py_modules=["run_search", "run_pretrain", "run_finetune"],
-    install_requires=["numpy>=1.17,<2", "gluonnlp==0.10.0", "pandas>=1.3", "sentencepiece>=0.1.99", "tokenizers>=0.13", "regex",
-                      "scikit-learn>=1.0", "scipy>=1.7", "tqdm>=4.60", "filelock>=3.4"],
+    install_requires=[
+        "numpy>=1.17,<2",
+        "gluonnlp==0.10.0",
+        "pandas>=1.3",
+        "sentencepiece>=0.1.99",
+        "tokenizers>=0.13",
+        "regex",
+        "scikit-learn>=1.0",
+        "scipy>=1.7",
+        "tqdm>=4.60",
+        "filelock>=3.4",
+    ],
     extras_require=EXTRAS,
-    classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3",
-                 "Topic :: Scientific/Engineering :: Artificial Intelligence"],
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
 )

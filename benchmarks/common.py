@@ -1,8 +1,8 @@
 """What every benchmark shares: the machine it ran on, interleaved timing, tables, and the record it leaves.
 
-``record(name, rows, settings, notes)`` writes ``benchmarks/results/NAME.json`` for programs and ``NAME.md`` for people;
-both carry the command, commit, date, machine, versions and load, so that a figure can be traced and measured again.
-Nothing here imports MXNet.
+``record(name, rows, settings, notes)`` writes ``benchmarks/results/NAME.json`` for programs and ``NAME.md``
+for people; both carry the command, commit, date, machine, versions and load, so that a figure can be traced
+and measured again. Nothing here imports MXNet.
 """
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ from bort.errors import BortError  # noqa: E402
 from bort.files import atomic_write, write_json  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("mxnet", "gluonnlp", "horovod", "numpy", "torch", "transformers", "onnx", "onnxruntime", "tokenizers",
-            "sentencepiece", "scipy", "scikit-learn")
+PACKAGES = ("mxnet", "gluonnlp", "horovod", "numpy", "torch", "transformers", "onnx", "onnxruntime",
+            "tokenizers", "sentencepiece", "scipy", "scikit-learn")
 CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
+                    "KMP_AFFINITY")
 RESULT_PREFIX = "BENCHMARK-RESULT "
 Row = Mapping[str, Any]
 
@@ -60,12 +61,14 @@ def usable_cores() -> int:
 
 
 def load_average() -> Optional[List[float]]:
-    """Processes that ran or waited over the last 1, 5 and 15 minutes; above the cores, figures are not to be trusted."""
+    """Processes that ran or waited over the last 1, 5 and 15 minutes; above the cores, figures are not to be
+    trusted."""
     return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
 def machine() -> Dict[str, Any]:
-    """CPU, cores, memory (GiB), the instructions that matter, system, thread settings and the load right now."""
+    """CPU, cores, memory (GiB), the instructions that matter, system, thread settings and the load right
+    now."""
     info = cpu_info()
     try:
         memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 ** 30, 1)
@@ -89,7 +92,8 @@ def versions(packages: Sequence[str] = PACKAGES) -> Dict[str, str]:
 
 
 def commit() -> str:
-    """The checked-out commit, with ``+changes`` when tracked files of the package or the benchmarks differ from it."""
+    """The checked-out commit, with ``+changes`` when tracked files of the package or the benchmarks differ
+    from it."""
     try:
         def git(*arguments: str) -> str:
             return subprocess.run(["git", *arguments], cwd=str(ROOT), check=True, stdout=subprocess.PIPE,
@@ -101,7 +105,8 @@ def commit() -> str:
 
 
 def command(argv: Optional[Sequence[str]] = None) -> str:
-    """The command line that repeats this run; ``argv`` are the arguments given to ``main`` (None: the process's)."""
+    """The command line that repeats this run; ``argv`` are the arguments given to ``main`` (None: the
+    process's)."""
     script = Path(sys.argv[0])
     try:
         shown = str(script.resolve().relative_to(ROOT))
@@ -115,7 +120,8 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], trials: int, warmup: int
     """Time every call once per round, so that the machine's moods fall on all of them alike.
 
     Args:
-        calls: functions that return when their result is there (they wait for asynchronous engines themselves).
+        calls: functions that return when their result is there (they wait for asynchronous engines
+            themselves).
         trials: timed rounds; ``warmup`` rounds before them are not counted.
 
     Returns:
@@ -139,8 +145,8 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], trials: int, warmup: int
 def summarize(seconds: Sequence[float]) -> Dict[str, float]:
     """Median and 10-90% range of timings in seconds, in milliseconds."""
     low, middle, high = np.percentile(np.asarray(seconds, dtype="float64") * 1000, [10, 50, 90])
-    return {"median_ms": round(float(middle), 3), "p10_ms": round(float(low), 3), "p90_ms": round(float(high), 3),
-            "trials": len(seconds)}
+    return {"median_ms": round(float(middle), 3), "p10_ms": round(float(low), 3),
+            "p90_ms": round(float(high), 3), "trials": len(seconds)}
 
 
 def print_result(value: Any) -> None:
@@ -157,14 +163,15 @@ def run_workers(commands: Sequence[Sequence[str]], environment: Optional[Mapping
     Raises:
         BortError: one failed or gave nothing; its output is in the message.
     """
-    running = [subprocess.Popen(list(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-               for command in commands]
+    running = [subprocess.Popen(list(command), env=environment, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT) for command in commands]
     texts = [process.communicate(timeout=timeout)[0].decode("utf-8", "replace") for process in running]
     found = []
     for process, text, command in zip(running, texts, commands):
         lines = [line for line in text.splitlines() if RESULT_PREFIX in line]
         if process.returncode or not lines:
-            raise BortError(f"{shlex.join(command)}: failed with exit code {process.returncode}:\n{text[-2000:]}")
+            raise BortError(f"{shlex.join(command)}: failed with exit code "
+                            f"{process.returncode}:\n{text[-2000:]}")
         found.append(json.loads(lines[-1].split(RESULT_PREFIX)[1]))
     return found
 
@@ -205,7 +212,8 @@ def record(name: str, rows: Union[Sequence[Row], Mapping[str, Sequence[Row]]],
 
     Args:
         name: file name without its ending.
-        rows: rows of one table, or several tables by heading. Values must be JSON (NaN and infinities become null).
+        rows: rows of one table, or several tables by heading. Values must be JSON (NaN and infinities become
+            null).
         settings: what the run was asked to do.
         notes: sentences that qualify the figures: what was skipped, what surprised.
         argv: the arguments given to ``main``, for the recorded command.
@@ -221,17 +229,21 @@ def record(name: str, rows: Union[Sequence[Row], Mapping[str, Sequence[Row]]],
     facts = {"name": name, "title": title or name, "command": command(argv), "commit": commit(),
              "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
              "machine": {**machine(), "load_at_start": started_load}, "versions": versions()}
-    write_json(folder / f"{name}.json", _json_safe({**facts, "settings": dict(settings or {}), "notes": list(notes),
-                                                    "rows": tables[""] if list(tables) == [""] else tables}))
+    write_json(folder / f"{name}.json",
+               _json_safe({**facts, "settings": dict(settings or {}), "notes": list(notes), "rows": tables[""]
+                           if list(tables) == [""] else tables}))
     here = facts["machine"]
     lines = [f"# {facts['title']}", "", f"`{facts['command']}`", "",
              f"{facts['date']}, commit {facts['commit'][:12]}{'+changes' if '+' in facts['commit'] else ''}, "
-             f"{here['cores']} cores of {here['cpu']} ({' '.join(here['instructions']) or 'no vector extensions'}), "
-             f"{show(here['memory_gib'])} GiB, load {_load(started_load)} → {_load(here['load'])}, "
-             + " ".join(f"{key}={value}" for key, value in here["threads"].items()), "",
-             ", ".join(f"{package} {version}" for package, version in facts["versions"].items())]
+             f"{here['cores']} cores of {here['cpu']} "
+             f"({' '.join(here['instructions']) or 'no vector extensions'}), {show(here['memory_gib'])} GiB, "
+             f"load {_load(started_load)} → {_load(here['load'])}, " + " ".join(f"{key}={value}" for key,
+                                                                                value in here[
+                                                                                              "threads"].items()),
+             "", ", ".join(f"{package} {version}" for package, version in facts["versions"].items())]
     if settings:
-        lines += ["", "Settings: " + ", ".join(f"{key} {_plain(value)}" for key, value in settings.items()) + "."]
+        lines += ["", "Settings: " + ", ".join(f"{key} {_plain(value)}" for key, value in settings.items())
+                  + "."]
     for heading, table in tables.items():
         lines += [""] + ([f"## {heading}", ""] if heading else []) + [markdown_table(table)]
     for image in images:

@@ -1,11 +1,13 @@
-"""Conversion to Hugging Face and back at full size: seconds, peak memory, size on disk, and that nothing changes.
+"""Conversion to Hugging Face and back at full size: seconds, peak memory, size on disk, and that nothing
+changes.
 
     python benchmarks/conversion.py                        # Bort and RoBERTa-large, two to three minutes, 8 GiB of disk
     python benchmarks/conversion.py --models bort          # half a minute
     python benchmarks/conversion.py --models tiny --no-outputs
 
-Weights are random. Every conversion is the command that users run, in a process of its own: seconds are from its start
-to its end, Python and MXNet included; memory is the most that was resident, pages of the mapped files included.
+Weights are random. Every conversion is the command that users run, in a process of its own: seconds are from
+its start to its end, Python and MXNet included; memory is the most that was resident, pages of the mapped
+files included.
 """
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ def make(name: str, folder: str) -> Dict[str, Any]:
     from bort.models import Bert
 
     network = NETWORKS[name]
-    model = Bert(parse(network.architecture), network.vocab_size, mlm_layer_norm_eps=network.mlm_layer_norm_eps)
+    model = Bert(parse(network.architecture), network.vocab_size,
+                 mlm_layer_norm_eps=network.mlm_layer_norm_eps)
     shapes = model_folder.expected_shapes(model)
     rng = np.random.default_rng(0)
 
@@ -75,7 +78,8 @@ def convert(*arguments: str) -> Dict[str, Any]:
 
 
 def compare(left: str, right: str, dtype: str = "float32") -> Dict[str, Any]:
-    """Whether two folders of one kind (ours or Hugging Face's) hold the same values, those of ``left`` as ``dtype``."""
+    """Whether two folders of one kind (ours or Hugging Face's) hold the same values, those of ``left`` as
+    ``dtype``."""
     from bort.checkpoints.params_file import read_ndarrays
     from bort.huggingface.tensor_files import read_safetensors
 
@@ -85,9 +89,9 @@ def compare(left: str, right: str, dtype: str = "float32") -> Dict[str, Any]:
         return {key: tensor.array() for key, tensor in read_safetensors(Path(folder) / TENSORS).items()}
 
     first, second = read(left), read(right)
-    same = set(first) == set(second) and all(
-        np.array_equal(values.astype(dtype).astype("float32").view("u4"), second[key].astype("float32").view("u4"))
-        for key, values in first.items())
+    same = set(first) == set(second) and all(np.array_equal(values.astype(dtype).astype("float32").view("u4"),
+                                                            second[key].astype("float32").view("u4")) for key,
+                                             values in first.items())
     return {"same": same}
 
 
@@ -142,7 +146,8 @@ def _peak_mib() -> float:
 def in_process(worker: str, *arguments: str) -> Dict[str, Any]:
     """Run one of :data:`WORKERS` in a process of its own; its result with ``seconds`` and ``peak MiB``."""
     started = time.perf_counter()
-    found = common.run_workers([[sys.executable, str(Path(__file__).resolve()), "--worker", worker, *arguments]])[0]
+    found = common.run_workers([[sys.executable, str(Path(__file__).resolve()), "--worker", worker,
+                                 *arguments]])[0]
     return {**found, "seconds": round(time.perf_counter() - started, 2)}
 
 
@@ -158,14 +163,16 @@ def measure(name: str, work: Path, with_outputs: bool) -> List[Dict[str, Any]]:
     path = {key: str(folder) for key, folder in folders.items()}
     layout = ["--layout", NETWORKS[name].layout]
     made = in_process("make", name, path["ours"])
-    print(f"{name}: {made['parameters']:,} parameters drawn and written in {made['seconds']:.1f} s", flush=True)
+    print(f"{name}: {made['parameters']:,} parameters drawn and written in {made['seconds']:.1f} s",
+          flush=True)
     rows: List[Dict[str, Any]] = []
 
     def step(what: str, source: str, target: str, *options: str) -> None:
         command = "import" if what.startswith("import") else "export"
         found = in_process("convert", command, path[source], path[target], *options)
-        rows.append({"network": name, "conversion": what, "seconds": found["seconds"], "peak MiB": found["peak MiB"],
-                     "read MiB": _mebibytes(folders[source]), "written MiB": _mebibytes(folders[target])})
+        rows.append({"network": name, "conversion": what, "seconds": found["seconds"],
+                     "peak MiB": found["peak MiB"], "read MiB": _mebibytes(folders[source]),
+                     "written MiB": _mebibytes(folders[target])})
 
     def check(left: str, right: str, what: str, dtype: str = "float32") -> None:
         if not in_process("compare", path[left], path[right], dtype)["same"]:
@@ -205,19 +212,21 @@ def _mebibytes(folder: Path) -> float:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=sorted(NETWORKS), default=["bort", "roberta-large"])
     parser.add_argument("--work", type=Path,
-                        help="where the folders go, on the disk that is to be measured (default: a temporary folder)")
+                        help="where the folders go, on the disk that is to be measured (default: a temporary "
+                        "folder)")
     parser.add_argument("--no-outputs", action="store_true", help="do not compare with transformers")
     parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
     args = parser.parse_args(argv)
     load = common.load_average()
     idle = in_process("nothing")
     notes = ["Random weights, no tokenizer. Starting such a process and ending it takes "
-             f"{idle['seconds']:.1f} s and {idle['peak MiB']:.0f} MiB (Python, NumPy, MXNet). Arrays are converted one "
-             "by one, so the rest is pages of the mapped source file, which the system takes back when it needs them, "
-             "and an array or two.",
+             f"{idle['seconds']:.1f} s and {idle['peak MiB']:.0f} MiB (Python, NumPy, MXNet). Arrays are "
+             "converted one by one, so the rest is pages of the mapped source file, which the system takes "
+             "back when it needs them, and an array or two.",
              "Files are flushed to the disk before they appear; seconds depend on it."]
     with_outputs = not args.no_outputs
     if with_outputs:
@@ -232,8 +241,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     print(common.markdown_table(rows))
     settings = {"networks": [f"{name} <{NETWORKS[name].architecture}> V={NETWORKS[name].vocab_size} "
                              f"({NETWORKS[name].layout})" for name in args.models]}
-    path = common.record("conversion", rows, settings, notes, "Conversion to Hugging Face and back", argv, args.folder,
-                         load)
+    path = common.record("conversion", rows, settings, notes, "Conversion to Hugging Face and back", argv,
+                         args.folder, load)
     print(f"recorded in {path}")
     return 0
 

@@ -21,7 +21,8 @@ from benchmarks import common  # noqa: E402
 from bort.errors import BortError  # noqa: E402
 
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
-"""As in ``bort.engines.mxnet_compiled``, which a process with PyTorch must not import: MXNet would come with it."""
+"""As in ``bort.engines.mxnet_compiled``, which a process with PyTorch must not import: MXNet would come with
+it."""
 
 Shape = Tuple[int, int, bool]
 """Batch, length, and whether the batch is padded."""
@@ -30,7 +31,8 @@ Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Unavailable(BortError):
-    """This machine cannot run the engine: it is left out with the reason. Everything else that fails is an error."""
+    """This machine cannot run the engine: it is left out with the reason. Everything else that fails is an
+    error."""
 
 
 def make_batch(shape: Shape, vocab_size: int, seed: int = 0) -> Tuple[np.ndarray, np.ndarray]:
@@ -82,7 +84,8 @@ def _compiled(dtype: str) -> Callable[[Path], Run]:
         except BortError as error:
             raise Unavailable(str(error)) from error
         model = _model(folder)
-        samples = [make_batch((4, min(length, model.max_length), False), model.vocab_size, 1) for length in (32, 128)]
+        samples = [make_batch((4, min(length, model.max_length), False), model.vocab_size, 1)
+                   for length in (32, 128)]
         compiled = compile_for_inference(model, dtype, samples)
         return lambda ids, valid: compiled(ids, valid).asnumpy()
     return load
@@ -102,8 +105,8 @@ def _gluonnlp(folder: Path) -> Run:
     encoder = BERTEncoder(num_layers=a["depth"], units=a["hidden"], hidden_size=a["intermediate"],
                           max_length=config["max_length"], num_heads=a["heads"], dropout=0.1,
                           layer_norm_eps=config["layer_norm_eps"])
-    model = BERTModel(encoder, config["vocab_size"], units=a["hidden"], embed_size=a["hidden"], use_pooler=False,
-                      use_decoder=False, use_token_type_embed=False, use_classifier=False)
+    model = BERTModel(encoder, config["vocab_size"], units=a["hidden"], embed_size=a["hidden"],
+                      use_pooler=False, use_decoder=False, use_token_type_embed=False, use_classifier=False)
     model.initialize(init="zeros")
     for name, parameter in model._collect_params_with_prefix().items():
         parameter.set_data(mx.nd.array(arrays[name]))
@@ -147,7 +150,8 @@ def check_bfloat16() -> None:
         Unavailable: the processor has no instructions for it.
     """
     if not set(BFLOAT16_FLAGS).intersection(common.cpu_info()["flags"]):
-        raise Unavailable(f"bfloat16 needs a CPU with {' or '.join(BFLOAT16_FLAGS)}; without them it is emulated")
+        raise Unavailable(f"bfloat16 needs a CPU with {' or '.join(BFLOAT16_FLAGS)}; without them it is "
+                          "emulated")
 
 
 def _pytorch(dtype: str) -> Callable[[Path], Run]:
@@ -163,7 +167,8 @@ def _pytorch(dtype: str) -> Callable[[Path], Run]:
         def run(ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 mask = torch.from_numpy(attention_mask(ids, valid))
-                return model(input_ids=torch.from_numpy(ids), attention_mask=mask).last_hidden_state.float().numpy()
+                return model(input_ids=torch.from_numpy(ids),
+                             attention_mask=mask).last_hidden_state.float().numpy()
         return run
     return load
 
@@ -180,7 +185,9 @@ def session(path: Path) -> Any:
 def _onnxruntime_hf(name: str) -> Callable[[Path], Run]:
     def load(folder: Path) -> Run:
         opened = session(folder / name)
-        return lambda ids, valid: opened.run(None, {"input_ids": ids, "attention_mask": attention_mask(ids, valid)})[0]
+        return lambda ids, valid: opened.run(None,
+                                             {"input_ids": ids, "attention_mask": attention_mask(ids,
+                                                                                                 valid)})[0]
     return load
 
 
@@ -217,7 +224,8 @@ def export_torch(torch: Any, model: Any, output: str, path: Path) -> None:
             return getattr(self.model(input_ids=input_ids, attention_mask=mask), output)
 
     sample = torch.ones(2, 16, dtype=torch.long)
-    axes = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}, output: {0: "batch"}}
+    axes = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"},
+            output: {0: "batch"}}
     if output == "last_hidden_state":
         axes[output][1] = "length"
     torch.onnx.export(Wrapped(), (sample, sample), str(path), input_names=["input_ids", "attention_mask"],
@@ -257,17 +265,16 @@ MAKERS: Dict[str, Callable[[Path], None]] = {
     "onnx": _make_onnx(None), "onnx-int8": _make_onnx("dynamic"), "onnxruntime-hf": _make_hf,
     "onnxruntime-hf-int8": _make_hf_int8,
 }
-DESCRIPTIONS = {
-    "mxnet": "this project, float32 (bort.engines.mxnet_compiled)", "mxnet-int8": "this project, MXNet's int8",
-    "mxnet-bf16": "this project, MXNet's bfloat16", "onnx": "bort.export in ONNX Runtime, float32",
-    "onnx-int8": "bort.export --int8 dynamic in ONNX Runtime",
-    "gluonnlp": "stock gluonnlp BERTModel, hybridized, in MXNet's default environment",
-    "gluonnlp-tuned": "the same with this project's OpenMP settings",
-    "pytorch": "transformers BertModel, float32, sdpa", "pytorch-int8": "the same, dynamic int8",
-    "pytorch-bf16": "the same in bfloat16",
-    "onnxruntime-hf": "transformers' model through torch.onnx in ONNX Runtime, float32",
-    "onnxruntime-hf-int8": "the same, dynamic int8 per channel",
-}
+DESCRIPTIONS = {"mxnet": "this project, float32 (bort.engines.mxnet_compiled)",
+                "mxnet-int8": "this project, MXNet's int8", "mxnet-bf16": "this project, MXNet's bfloat16",
+                "onnx": "bort.export in ONNX Runtime, float32",
+                "onnx-int8": "bort.export --int8 dynamic in ONNX Runtime",
+                "gluonnlp": "stock gluonnlp BERTModel, hybridized, in MXNet's default environment",
+                "gluonnlp-tuned": "the same with this project's OpenMP settings",
+                "pytorch": "transformers BertModel, float32, sdpa", "pytorch-int8": "the same, dynamic int8",
+                "pytorch-bf16": "the same in bfloat16",
+                "onnxruntime-hf": "transformers' model through torch.onnx in ONNX Runtime, float32",
+                "onnxruntime-hf-int8": "the same, dynamic int8 per channel",}
 OURS = ("reference", "mxnet", "mxnet-int8", "mxnet-bf16", "onnx", "onnx-int8")
 INT8_PEERS = ("pytorch-int8", "onnxruntime-hf-int8")
 

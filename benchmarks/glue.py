@@ -1,11 +1,13 @@
 """GLUE (Table 4) from a model folder: every task whose data is there, the paper's figures beside ours.
 
-    # The whole table, by Agora with the paper's convergent hyper-parameters; a teacher for each task in runs/teachers:
+    # The whole table, by Agora with the paper's convergent hyper-parameters; a teacher for each task in
+    # runs/teachers:
     python benchmarks/glue.py --model bort --data glue/ --teachers runs/teachers
 
     # Plain fine-tuning with the same hyper-parameters; a few tasks; other settings:
     python benchmarks/glue.py --model bort --data glue/ --tasks RTE
-    python benchmarks/glue.py --model bort --data glue/ --tasks RTE -- --epochs 5 --lr 3e-5 --weight-decay 0.01
+    python benchmarks/glue.py --model bort --data glue/ --tasks RTE -- --epochs 5 --lr 3e-5 --weight-decay
+    0.01
 
     # What it would cost on this machine, and elsewhere:
     python benchmarks/glue.py --model bort --data glue/ --estimate

@@ -4,9 +4,9 @@
     python benchmarks/latency.py --architectures bort --engines mxnet,onnxruntime-hf --batch-sizes 1
     python benchmarks/latency.py --architectures 2,4,256,512 --lengths 64 --trials 5
 
-Every engine runs in a process of its own (see workers.py) that is stopped while another one is measured; they take
-turns round by round. Their outputs are compared before anything is timed: an engine that is fast and wrong is an error.
-Engines that are not installed, or that the CPU cannot run, are left out with a note.
+Every engine runs in a process of its own (see workers.py) that is stopped while another one is measured; they
+take turns round by round. Their outputs are compared before anything is timed: an engine that is fast and
+wrong is an error. Engines that are not installed, or that the CPU cannot run, are left out with a note.
 """
 from __future__ import annotations
 
@@ -28,16 +28,19 @@ from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, parse  # noqa: E402
 from bort.errors import BortError, run_command  # noqa: E402
 
 ARCHITECTURES = ("bort", "a2", "a3", "bert-base", "roberta-large")
-ENGINES_OF_TABLE_1 = ("mxnet", "mxnet-int8", "onnx", "gluonnlp", "gluonnlp-tuned", "pytorch", "onnxruntime-hf")
+ENGINES_OF_TABLE_1 = ("mxnet", "mxnet-int8", "onnx", "gluonnlp", "gluonnlp-tuned", "pytorch",
+                      "onnxruntime-hf")
 FLOAT32_TOLERANCE = 1e-4
 CORRELATION = 0.99
 LEAST_TRIALS = 3
 SHORT = 0.5
-"""Seconds: calls below get one more uncounted call whenever their process goes on, whose caches are cold by then."""
+"""Seconds: calls below get one more uncounted call whenever their process goes on, whose caches are cold by
+then."""
 
 
 class Measured(NamedTuple):
-    """One engine on one architecture and shape; seconds of every timed call, and how far its output is off."""
+    """One engine on one architecture and shape; seconds of every timed call, and how far its output is
+    off."""
 
     architecture: str
     shape: Shape
@@ -61,8 +64,8 @@ def measure(workers: Mapping[str, Worker], plan: Planned, trials: int, budget: f
     """All engines on one architecture.
 
     Args:
-        trials: timed calls of each engine and shape at most; ``budget``: seconds that one of them may take, warm-up
-            apart, beyond the least number of calls.
+        trials: timed calls of each engine and shape at most; ``budget``: seconds that one of them may take,
+            warm-up apart, beyond the least number of calls.
         notes: collects what was left out, and why.
 
     Raises:
@@ -77,17 +80,21 @@ def measure(workers: Mapping[str, Worker], plan: Planned, trials: int, budget: f
         differences, first = compare({engine: workers[engine] for engine in ready}, shape, plan.vocab_size,
                                      np.load(folder / f"expected-{number}.npy"), folder)
         worst = max(ready, key=lambda engine: differences[engine])
-        print(f"{plan.name} {show_shape(shape)}: largest difference {differences[worst]:.2g} ({worst}); ms", end="",
-              file=sys.stderr, flush=True)
+        print(f"{plan.name} {show_shape(shape)}: largest difference {differences[worst]:.2g} ({worst}); ms",
+              end="", file=sys.stderr, flush=True)
         count = max(LEAST_TRIALS, min(trials, int(budget / max(first.values()))))
         seconds = _rounds(workers, ready, shape, count, first)
-        results += [Measured(plan.name, shape, engine, seconds[engine], differences[engine]) for engine in ready]
-        print("".join(f"  {engine} {np.median(seconds[engine]) * 1000:.1f}" for engine in ready), file=sys.stderr)
+        results += [Measured(plan.name, shape, engine, seconds[engine], differences[engine])
+                    for engine in ready]
+        print("".join(f"  {engine} {np.median(seconds[engine]) * 1000:.1f}" for engine in ready),
+              file=sys.stderr)
     return results
 
 
-def _prepare(workers: Mapping[str, Worker], plan: Planned, threads: int, notes: List[str], folder: Path) -> List[str]:
-    """Make the weights, the expected outputs and the engines' files, load the engines; those that can be measured.
+def _prepare(workers: Mapping[str, Worker], plan: Planned, threads: int, notes: List[str],
+             folder: Path) -> List[str]:
+    """Make the weights, the expected outputs and the engines' files, load the engines; those that can be
+    measured.
 
     What needs much memory once has a process that ends before the engines are loaded.
     """
@@ -114,8 +121,8 @@ def compare(workers: Mapping[str, Any], shape: Shape, vocab_size: int, expected:
             folder: Path) -> Tuple[Dict[str, float], Dict[str, float]]:
     """Every engine's largest difference from the ``expected`` output (B, T, H), and a first timing.
 
-    float32 engines must agree to :data:`FLOAT32_TOLERANCE` of the largest output; others must correlate. Padding is
-    not compared.
+    float32 engines must agree to :data:`FLOAT32_TOLERANCE` of the largest output; others must correlate.
+    Padding is not compared.
 
     Raises:
         BortError: an engine is wrong.
@@ -152,7 +159,8 @@ def _rounds(workers: Mapping[str, Worker], timed: Sequence[str], shape: Shape, c
 
 
 def peaks(workers: Mapping[str, Any], size: int) -> Dict[str, Tuple[float, str]]:
-    """The best rate of a matrix product in any engine: number format to operations per second, and the engine."""
+    """The best rate of a matrix product in any engine: number format to operations per second, and the
+    engine."""
     best: Dict[str, Tuple[float, str]] = {}
     for engine, worker in workers.items():
         rate, kind = worker.ask(peak=size).get("rate"), engines.number_format(engine)
@@ -162,12 +170,13 @@ def peaks(workers: Mapping[str, Any], size: int) -> Dict[str, Tuple[float, str]]
 
 
 def _plan(args: argparse.Namespace) -> List[Planned]:
-    """The first architecture gets every shape and engine; the others, by default, Table 1's one sample and the engines
-    that a table of ratios needs, since the largest takes ten times as long."""
+    """The first architecture gets every shape and engine; the others, by default, Table 1's one sample and
+    the engines that a table of ratios needs, since the largest takes ten times as long."""
     chosen = [name for name in (args.engines or ",".join(engines.DESCRIPTIONS)).split(",") if name]
     unknown = [name for name in chosen if name not in engines.DESCRIPTIONS]
     if unknown:
-        raise BortError(f"--engines: {', '.join(unknown)} unknown; there are {', '.join(engines.DESCRIPTIONS)}")
+        raise BortError(f"--engines: {', '.join(unknown)} unknown; there are "
+                        f"{', '.join(engines.DESCRIPTIONS)}")
     names = _architectures(args.architectures)
     whole = [(batch, length, False) for batch in args.batch_sizes for length in args.lengths]
     whole += [(batch, length, True) for batch in args.batch_sizes if batch > 1 for length in args.lengths]
@@ -176,8 +185,8 @@ def _plan(args: argparse.Namespace) -> List[Planned]:
         preset = PRESETS.get(name.lower())
         all_of_it = args.all or name == names[0]
         some = tuple(engine for engine in chosen if all_of_it or args.engines or engine in ENGINES_OF_TABLE_1)
-        plan.append(Planned(name, str(parse(name)), preset.vocab_size if preset is not None else args.vocab_size,
-                            whole if all_of_it else whole[:1], some))
+        plan.append(Planned(name, str(parse(name)), preset.vocab_size if preset is not None
+                            else args.vocab_size, whole if all_of_it else whole[:1], some))
     return plan
 
 
@@ -199,16 +208,19 @@ def _architectures(text: str) -> List[str]:
 def _parser() -> argparse.ArgumentParser:
     def numbers(text: str) -> List[int]:
         return [int(part) for part in text.split(",")]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", default=",".join(ARCHITECTURES),
                         help="presets or D,A,H,I (default: Table 1's)")
-    parser.add_argument("--engines", help=f"of {','.join(engines.DESCRIPTIONS)} (default: all, fewer beside the first "
+    parser.add_argument("--engines",
+                        help=f"of {','.join(engines.DESCRIPTIONS)} (default: all, fewer beside the first "
                         "architecture)")
     parser.add_argument("--lengths", type=numbers, default=[512, 128], help="tokens (default: 512,128)")
     parser.add_argument("--batch-sizes", type=numbers, default=[1, 8], help="sequences (default: 1,8)")
     parser.add_argument("--all", action="store_true", help="every shape and engine for every architecture")
     parser.add_argument("--trials", type=int, default=15, help="timed calls at most (default: 15)")
-    parser.add_argument("--budget", type=float, default=8.0, help="seconds for an engine and shape (default: 8)")
+    parser.add_argument("--budget", type=float, default=8.0,
+                        help="seconds for an engine and shape (default: 8)")
     parser.add_argument("--threads", type=int, default=common.usable_cores(), help="default: all cores")
     parser.add_argument("--vocab-size", type=int, default=ROBERTA_VOCAB_SIZE,
                         help="of D,A,H,I (presets have their own)")
@@ -235,23 +247,25 @@ def main(argv: Optional[List[str]] = None) -> int:
         rates = peaks(workers, args.peak_size)
         for planned in plan:
             with tempfile.TemporaryDirectory(prefix="bort-latency-") as folder:
-                results += measure(workers, planned, args.trials, args.budget, args.threads, notes, Path(folder))
+                results += measure(workers, planned, args.trials, args.budget, args.threads, notes,
+                                   Path(folder))
     finally:
         for worker in workers.values():
             worker.close()
     measured = {result.engine for result in results}
     notes += [f"{engine}: {text}" for engine, text in engines.DESCRIPTIONS.items() if engine in measured]
-    notes.append("Weights are random and the same in all engines; outputs were compared with the uncompiled Gluon "
-                 "model's on every shape before it was timed.")
-    notes.append("Targets: 'at the peak' is the ratio if the faster side ran at the machine's peak rate of matrix "
-                 "products, an upper bound; 'of the work' is how many times more operations the other network has, "
-                 "which no engine that computes both equally well can exceed.")
-    report = latency_report.Report(results, {planned.name: parse(planned.architecture) for planned in plan}, rates)
+    notes.append("Weights are random and the same in all engines; outputs were compared with the uncompiled "
+                 "Gluon model's on every shape before it was timed.")
+    notes.append("Targets: 'at the peak' is the ratio if the faster side ran at the machine's peak rate of "
+                 "matrix products, an upper bound; 'of the work' is how many times more operations the other "
+                 "network has, which no engine that computes both equally well can exceed.")
+    report = latency_report.Report(results, {planned.name: parse(planned.architecture) for planned in plan},
+                                   rates)
     image = report.chart(args.results / f"{args.name}.png")
-    settings = {"threads": args.threads, "trials": args.trials, "budget": args.budget, "lengths": args.lengths,
-                "batch sizes": args.batch_sizes}
-    path = common.record(args.name, report.tables(), settings, notes, "Latency of a forward pass (Table 1)", argv,
-                         args.results, load, [image] if image else [])
+    settings = {"threads": args.threads, "trials": args.trials, "budget": args.budget,
+                "lengths": args.lengths, "batch sizes": args.batch_sizes}
+    path = common.record(args.name, report.tables(), settings, notes, "Latency of a forward pass (Table 1)",
+                         argv, args.results, load, [image] if image else [])
     print(path.read_text(encoding="utf-8"))
     return 0
 

@@ -24,7 +24,8 @@ class Report:
 
     Args:
         results: ``latency.Measured`` tuples.
-        architectures: by the names in the results, in order; the first is the one the others are compared with.
+        architectures: by the names in the results, in order; the first is the one the others are compared
+            with.
         peaks: number format to (operations per second, engine).
     """
 
@@ -42,7 +43,8 @@ class Report:
         return self._median.get((architecture, shape or self.shape, engine))
 
     def share(self, result: Any) -> Optional[float]:
-        """The share of the machine's peak rate in this number format, in percent, counting every operation."""
+        """The share of the machine's peak rate in this number format, in percent, counting every
+        operation."""
         kind = number_format(result.engine)
         if kind not in self.peaks:
             return None
@@ -52,8 +54,9 @@ class Report:
     def tables(self) -> Dict[str, List[Row]]:
         """By heading, for ``common.record``; empty ones are left out."""
         made = {f"Table 1: milliseconds for {show_shape(self.shape)} tokens": self.table1(),
-                f"Times slower than {self.first} in the same engine": self.ratios(), "Targets": self.targets(),
-                f"{self.first}: engines": self.every(), "The floor: matrix products": self.floor()}
+                f"Times slower than {self.first} in the same engine": self.ratios(),
+                "Targets": self.targets(), f"{self.first}: engines": self.every(),
+                "The floor: matrix products": self.floor()}
         return {heading: rows for heading, rows in made.items() if rows}
 
     def table1(self) -> List[Row]:
@@ -86,8 +89,8 @@ class Report:
     def targets(self) -> List[Row]:
         """The ratios that were asked for, whether this run reaches them, and what could be reached at all.
 
-        "At the peak" is the ratio with the faster side at the machine's peak rate; "of the work" that of the FLOPs,
-        which is what two networks differ by in an engine that computes both equally well.
+        "At the peak" is the ratio with the faster side at the machine's peak rate; "of the work" that of the
+        FLOPs, which is what two networks differ by in an engine that computes both equally well.
         """
         bort, rows = self.first, []
 
@@ -101,19 +104,23 @@ class Report:
                 rows.append({"target": target, "wanted": wanted, "measured": round(slow / fast, 2),
                              "met": slow / fast >= wanted,
                              "at the peak": round(slow * rate / work(bort, shape), 2) if rate else None,
-                             "of the work": round(work(other, shape) / work(bort, shape), 2) if other else None})
+                             "of the work": round(work(other, shape) / work(bort, shape), 2) if other
+                             else None})
         shapes = list(dict.fromkeys(result.shape for result in self.results if result.architecture == bort))
         for shape in shapes:
             where = show_shape(shape)
-            add(f"mxnet beside onnxruntime-hf, {where}", 1.0, self.median(bort, "onnxruntime-hf", shape), "mxnet", shape)
+            add(f"mxnet beside onnxruntime-hf, {where}", 1.0, self.median(bort, "onnxruntime-hf", shape),
+                "mxnet", shape)
             add(f"mxnet beside pytorch, {where}", 1.9, self.median(bort, "pytorch", shape), "mxnet", shape)
-            peers = [seconds for seconds in (self.median(bort, peer, shape) for peer in INT8_PEERS) if seconds]
-            add(f"mxnet-int8 beside the best int8 peer, {where}", 1.2, min(peers) if peers else None, "mxnet-int8", shape)
+            peers = [seconds for seconds in (self.median(bort, peer, shape) for peer in INT8_PEERS)
+                     if seconds]
+            add(f"mxnet-int8 beside the best int8 peer, {where}", 1.2, min(peers) if peers else None,
+                "mxnet-int8", shape)
         for name, wanted in (("bert-base", 7.9), ("roberta-large", 20.0)):
             for stock in ("gluonnlp", "gluonnlp-tuned"):
                 for engine in dict.fromkeys((stock, "mxnet")):
-                    add(f"{bort} in {engine} beside {name} in {stock}", wanted, self.median(name, stock), engine,
-                        self.shape, name)
+                    add(f"{bort} in {engine} beside {name} in {stock}", wanted, self.median(name, stock),
+                        engine, self.shape, name)
         return rows
 
     def every(self) -> List[Row]:
@@ -149,13 +156,16 @@ class Report:
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.2), gridspec_kw={"width_ratios": [1, 1.25]})
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.2),
+                                                gridspec_kw={"width_ratios": [1, 1.25]})
         shapes = [shape for shape in dict.fromkeys(result.shape for result in self.results) if shape[0] == 1]
         height = 0.8 / max(1, len(shapes))
         for number, shape in enumerate(shapes):
-            known = [(place, self.median(self.first, engine, shape)) for place, engine in enumerate(self.engines)]
+            known = [(place, self.median(self.first, engine, shape)) for place,
+                     engine in enumerate(self.engines)]
             bars = left.barh([place + number * height for place, seconds in known if seconds],
-                             [seconds * 1000 for _, seconds in known if seconds], height, label=show_shape(shape))
+                             [seconds * 1000 for _, seconds in known if seconds], height,
+                             label=show_shape(shape))
             left.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
         left.set_yticks([place + 0.4 - height / 2 for place in range(len(self.engines))], self.engines)
         left.invert_yaxis()
@@ -183,7 +193,8 @@ class Report:
             values = [row[column] for row in rows if row.get(column)]
             bars = axes.bar(places, values, width, label=column, color="black" if column == "paper" else None)
             axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=1)
-        axes.set_xticks([place + 0.4 - width / 2 for place in range(len(rows))], [row["architecture"] for row in rows])
+        axes.set_xticks([place + 0.4 - width / 2 for place in range(len(rows))],
+                        [row["architecture"] for row in rows])
         axes.set_yscale("log")
         axes.set_ylabel("log scale")
         axes.margins(y=0.1)

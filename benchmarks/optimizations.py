@@ -4,8 +4,9 @@
     python benchmarks/optimizations.py --shapes 1x128 --trials 20
     python benchmarks/optimizations.py --architecture 2,4,64,128 --vocab-size 500 --shapes 2x16 --trials 3
 
-All variants take turns in one process, with the same weights and inputs; every output is held against the plain
-network's before anything is timed. The last lines have a process of their own for each setting of OpenMP.
+All variants take turns in one process, with the same weights and inputs; every output is held against the
+plain network's before anything is timed. The last lines have a process of their own for each setting of
+OpenMP.
 """
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from bort.errors import BortError, run_command  # noqa: E402
 
 FLOAT32_TOLERANCE = 1e-4
 INT8_CORRELATION = 0.98
-POLICIES = {"threads spin between operators (as shipped)": "active", "threads sleep between operators": "passive"}
+POLICIES = {"threads spin between operators (as shipped)": "active",
+            "threads sleep between operators": "passive"}
 Shape = Tuple[int, int]
 
 
@@ -38,8 +40,10 @@ def network(architecture: str, vocab_size: int, seed: int = 0) -> Any:
     return model
 
 
-def variants(model: Any, batch: Tuple[np.ndarray, np.ndarray]) -> Iterator[Tuple[str, Callable[[], np.ndarray]]]:
-    """Names and functions that give hidden states (B, T, H); each is compiled by its first call, before the next is made."""
+def variants(model: Any, batch: Tuple[np.ndarray, np.ndarray]) -> Iterator[Tuple[str,
+                                                                                 Callable[[], np.ndarray]]]:
+    """Names and functions that give hidden states (B, T, H); each is compiled by its first call, before the
+    next is made."""
     from bort.backend.mxnet import mx
     from bort.engines import mxnet_compiled
     from bort.engines.mxnet_compiled import InferenceModel
@@ -58,11 +62,13 @@ def variants(model: Any, batch: Tuple[np.ndarray, np.ndarray]) -> Iterator[Tuple
     whole.hybridize(static_alloc=True, static_shape=True)
     yield "Gluon, hybridized", called(whole)
     optimize = mxnet_compiled._optimize
-    passes: Dict[str, Callable[..., Any]] = {
-        "a graph for inference: one product for Q, K, V; gathered masks": lambda symbol, *_: symbol,
-        "... attention and GELU fused by oneDNN's pass": lambda symbol, *_: symbol.optimize_for("MKLDNN",
-                                                                                              skip_infer=True),
-        "... products with nothing to fuse left plain (as shipped, many tokens)": optimize}
+    passes: Dict[str,
+                 Callable[...,
+                          Any]] = {
+                                   "a graph for inference: one product for Q, K, V; gathered masks": lambda symbol,
+                                   *_: symbol, "... attention and GELU fused by oneDNN's pass": lambda symbol,
+                                   *_: symbol.optimize_for("MKLDNN", skip_infer=True),
+                                   "... products with nothing to fuse left plain (as shipped, many tokens)": optimize}
     try:
         for name, function in passes.items():
             mxnet_compiled._optimize = function  # type: ignore[assignment]
@@ -118,7 +124,8 @@ def classifier_rows(model: Any, length: int, trials: int) -> List[Dict[str, Any]
              "a quarter of the tokens, padded": lambda: body(ids, short).asnumpy(),
              "the same, trimmed": lambda: classifier(ids, short).asnumpy()}
     seconds = common.interleaved(calls, trials)
-    return [{"1 sequence": name, "length": length, **common.summarize(values)} for name, values in seconds.items()]
+    return [{"1 sequence": name, "length": length, **common.summarize(values)} for name,
+            values in seconds.items()]
 
 
 def policy_rows(args: argparse.Namespace, shape: Shape) -> List[Dict[str, Any]]:
@@ -126,11 +133,13 @@ def policy_rows(args: argparse.Namespace, shape: Shape) -> List[Dict[str, Any]]:
     found: Dict[str, List[float]] = {name: [] for name in POLICIES}
     for _ in range(2):
         for name, policy in POLICIES.items():
-            found[name] += common.run_workers(
-                [[sys.executable, str(Path(__file__).resolve()), "--worker", "--architecture", args.architecture,
-                  "--vocab-size", str(args.vocab_size), "--shapes", f"{shape[0]}x{shape[1]}", "--trials", str(args.trials)]],
-                dict(os.environ, OMP_WAIT_POLICY=policy))[0]
-    return [{f"OpenMP, {shape[0]} x {shape[1]}": name, **common.summarize(values)} for name, values in found.items()]
+            found[name] += common.run_workers([[sys.executable, str(Path(__file__).resolve()), "--worker",
+                                                "--architecture", args.architecture, "--vocab-size",
+                                                str(args.vocab_size), "--shapes", f"{shape[0]}x{shape[1]}",
+                                                "--trials", str(args.trials)]],
+                                              dict(os.environ, OMP_WAIT_POLICY=policy))[0]
+    return [{f"OpenMP, {shape[0]} x {shape[1]}": name, **common.summarize(values)} for name,
+            values in found.items()]
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -139,7 +148,8 @@ def worker(args: argparse.Namespace) -> None:
 
     compiled = compile_for_inference(network(args.architecture, args.vocab_size))
     ids, valid = engines.make_batch((*args.shapes[0], False), args.vocab_size)
-    seconds = common.interleaved({"compiled": lambda: compiled(ids, valid).asnumpy()}, args.trials)["compiled"]
+    seconds = common.interleaved({"compiled": lambda: compiled(ids, valid).asnumpy()},
+                                 args.trials)["compiled"]
     common.print_result(seconds)
 
 
@@ -164,12 +174,14 @@ def rows_of(milliseconds: Dict[Shape, Dict[str, float]], differences: Dict[Shape
             mine, first = milliseconds[shape][name], next(iter(milliseconds[shape].values()))
             row[f"{shape[0]} x {shape[1]}, ms"] = mine
             row[f"{shape[0]} x {shape[1]}, times"] = round(first / mine, 2)
-        rows.append({**row, "largest difference": float(f"{max(differences[shape][name] for shape in shapes):.2g}")})
+        rows.append({**row,
+                     "largest difference": float(f"{max(differences[shape][name] for shape in shapes):.2g}")})
     return rows
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="bort", help="a preset or D,A,H,I (default: bort)")
     parser.add_argument("--vocab-size", type=int, default=ROBERTA_VOCAB_SIZE)
     parser.add_argument("--shapes", type=_shapes, default=[(1, 512), (1, 128), (8, 128)],
@@ -191,9 +203,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     tables = {"Hidden states": rows_of(milliseconds, differences),
               "Classifiers": classifier_rows(model, args.shapes[0][1], args.trials),
               "Threads": policy_rows(args, args.shapes[0])}
-    print(common.record("optimizations", tables, {"architecture": args.architecture, "trials": args.trials}, [
-        "'times' is how many times faster than the first line. Variants are not built upon each other below the convolutions: "
-        "int8 is the product form in 8 bits."], "What each step of fast inference gains", argv, args.folder, load))
+    print(common.record("optimizations", tables, {"architecture": args.architecture, "trials": args.trials},
+                        ["'times' is how many times faster than the first line. Variants are not built upon "
+                         "each other below the convolutions: int8 is the product form in 8 bits."],
+                        "What each step of fast inference gains", argv, args.folder, load))
     return 0
 
 

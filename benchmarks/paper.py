@@ -1,11 +1,13 @@
-"""The figures of the paper's tables, to stand beside ours (de Wynter and Perry, 2020; tables by their numbers there)."""
+"""The figures of the paper's tables, to stand beside ours (de Wynter and Perry, 2020; tables by their numbers
+there)."""
 from __future__ import annotations
 
 from typing import Dict, NamedTuple, Optional, Tuple
 
 
 class Table1Row(NamedTuple):
-    """Name, preset of ``bort.architecture``, W, parameters in millions, seconds per 512-token sample on 8 CPUs."""
+    """Name, preset of ``bort.architecture``, W, parameters in millions, seconds per 512-token sample on 8
+    CPUs."""
 
     name: str
     preset: str
@@ -22,16 +24,22 @@ TABLE_1: Tuple[Table1Row, ...] = (
     Table1Row("RoBERTa-large", "roberta-large", None, 355.0, 6.170),
 )
 
-TABLE_2_PRESETS: Tuple[str, ...] = ("bort", "tinybert-4", "bert-of-theseus", "bert-mini", "bert-small", "bert-base",
-                                    "bert-large", "roberta-large")
+TABLE_2_PRESETS: Tuple[str, ...] = ("bort", "tinybert-4", "bert-of-theseus", "bert-mini", "bert-small",
+                                    "bert-base", "bert-large", "roberta-large")
 """The rows of Table 2 in order; names and parameter counts are with the presets in ``bort.architecture``."""
 
-TABLE_3: Dict[str, Dict[str, Optional[float]]] = {
-    "Pre-training": {"gpus": 8, "hours": 40, "gpu_hours": 320, "mlm_accuracy": 99.3, "converged_at_step": 22000},
-    "Distillation": {"gpus": 8, "hours": 36, "gpu_hours": 288, "mlm_accuracy": 99.3, "converged_at_step": 17000},
-    "BERT-large": {"gpus": 1472, "hours": 0.78, "gpu_hours": 1153, "mlm_accuracy": None, "converged_at_step": None},
-    "RoBERTa-large": {"gpus": 1024, "hours": 24, "gpu_hours": 25764, "mlm_accuracy": None, "converged_at_step": None},
-}
+TABLE_3: Dict[str, Dict[str, Optional[float]]] = {"Pre-training": {"gpus": 8, "hours": 40, "gpu_hours": 320,
+                                                                   "mlm_accuracy": 99.3,
+                                                                   "converged_at_step": 22000},
+                                                  "Distillation": {"gpus": 8, "hours": 36, "gpu_hours": 288,
+                                                                   "mlm_accuracy": 99.3,
+                                                                   "converged_at_step": 17000},
+                                                  "BERT-large": {"gpus": 1472, "hours": 0.78,
+                                                                 "gpu_hours": 1153, "mlm_accuracy": None,
+                                                                 "converged_at_step": None},
+                                                  "RoBERTa-large": {"gpus": 1024, "hours": 24,
+                                                                    "gpu_hours": 25764, "mlm_accuracy": None,
+                                                                    "converged_at_step": None},}
 
 Scores = Dict[str, Dict[str, Tuple[float, ...]]]
 
@@ -56,7 +64,8 @@ TABLE_4: Scores = _table(
         "WNLI": "89.0 65.1 65.1 65.1 62.3 71.2",
         "AX": "48.7 39.6 9.2 33.7 28.6 51.9",
     })
-"""GLUE test scores. CoLA, AX: Matthews; STS-B: Pearson/Spearman; QQP, MRPC: F1/accuracy; the others: accuracy."""
+"""GLUE test scores. CoLA, AX: Matthews; STS-B: Pearson/Spearman; QQP, MRPC: F1/accuracy; the others:
+accuracy."""
 
 TABLE_5: Scores = _table(
     ("BERT-large", "Baselines", "RoBERTa-large", "Bort"), {

@@ -2,14 +2,15 @@
 
     python benchmarks/pretraining.py                                        # about 25 minutes on 2 quiet cores
     python benchmarks/pretraining.py --steps 60 --teacher-steps 60 --seeds 0 --no-record    # a trial
-    python benchmarks/pretraining.py --corpus wikipedia/ --tokenizer roberta/ --student bort --teacher roberta-large/ \\
+    python benchmarks/pretraining.py --corpus wikipedia/ --tokenizer roberta/ --student bort --teacher
+    roberta-large/ \\
         --max-length 512 --steps 25000 --batch-size 64                      # the paper's scale, given the machines
 
-The same student is trained by both methods with the same data, seeds, steps and evaluation set; the teacher by the same
-runner (``--method mlm``) unless ``--teacher`` is a folder. Compute is wall time times cores, the teacher's answers
-included, as the paper counts them; training the teacher is listed apart. "Converged" is the first evaluation at which a
-run is as accurate as the *worse* of both methods is at its best (median over the seeds of each method's best). A
-killed benchmark goes on with the same command.
+The same student is trained by both methods with the same data, seeds, steps and evaluation set; the teacher
+by the same runner (``--method mlm``) unless ``--teacher`` is a folder. Compute is wall time times cores, the
+teacher's answers included, as the paper counts them; training the teacher is listed apart. "Converged" is the
+first evaluation at which a run is as accurate as the *worse* of both methods is at its best (median over the
+seeds of each method's best). A killed benchmark goes on with the same command.
 """
 from __future__ import annotations
 
@@ -48,9 +49,10 @@ def prepare_corpus(arguments: argparse.Namespace, folder: Path) -> Path:
         Path(corpus).write_text("\n\n".join(embedded_documents()) + "\n", encoding="utf-8")
     vocabulary = ["--tokenizer", arguments.tokenizer] if arguments.tokenizer else [
         "--train-tokenizer", "sentencepiece", "--vocab-size", str(arguments.vocab_size)]
-    # Also over finished shards, which it leaves alone where they are of the same text and options, and else refuses.
-    if text_command(["prepare", "--input", corpus, "--output", str(shards), "--max-length", str(arguments.max_length),
-                     "--split", arguments.split, "--seed", "0", *vocabulary]):
+    # Also over finished shards, which it leaves alone where they are of the same text and options, and else
+    # refuses.
+    if text_command(["prepare", "--input", corpus, "--output", str(shards), "--max-length",
+                     str(arguments.max_length), "--split", arguments.split, "--seed", "0", *vocabulary]):
         raise BortError("the corpus could not be prepared")
     return shards
 
@@ -62,9 +64,9 @@ def pretrain(arguments: argparse.Namespace, shards: Path, output: Path, *options
     print(f"=== {output.name}", flush=True)
     run_pretrain.main(["--data", str(shards), "--output", str(output), "--resume", "--max-length",
                        str(arguments.max_length), "--batch-size", str(arguments.batch_size), "--schedule",
-                       arguments.schedule, "--warmup-ratio", str(arguments.warmup_ratio), "--log-interval", "20",
-                       "--eval-sequences", str(arguments.eval_sequences), "--checkpoint-interval", "200", "--dropout",
-                       str(arguments.dropout), *options])
+                       arguments.schedule, "--warmup-ratio", str(arguments.warmup_ratio), "--log-interval",
+                       "20", "--eval-sequences", str(arguments.eval_sequences), "--checkpoint-interval",
+                       "200", "--dropout", str(arguments.dropout), *options])
     return read_json(output / "results.json")
 
 
@@ -101,10 +103,12 @@ def percent(value: float) -> float:
     return round(100 * value, 2)
 
 
-def summarize(curves: Dict[str, List[List[Dict[str, float]]]], results: Dict[str, List[Dict[str, Any]]], cores: int,
-              seeds: Sequence[int]) -> Dict[str, Any]:
-    """Rows of the tables from the evaluations and results of every run, by method and in the order of ``seeds``."""
-    best = {method: [max(row["eval_mlm_accuracy"] for row in rows) for rows in runs] for method, runs in curves.items()}
+def summarize(curves: Dict[str, List[List[Dict[str, float]]]], results: Dict[str, List[Dict[str, Any]]],
+              cores: int, seeds: Sequence[int]) -> Dict[str, Any]:
+    """Rows of the tables from the evaluations and results of every run, by method and in the order of
+    ``seeds``."""
+    best = {method: [max(row["eval_mlm_accuracy"] for row in rows) for rows in runs] for method,
+            runs in curves.items()}
     target = min(float(np.median(values)) for values in best.values())
     columns: Dict[str, Dict[str, Any]] = {}
     for method, runs in curves.items():
@@ -119,9 +123,11 @@ def summarize(curves: Dict[str, List[List[Dict[str, float]]]], results: Dict[str
             "cost": median([row and row["seconds"] * cores / 3600 for row in first])}
     labels = {"hours": "Training time (hours)", "core_hours": "Core-hours (paper: GPU hours)",
               "accuracy": "Best MLM accuracy (%)", "last": "MLM accuracy after the last step (%)",
-              "loss": "MLM loss after the last step (nats)", "step": f"Converged (to {percent(target)}%) at step",
+              "loss": "MLM loss after the last step (nats)",
+              "step": f"Converged (to {percent(target)}%) at step",
               "cost": f"Core-hours to {percent(target)}%"}
-    of_paper = {"hours": "hours", "core_hours": "gpu_hours", "accuracy": "mlm_accuracy", "step": "converged_at_step"}
+    of_paper = {"hours": "hours", "core_hours": "gpu_hours", "accuracy": "mlm_accuracy",
+                "step": "converged_at_step"}
     table = []
     for key, label in labels.items():
         row: Dict[str, Any] = {"": label}
@@ -131,8 +137,8 @@ def summarize(curves: Dict[str, List[List[Dict[str, float]]]], results: Dict[str
             row[f"{name}, paper"] = figures.get(of_paper.get(key, ""))
         table.append(row)
     gain = columns["kd"]["accuracy"] - columns["mlm"]["accuracy"]
-    verdict = (f"Distillation ends {abs(gain):.2f} points {'above' if gain > 0 else 'below'} the masked language model "
-               f"alone (medians of each run's best evaluation, {len(best['kd'])} seeds)")
+    verdict = (f"Distillation ends {abs(gain):.2f} points {'above' if gain > 0 else 'below'} the masked "
+               f"language model alone (medians of each run's best evaluation, {len(best['kd'])} seeds)")
     for key, what in (("step", "steps"), ("cost", "core-hours, the teacher's answers included")):
         mlm, kd = columns["mlm"][key], columns["kd"][key]
         if mlm and kd:
@@ -153,7 +159,8 @@ def draw(curves: Dict[str, List[List[Dict[str, float]]]], cores: int, path: Path
         count = min(len(rows) for rows in runs)
         accuracy = [float(np.median([100 * rows[index]["eval_mlm_accuracy"] for rows in runs]))
                     for index in range(count)]
-        hours = [float(np.median([rows[index]["seconds"] * cores / 3600 for rows in runs])) for index in range(count)]
+        hours = [float(np.median([rows[index]["seconds"] * cores / 3600 for rows in runs]))
+                 for index in range(count)]
         lines[0][METHODS[method]] = ([rows["step"] for rows in runs[0][:count]], accuracy)
         lines[1][METHODS[method]] = (hours, accuracy)
     return plot_curves(path, [
@@ -163,25 +170,29 @@ def draw(curves: Dict[str, List[List[Dict[str, float]]]], cores: int, path: Path
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=common.ROOT / "runs" / "pretraining",
                         help="shards and runs go here")
-    parser.add_argument("--corpus", help="text file or folder (default: the shared articles, else the embedded corpus)")
+    parser.add_argument("--corpus",
+                        help="text file or folder (default: the shared articles, else the embedded corpus)")
     parser.add_argument("--tokenizer", help="folder of a vocabulary (default: one is trained on the text)")
     parser.add_argument("--vocab-size", type=int, default=2000)
     parser.add_argument("--split", default="96,2,2", help="train, test and validation (default 96,2,2)")
     parser.add_argument("--max-length", type=int, default=64)
     parser.add_argument("--student", default="2,4,128,256")
-    parser.add_argument("--teacher", default="4,4,192,768", help="an architecture to train, or a model folder")
+    parser.add_argument("--teacher", default="4,4,192,768",
+                        help="an architecture to train, or a model folder")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--teacher-steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--dropout", type=float, default=0.0, help="default 0: so small networks have none to spare")
+    parser.add_argument("--dropout", type=float, default=0.0,
+                        help="default 0: so small networks have none to spare")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--teacher-lr", type=float, default=1e-3)
     parser.add_argument("--teacher-mask-ratio", type=float, default=0.15,
-                        help="share of tokens that the teacher learns to fill in; more learn faster from little text "
-                             "(default 0.15). It is evaluated like its students")
+                        help="share of tokens that the teacher learns to fill in; more learn faster from "
+                        "little text (default 0.15). It is evaluated like its students")
     parser.add_argument("--schedule", default="linear", choices=("linear", "noam"))
     parser.add_argument("--warmup-ratio", type=float, default=0.1)
     parser.add_argument("--mlm-weight", type=float, default=0.5)
@@ -190,7 +201,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--evaluations", type=int, default=15, help="evaluations of a run (default 15)")
     parser.add_argument("--eval-sequences", type=int, default=1000)
-    parser.add_argument("--no-record", action="store_true", help="print without writing to benchmarks/results")
+    parser.add_argument("--no-record", action="store_true",
+                        help="print without writing to benchmarks/results")
     arguments = parser.parse_args(argv)
     load = common.load_average()
     shards = prepare_corpus(arguments, arguments.work)
@@ -198,30 +210,32 @@ def main(argv: Optional[List[str]] = None) -> int:
     teacher = Path(arguments.teacher)
     if not teacher.is_dir():
         trained = pretrain(arguments, shards, arguments.work / "teacher", "--architecture", arguments.teacher,
-                           "--method", "mlm", "--steps", str(arguments.teacher_steps),
-                           "--lr", str(arguments.teacher_lr), "--mask-ratio", str(arguments.teacher_mask_ratio),
-                           "--eval-interval",
-                           str(max(1, arguments.teacher_steps // arguments.evaluations)))
+                           "--method", "mlm", "--steps", str(arguments.teacher_steps), "--lr",
+                           str(arguments.teacher_lr), "--mask-ratio", str(arguments.teacher_mask_ratio),
+                           "--eval-interval", str(max(1, arguments.teacher_steps // arguments.evaluations)))
         teacher = arguments.work / "teacher" / "model"
-        notes.append(f"The teacher {arguments.teacher} was trained here in {trained['core_hours']:.3f} core-hours to "
-                     f"{percent(accuracy(teacher, arguments, shards))}% MLM accuracy; that time is not in the table.")
+        notes.append(f"The teacher {arguments.teacher} was trained here in {trained['core_hours']:.3f} "
+                     f"core-hours to {percent(accuracy(teacher, arguments, shards))}% MLM accuracy; that "
+                     "time is not in the table.")
     runs: Dict[str, List[Path]] = {method: [] for method in METHODS}
     results: Dict[str, List[Dict[str, Any]]] = {method: [] for method in METHODS}
     for seed in arguments.seeds:
         for method in METHODS:
             output = arguments.work / f"{method}-{seed}"
-            options = ["--architecture", arguments.student, "--method", method, "--steps", str(arguments.steps), "--lr",
-                       str(arguments.lr), "--seed", str(seed), "--eval-interval",
-                       str(max(1, arguments.steps // arguments.evaluations))]
+            options = ["--architecture", arguments.student, "--method", method, "--steps",
+                       str(arguments.steps), "--lr", str(arguments.lr), "--seed", str(seed),
+                       "--eval-interval", str(max(1, arguments.steps // arguments.evaluations))]
             if method == "kd":
-                options += ["--teacher", str(teacher), "--mlm-weight", str(arguments.mlm_weight), "--kd-weight",
-                            str(arguments.kd_weight), "--temperature", str(arguments.temperature)]
+                options += ["--teacher", str(teacher), "--mlm-weight", str(arguments.mlm_weight),
+                            "--kd-weight", str(arguments.kd_weight), "--temperature",
+                            str(arguments.temperature)]
             results[method].append(pretrain(arguments, shards, output, *options))
             runs[method].append(output)
     curves = {method: [curve(run) for run in runs[method]] for method in METHODS}
     cores = results["mlm"][0]["cores"]
     summary = summarize(curves, results, cores, arguments.seeds)
-    notes = [summary["verdict"], *notes, "The paper's accuracies are of a corpus of 270 million sentences, V = 50,265 "
+    notes = [summary["verdict"], *notes,
+             "The paper's accuracies are of a corpus of 270 million sentences, V = 50,265 "
              "and a teacher of 355 million parameters: compare columns of one origin only."]
     tables = {"Table 3": summary["table"], "Runs": summary["runs"]}
     if arguments.no_record:

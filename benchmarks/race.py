@@ -1,11 +1,13 @@
 """RACE (Table 6) from a model folder: every task whose data is there, the paper's figures beside ours.
 
-    # The whole table, by Agora with the paper's convergent hyper-parameters; a teacher for each task in runs/teachers:
+    # The whole table, by Agora with the paper's convergent hyper-parameters; a teacher for each task in
+    # runs/teachers:
     python benchmarks/race.py --model bort --data race/ --teachers runs/teachers
 
     # Plain fine-tuning with the same hyper-parameters; a few tasks; other settings:
     python benchmarks/race.py --model bort --data race/ --tasks RACE-M
-    python benchmarks/race.py --model bort --data race/ --tasks RACE-M -- --epochs 5 --lr 3e-5 --weight-decay 0.01
+    python benchmarks/race.py --model bort --data race/ --tasks RACE-M -- --epochs 5 --lr 3e-5 --weight-decay
+    0.01
 
     # What it would cost on this machine, and elsewhere:
     python benchmarks/race.py --model bort --data race/ --estimate

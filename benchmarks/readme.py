@@ -4,7 +4,8 @@
     python benchmarks/readme.py --check    # only say whether README.md is up to date (exit code 1 if not)
 
 Between ``<!-- result NAME -->`` and ``<!-- end NAME -->`` goes the first table of ``benchmarks/results/NAME.md``
-(``NAME#Heading`` takes the table under that heading) with the line that says when, where and from which commit.
+(``NAME#Heading`` takes the table under that heading) with the line that says when, where and from which
+commit.
 """
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ if str(ROOT) not in sys.path:
 from bort.errors import BortError, run_command  # noqa: E402
 from bort.files import atomic_write  # noqa: E402
 
-_BLOCK = re.compile(r"(<!-- result (?P<name>[\w-]+)(?:#(?P<heading>[^>]*?))? -->\n).*?(<!-- end (?P=name) -->)", re.S)
+_BLOCK = re.compile(r"(<!-- result (?P<name>[\w-]+)(?:#(?P<heading>[^>]*?))? -->\n).*?(<!-- end (?P=name) "
+                    r"-->)", re.S)
 
 
 def extract(text: str, heading: Optional[str], where: str) -> str:
@@ -39,7 +41,8 @@ def extract(text: str, heading: Optional[str], where: str) -> str:
     first = next((number for number in range(start, len(lines)) if lines[number].startswith("|")), None)
     if first is None:
         raise BortError(f"{where}: no table in it")
-    last = next((number for number in range(first, len(lines)) if not lines[number].startswith("|")), len(lines))
+    last = next((number for number in range(first, len(lines)) if not lines[number].startswith("|")),
+                len(lines))
     command = next((line for line in lines if line.startswith("`")), "")
     run = next((line for line in lines if re.match(r"\d{4}-\d\d-\d\d ", line)), "")
     return "\n".join(lines[first:last]) + f"\n\n{command} · {run}\n"
@@ -56,14 +59,16 @@ def paste(readme: str, results: Path) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(argv)
     path = ROOT / "README.md"
     before = path.read_text(encoding="utf-8")
     after = paste(before, ROOT / "benchmarks" / "results")
     if args.check:
-        print("README.md is up to date" if before == after else "README.md is not what the recorded results say")
+        print("README.md is up to date" if before == after
+              else "README.md is not what the recorded results say")
         return int(before != after)
     with atomic_write(path) as stream:
         stream.write(after)

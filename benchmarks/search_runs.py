@@ -1,4 +1,5 @@
-"""What ``search.py`` runs: its corpus, and the project's commands in processes whose time and memory are noted."""
+"""What ``search.py`` runs: its corpus, and the project's commands in processes whose time and memory are
+noted."""
 from __future__ import annotations
 
 import os
@@ -19,7 +20,8 @@ CORPUS_CHARACTERS = 2_000_000
 
 
 def corpus(work: Path, given: Optional[str]) -> Path:
-    """A text of two million characters: the one given, the articles beside this checkout, or what Python carries."""
+    """A text of two million characters: the one given, the articles beside this checkout, or what Python
+    carries."""
     path = work / "corpus.txt"
     if not path.is_file():
         source = Path(given) if given else SHARED / "text" / "articles.txt"
@@ -46,20 +48,21 @@ def run(script: str, folder: Path, arguments: Sequence[Any], workers: int = 1) -
     """Run one of the project's commands in ``workers`` processes that share the cores and ``folder``.
 
     Returns:
-        Seconds, and the largest peak memory of a process in MiB, both over all calls with this folder: those of one
-        that only resumes a finished run would tell nothing.
+        Seconds, and the largest peak memory of a process in MiB, both over all calls with this folder: those
+        of one that only resumes a finished run would tell nothing.
 
     Raises:
         BortError: a process failed; the end of its output is in the message.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, common.usable_cores() // workers))
-    command = [sys.executable, str(common.ROOT / script), "--output", str(folder), "--resume", *map(str, arguments)]
+    command = [sys.executable, str(common.ROOT / script), "--output", str(folder), "--resume",
+               *map(str, arguments)]
     begun, logs, running = time.perf_counter(), [], []
     for number in range(workers):
         logs.append(open(folder.parent / f"{folder.name}-{number}.log", "wb"))
-        running.append(subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS=threads), stdout=logs[-1],
-                                        stderr=subprocess.STDOUT))
+        running.append(subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS=threads),
+                                        stdout=logs[-1], stderr=subprocess.STDOUT))
     peak = 0.0
     for log, process in zip(logs, running):
         _, status, usage = os.wait4(process.pid, 0)
@@ -77,7 +80,8 @@ def run(script: str, folder: Path, arguments: Sequence[Any], workers: int = 1) -
 
 
 def used(folder: Path, seconds: float, peak: float) -> Tuple[float, float]:
-    """Note what a call took beside its run's folder; the sum of all calls' seconds and the largest of their peaks."""
+    """Note what a call took beside its run's folder; the sum of all calls' seconds and the largest of their
+    peaks."""
     path = folder.with_name(f"{folder.name}-usage.json")
     earlier = read_json(path) if path.is_file() else {"seconds": 0.0, "peak_mib": 0.0}
     total = {"seconds": earlier["seconds"] + seconds, "peak_mib": max(earlier["peak_mib"], peak)}

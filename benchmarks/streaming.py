@@ -4,10 +4,11 @@
     python benchmarks/streaming.py --model runs/sst2/model      # a fine-tuned model instead of random weights
     python benchmarks/streaming.py --architecture 2,4,128,256 --vocab-size 2000 --sentences 500 --data none
 
-The sentences are SST-2's dev and test sets and as much of its training set as is needed, shuffled, from ../shared/data
-(else sentences out of Python's own documentation). Every engine reads them one by one, has the same weights, and
-answers in their order. Engines run in processes of their own and take turns: each does a slice of its stream while the
-others are stopped. Their predictions are compared on the first sentences before, and on all of them afterwards.
+The sentences are SST-2's dev and test sets and as much of its training set as is needed, shuffled, from
+../shared/data (else sentences out of Python's own documentation). Every engine reads them one by one, has the
+same weights, and answers in their order. Engines run in processes of their own and take turns: each does a
+slice of its stream while the others are stopped. Their predictions are compared on the first sentences
+before, and on all of them afterwards.
 """
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 TOLERANCE = 1e-4
 """Of probabilities, between float32 engines ..."""
 OTHERWISE_TOKENISED = 1e-3
-"""... but for this share of the sentences: two SentencePiece segmentations of one score are a matter of taste."""
+"""... but for this share of the sentences: two SentencePiece segmentations of one score are a matter of
+taste."""
 CORRELATION = 0.95
 """With float32's probabilities, that other number formats must reach."""
 CHECKED = streams.CHECKED
@@ -47,7 +49,8 @@ class Streamed(NamedTuple):
 
 
 def sentences(data: Path, count: int, seed: int = 0) -> List[str]:
-    """``count`` sentences: SST-2's dev, test and training sets in that order, or those that Python carries; shuffled.
+    """``count`` sentences: SST-2's dev, test and training sets in that order, or those that Python carries;
+    shuffled.
 
     Raises:
         BortError: there are fewer.
@@ -83,8 +86,8 @@ def check(engine: str, found: np.ndarray, expected: np.ndarray) -> Dict[str, flo
     else:
         right = np.corrcoef(found, expected)[0, 1] >= CORRELATION
     if not right:
-        raise BortError(f"{engine} is wrong: its probabilities are off by up to {differences.max():.3g}, {equal:.1%} "
-                        "of its labels are the same")
+        raise BortError(f"{engine} is wrong: its probabilities are off by up to {differences.max():.3g}, "
+                        f"{equal:.1%} of its labels are the same")
     return {"largest difference": float(f"{differences.max():.2g}"), "equal labels %": round(100 * equal, 2)}
 
 
@@ -157,11 +160,13 @@ def _tokenizer(args: argparse.Namespace) -> Optional[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="bort", help="a preset or D,A,H,I, with random weights")
     parser.add_argument("--model", help="a fine-tuned classifier of two classes instead")
     parser.add_argument("--tokenizer", help="its folder (default: the model's, or ../shared/data/bpe)")
-    parser.add_argument("--vocab-size", type=int, help="train a SentencePiece tokenizer of this size on the sentences "
+    parser.add_argument("--vocab-size", type=int,
+                        help="train a SentencePiece tokenizer of this size on the sentences "
                         "instead")
     parser.add_argument("--engines", default=",".join(streams.ENGINES), help="default: %(default)s")
     parser.add_argument("--sentences", type=int, default=10000, help="default: 10000")
@@ -179,9 +184,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     chosen = [name for name in args.engines.split(",") if name]
     unknown = [name for name in chosen if name not in streams.ENGINES]
     if unknown or not chosen:
-        raise BortError(f"--engines: {', '.join(unknown) or 'none'} unknown; there are {', '.join(streams.ENGINES)}")
+        raise BortError(f"--engines: {', '.join(unknown) or 'none'} unknown; there are "
+                        f"{', '.join(streams.ENGINES)}")
     if min(args.sentences, args.slices) < 1 or not 1 <= args.threads <= common.usable_cores():
-        raise BortError("--sentences and --slices must be positive, --threads at most the cores of this process")
+        raise BortError("--sentences and --slices must be positive, --threads at most the cores of this "
+                        "process")
     parse(args.architecture)
     load, notes = common.load_average(), []
     texts = sentences(args.data, args.sentences)
@@ -199,13 +206,14 @@ def main(argv: Optional[List[str]] = None) -> int:
     finally:
         for worker in workers.values():
             worker.close()
-    notes.append(f"Before its time was taken, every engine had classified the first {CHECKED} sentences: that is where "
-                 "int8 learned the ranges of activations.")
+    notes.append(f"Before its time was taken, every engine had classified the first {CHECKED} sentences: "
+                 "that is where int8 learned the ranges of activations.")
     words = [len(text.split()) for text in texts]
-    settings = {"network": network, "sentences": len(texts), "words per sentence": f"{np.mean(words):.1f} (at most "
+    settings = {"network": network, "sentences": len(texts),
+                "words per sentence": f"{np.mean(words):.1f} (at most "
                 f"{max(words)})", "threads": args.threads, "slices": args.slices}
-    path = common.record(args.name, rows(result), settings, notes, "Many requests: a stream of sentences", argv,
-                         args.results, load)
+    path = common.record(args.name, rows(result), settings, notes, "Many requests: a stream of sentences",
+                         argv, args.results, load)
     print(path.read_text(encoding="utf-8"))
     return 0
 

@@ -2,9 +2,10 @@
 
     python benchmarks/streams.py ENGINE      # reads commands as JSON lines, answers with JSON lines (see workers.py)
 
-Commands: ``{"prepare": folder, ...}``, ``{"make": folder}``, ``{"load": folder}``, ``{"start": file, "count": n}`` (of
-its lines), ``{"next": n}``, ``{"finish": path}``. Every engine turns an iterator of sentences into an iterator of the
-last label's probabilities, in the order of the sentences, and reads no further ahead than it wants to.
+Commands: ``{"prepare": folder, ...}``, ``{"make": folder}``, ``{"load": folder}``, ``{"start": file, "count":
+n}`` (of its lines), ``{"next": n}``, ``{"finish": path}``. Every engine turns an iterator of sentences into
+an iterator of the last label's probabilities, in the order of the sentences, and reads no further ahead than
+it wants to.
 """
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def _predictor(engine: str, dtype: str = "float32") -> Callable[[Path], Classify
         except BortError as error:
             raise engines.Unavailable(str(error)) from error
         onnx = folder / f"{engine}.onnx" if engine != "mxnet" else None
-        predictor = Predictor(folder / "model", engine="mxnet" if onnx is None else "onnx", onnx=onnx, dtype=dtype)
+        predictor = Predictor(folder / "model", engine="mxnet" if onnx is None else "onnx", onnx=onnx,
+                              dtype=dtype)
         last = str(predictor.task.spell(1))
 
         def classify(sentences: Iterator[str]) -> Iterator[float]:
@@ -59,7 +61,8 @@ def _make_onnx(engine: str, method: Any) -> Callable[[Path], None]:
         from bort.checkpoints import model_folder
         from bort.export import onnx_export
 
-        onnx_export.export(model_folder.load(folder / "model"), folder / f"{engine}.onnx", "classifier", method)
+        onnx_export.export(model_folder.load(folder / "model"), folder / f"{engine}.onnx", "classifier",
+                           method)
     return make
 
 
@@ -70,12 +73,13 @@ def _pipeline(batch_size: int) -> Callable[[Path], Classify]:
         from transformers import pipeline
 
         torch.set_num_threads(engines.threads())
-        run = pipeline("text-classification", str(folder / "huggingface"), device="cpu", batch_size=batch_size,
-                       top_k=None)
+        run = pipeline("text-classification", str(folder / "huggingface"), device="cpu",
+                       batch_size=batch_size, top_k=None)
         last = run.model.config.id2label[1]
 
         def classify(sentences: Iterator[str]) -> Iterator[float]:
-            for scores in run(sentence for sentence in sentences):  # a generator is what it takes for a stream
+            # a generator is what it takes for a stream
+            for scores in run(sentence for sentence in sentences):
                 yield next(score["score"] for score in scores if score["label"] == last)
         return classify
     return load
@@ -95,7 +99,8 @@ def _loop(batch_size: int) -> Callable[[Path], Classify]:
             for batch in iter(lambda: list(itertools.islice(sentences, batch_size)), []):
                 rows = tokenizer.encode_batch(batch)
                 logits = opened.run(None, {"input_ids": np.array([row.ids for row in rows]),
-                                           "attention_mask": np.array([row.attention_mask for row in rows])})[0]
+                                           "attention_mask": np.array([row.attention_mask for row in rows])})[
+                                                                                                              0]
                 weights = np.exp(logits - logits.max(axis=1, keepdims=True))
                 yield from (weights[:, 1] / weights.sum(axis=1)).tolist()
         return classify
@@ -116,7 +121,8 @@ def prepare(folder: Path, architecture: str, model: Optional[str], tokenizer: Op
 
     Args:
         model: a fine-tuned one; otherwise ``architecture`` with random weights.
-        tokenizer: its folder; otherwise the model's, or one of ``vocab_size`` trained on ``folder/sentences.txt``.
+        tokenizer: its folder; otherwise the model's, or one of ``vocab_size`` trained on
+            ``folder/sentences.txt``.
 
     Raises:
         BortError: the model is no classifier of two classes, or there is no tokenizer.
@@ -129,7 +135,8 @@ def prepare(folder: Path, architecture: str, model: Optional[str], tokenizer: Op
 
     texts = (folder / "sentences.txt").read_text(encoding="utf-8").splitlines()
     if model:
-        network, found = model_folder.load(model), inspection.find_tokenizer(model_folder.read(model), tokenizer)
+        network, found = model_folder.load(model), inspection.find_tokenizer(model_folder.read(model),
+                                                                             tokenizer)
         if found is None or not isinstance(network, Classifier) or network.num_outputs != 2:
             raise BortError(f"{model}: a classifier of two classes with its tokenizer is needed")
         name = f"{model} {network.bort.architecture.display}"
@@ -148,12 +155,14 @@ def prepare(folder: Path, architecture: str, model: Optional[str], tokenizer: Op
 
 
 def _spread(model: Any, tokenizer: Any, texts: Sequence[str]) -> None:
-    """Scale and shift a random head's outputs, so that the labels of ``texts`` differ and mistakes show in them."""
+    """Scale and shift a random head's outputs, so that the labels of ``texts`` differ and mistakes show in
+    them."""
     from bort.backend.mxnet import mx
     from bort.finetuning.scoring import score
     from bort.tasks.encoding import encode_pair
 
-    rows = [encode_pair(tokenizer, ids, None, model.max_length) for ids in tokenizer.encode_batch(list(texts))]
+    rows = [encode_pair(tokenizer, ids, None, model.max_length)
+            for ids in tokenizer.encode_batch(list(texts))]
     logits = score(model, rows, tokenizer.pad_id, ranks=False)
     apart = logits[:, 1] - logits[:, 0]
     last = model.classifier[len(model.classifier) - 1]
@@ -162,23 +171,23 @@ def _spread(model: Any, tokenizer: Any, texts: Sequence[str]) -> None:
     last.bias.set_data(mx.nd.array([0.0, -scale * float(np.median(apart))]) + last.bias.data() * scale)
 
 
-ENGINES: Dict[str, Callable[[Path], Classify]] = {
-    "mxnet": _predictor("mxnet"), "mxnet-int8": _predictor("mxnet", "int8"),
-    "mxnet-bf16": _predictor("mxnet", "bfloat16"), "onnx": _predictor("onnx"), "onnx-int8": _predictor("onnx-int8"),
-    "pipeline-1": _pipeline(1), "pipeline-32": _pipeline(32), "onnxruntime-1": _loop(1), "onnxruntime-32": _loop(32),
-}
-MAKERS: Dict[str, Callable[[Path], None]] = {
-    "onnx": _make_onnx("onnx", None), "onnx-int8": _make_onnx("onnx-int8", "dynamic"), "onnxruntime-1": _make_hf,
-    "onnxruntime-32": _make_hf,
-}
-DESCRIPTIONS = {
-    "mxnet": "bort.predict", "mxnet-int8": "bort.predict --dtype int8", "mxnet-bf16": "bort.predict --dtype bfloat16",
-    "onnx": "bort.predict --engine onnx", "onnx-int8": "bort.predict --engine onnx, exported with --int8 dynamic",
-    "pipeline-1": "transformers' pipeline, batches of 1 (its default)",
-    "pipeline-32": "transformers' pipeline, batches of 32 as they come",
-    "onnxruntime-1": "a loop around ONNX Runtime with the export of transformers' model, batches of 1",
-    "onnxruntime-32": "the same, batches of 32 as they come, padded to their longest",
-}
+ENGINES: Dict[str, Callable[[Path], Classify]] = {"mxnet": _predictor("mxnet"),
+                                                  "mxnet-int8": _predictor("mxnet", "int8"),
+                                                  "mxnet-bf16": _predictor("mxnet", "bfloat16"),
+                                                  "onnx": _predictor("onnx"),
+                                                  "onnx-int8": _predictor("onnx-int8"),
+                                                  "pipeline-1": _pipeline(1), "pipeline-32": _pipeline(32),
+                                                  "onnxruntime-1": _loop(1), "onnxruntime-32": _loop(32),}
+MAKERS: Dict[str, Callable[[Path], None]] = {"onnx": _make_onnx("onnx", None),
+                                             "onnx-int8": _make_onnx("onnx-int8", "dynamic"),
+                                             "onnxruntime-1": _make_hf, "onnxruntime-32": _make_hf,}
+DESCRIPTIONS = {"mxnet": "bort.predict", "mxnet-int8": "bort.predict --dtype int8",
+                "mxnet-bf16": "bort.predict --dtype bfloat16", "onnx": "bort.predict --engine onnx",
+                "onnx-int8": "bort.predict --engine onnx, exported with --int8 dynamic",
+                "pipeline-1": "transformers' pipeline, batches of 1 (its default)",
+                "pipeline-32": "transformers' pipeline, batches of 32 as they come",
+                "onnxruntime-1": "a loop around ONNX Runtime with the export of transformers' model, batches "
+                "of 1", "onnxruntime-32": "the same, batches of 32 as they come, padded to their longest",}
 OURS = ("mxnet", "mxnet-int8", "mxnet-bf16", "onnx", "onnx-int8")
 
 

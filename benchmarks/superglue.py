@@ -1,11 +1,13 @@
 """SuperGLUE (Table 5) from a model folder: every task whose data is there, the paper's figures beside ours.
 
-    # The whole table, by Agora with the paper's convergent hyper-parameters; a teacher for each task in runs/teachers:
+    # The whole table, by Agora with the paper's convergent hyper-parameters; a teacher for each task in
+    # runs/teachers:
     python benchmarks/superglue.py --model bort --data superglue/ --teachers runs/teachers
 
     # Plain fine-tuning with the same hyper-parameters; a few tasks; other settings:
     python benchmarks/superglue.py --model bort --data superglue/ --tasks CB,COPA
-    python benchmarks/superglue.py --model bort --data superglue/ --tasks CB -- --epochs 5 --lr 3e-5 --weight-decay 0.01
+    python benchmarks/superglue.py --model bort --data superglue/ --tasks CB -- --epochs 5 --lr 3e-5
+    --weight-decay 0.01
 
     # What it would cost on this machine, and elsewhere:
     python benchmarks/superglue.py --model bort --data superglue/ --estimate

@@ -19,13 +19,15 @@ from bort.tasks.encoding import encode
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.base import Tokenizer
 
-TOKENS: Dict[str, int] = {
-    "CoLA": 11, "SST-2": 13, "MRPC": 54, "STS-B": 32, "QQP": 31, "MNLI-m": 40, "MNLI-mm": 40, "QNLI": 51, "RTE": 72,
-    "WNLI": 38, "BoolQ": 145, "CB": 90, "COPA": 22, "MultiRC": 360, "ReCoRD": 270, "SuperGLUE-RTE": 72, "WiC": 24,
-    "WSC": 28, "RACE-M": 340, "RACE-H": 440}
-"""Tokens of an average training example, cut to 512: our estimate where the data is not there to measure it."""
+TOKENS: Dict[str, int] = {"CoLA": 11, "SST-2": 13, "MRPC": 54, "STS-B": 32, "QQP": 31, "MNLI-m": 40,
+                          "MNLI-mm": 40, "QNLI": 51, "RTE": 72, "WNLI": 38, "BoolQ": 145, "CB": 90,
+                          "COPA": 22, "MultiRC": 360, "ReCoRD": 270, "SuperGLUE-RTE": 72, "WiC": 24,
+                          "WSC": 28, "RACE-M": 340, "RACE-H": 440}
+"""Tokens of an average training example, cut to 512: our estimate where the data is not there to measure
+it."""
 EXAMPLES: Dict[str, int] = {"COPA": 800, "MultiRC": 24000, "ReCoRD": 201000, "RACE-M": 50800, "RACE-H": 62400}
-"""Training examples where they are question-answer pairs, after balancing (sections 5.2 and 5.3): our estimate too."""
+"""Training examples where they are question-answer pairs, after balancing (sections 5.2 and 5.3): our
+estimate too."""
 SAMPLE = 500
 """Examples whose tokens are counted."""
 LENGTHS = (32, 128, 512)
@@ -41,7 +43,8 @@ def training_speeds(model: Any, tokenizer: Tokenizer, steps: int = 4) -> Dict[in
     speeds = {}
     for length in sorted({min(length, model.max_length) for length in LENGTHS}):
         rng = np.random.default_rng(0)
-        rows = [rng.integers(5, tokenizer.vocab_size, length).astype(np.int32) for _ in range(BATCH * (steps + 1))]
+        rows = [rng.integers(5, tokenizer.vocab_size, length).astype(np.int32)
+                for _ in range(BATCH * (steps + 1))]
         network = experiment.classifier_for(get_task("RTE"), model, 0)
         ends: List[float] = []
 
@@ -57,7 +60,8 @@ def training_speeds(model: Any, tokenizer: Tokenizer, steps: int = 4) -> Dict[in
 
 
 def seconds_per_example(speeds: Dict[int, float], length: float) -> float:
-    """Of training on inputs of an average length, between the measured ones; shorter inputs count as the shortest."""
+    """Of training on inputs of an average length, between the measured ones; shorter inputs count as the
+    shortest."""
     known = sorted(speeds)
     return float(np.interp(length, known, [one / speeds[one] for one in known]))
 
@@ -96,8 +100,8 @@ def rows_of(tasks: Sequence[str], data: str, speeds: Dict[int, float], architect
         # Forward and backward passes are three forward passes; D has X, 2X, 3X in its rounds.
         student = EPOCHS * rounds * 3 * forward * examples
         teacher = (EPOCHS * 3 + ROUNDS - 1) * TEACHER.flops(max(1, round(tokens))) * examples
-        rows.append({"task": name, "training examples": examples, "tokens each": round(tokens, 1), "from": source,
-                     "hours per epoch": epoch, f"plain, {EPOCHS} epochs (h)": EPOCHS * epoch,
+        rows.append({"task": name, "training examples": examples, "tokens each": round(tokens, 1),
+                     "from": source, "hours per epoch": epoch, f"plain, {EPOCHS} epochs (h)": EPOCHS * epoch,
                      "Agora (h)": EPOCHS * rounds * epoch, "its teacher (h)": teacher / fastest / 3600,
                      "Agora and teacher (PFLOP)": (student + teacher) / 1e15})
     total = {"task": "together", **{key: sum(row[key] for row in rows) for key in rows[0] if key not in (
@@ -106,8 +110,8 @@ def rows_of(tasks: Sequence[str], data: str, speeds: Dict[int, float], architect
             for row in [*rows, *([total] if len(rows) > 1 else [])]]
 
 
-def estimate(tasks: Sequence[str], model: str, data: str, tokenizer_path: Optional[str], architecture: Optional[str]
-             ) -> Tuple[List[Dict[str, Any]], Dict[str, Any], List[str]]:
+def estimate(tasks: Sequence[str], model: str, data: str, tokenizer_path: Optional[str],
+             architecture: Optional[str]) -> Tuple[List[Dict[str, Any]], Dict[str, Any], List[str]]:
     """Rows, settings and notes of a cost record."""
     tokenizer = experiment.choose_tokenizer(model, tokenizer_path)
     network = experiment.load_source(model, tokenizer, architecture)
@@ -120,14 +124,14 @@ def estimate(tasks: Sequence[str], model: str, data: str, tokenizer_path: Option
                 "GFLOP/s": ", ".join(f"{value / 1e9:.0f} at {length}" for length, value in rates.items())}
     work = rows[-1]["Agora and teacher (PFLOP)"] if rows else 0.0
     epochs = EPOCHS * sum(range(1, ROUNDS + 1))
-    notes = [
-        f"Measured here: whole training steps with batches of {BATCH} at {', '.join(map(str, speeds))} tokens. "
-        f"Examples are the published counts (pairs after balancing); tokens are counted on {SAMPLE} training examples "
-        "where the data is there, and our estimate elsewhere.",
-        f"Agora: the convergent set alone, {EPOCHS} epochs a training, {ROUNDS} rounds whose D grows by X each time: "
-        f"{epochs} epochs of X. Its teacher: RoBERTa-large fine-tuned for {EPOCHS} epochs, then labelling "
-        f"{ROUNDS - 1} X, by its FLOPs at the best FLOP/s measured here. The paper's full grid of 500 sets would "
-        "multiply the student's part.",
-        f"Elsewhere: PFLOP divided by what a processor sustains. At {OTHER_TFLOPS} TFLOP/s (an assumption: nothing "
-        f"here ran on a GPU) all of it is {work * 1e3 / OTHER_TFLOPS / 3600:.1f} hours."]
+    notes = [f"Measured here: whole training steps with batches of {BATCH} at {', '.join(map(str, speeds))} "
+             "tokens. Examples are the published counts (pairs after balancing); tokens are counted on "
+             f"{SAMPLE} training examples where the data is there, and our estimate elsewhere.",
+             f"Agora: the convergent set alone, {EPOCHS} epochs a training, {ROUNDS} rounds whose D grows by "
+             f"X each time: {epochs} epochs of X. Its teacher: RoBERTa-large fine-tuned for {EPOCHS} epochs, "
+             f"then labelling {ROUNDS - 1} X, by its FLOPs at the best FLOP/s measured here. The paper's "
+             "full grid of 500 sets would multiply the student's part.",
+             f"Elsewhere: PFLOP divided by what a processor sustains. At {OTHER_TFLOPS} TFLOP/s (an "
+             f"assumption: nothing here ran on a GPU) all of it is {work * 1e3 / OTHER_TFLOPS / 3600:.1f} "
+             "hours."]
     return rows, settings, notes

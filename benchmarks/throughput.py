@@ -1,4 +1,5 @@
-"""Training throughput: a masked-LM step and a distillation step against PyTorch, two ranks against one, peak memory.
+"""Training throughput: a masked-LM step and a distillation step against PyTorch, two ranks against one, peak
+memory.
 
     python benchmarks/throughput.py                     # everything; about 6 minutes on 2 cores
     python benchmarks/throughput.py --parts small       # a minute
@@ -6,8 +7,9 @@
     python benchmarks/throughput.py --only-ranks        # the ranks alone, recorded by themselves as scaling
 
 A step is what training does: masking the batch, forward and backward pass, clipping, optimizer. PyTorch runs
-transformers' own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same batches, in turns
-with ours and in a process of its own (training_steps.py). Architectures and vocabulary are the paper's where the part is
+transformers' own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same
+batches, in turns with ours and in a process of its own (training_steps.py). Architectures and vocabulary are
+the paper's where the part is
 called bort: the student <4, 8, 1024, 768> with RoBERTa-large as its teacher, 8 sequences of 128 tokens.
 """
 from __future__ import annotations
@@ -32,7 +34,8 @@ STEPS = str(Path(__file__).with_name("training_steps.py"))
 
 
 def compare(name: str, methods: List[str], trials: int, torch_too: bool) -> List[Dict[str, Any]]:
-    """Steps of every engine in turns, each in a process of its own that is stopped meanwhile; rows for the table."""
+    """Steps of every engine in turns, each in a process of its own that is stopped meanwhile; rows for the
+    table."""
     part, rows = PARTS[name], []
     for distil in (method == "kd" for method in methods):
         with contextlib.ExitStack() as stack:
@@ -46,7 +49,8 @@ def compare(name: str, methods: List[str], trials: int, torch_too: bool) -> List
                     running.pop(worker.engine)
                 else:
                     worker.ask(steps=2)
-            answers = [{engine: worker.ask(steps=1) for engine, worker in running.items()} for _ in range(trials)]
+            answers = [{engine: worker.ask(steps=1) for engine, worker in running.items()}
+                       for _ in range(trials)]
         seconds, processor = ({engine: [answer[engine][kind][0] for answer in answers] for engine in running}
                               for kind in ("seconds", "processor"))
         ours = float(np.median(seconds[OURS]))
@@ -84,10 +88,13 @@ def worker(arguments: argparse.Namespace) -> None:
 
 
 def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[str, Any]]:
-    """Ranks and cores, a thread per core; with and without accumulated micro-batches; and what the machine allows.
+    """Ranks and cores, a thread per core; with and without accumulated micro-batches; and what the machine
+    allows.
 
-    Two processes that know nothing of each other show how far two cores together are from twice one, whatever is
-    computed: they share memory, cache and clock. What ranks lose beyond that is Horovod's: exchanges, and its own thread.
+    Two processes that know nothing of each other show how far two cores together are from twice one, whatever
+    is
+    computed: they share memory, cache and clock. What ranks lose beyond that is Horovod's: exchanges, and its
+    own thread.
     """
     root = Path(__file__).resolve().parents[1]
     launcher = Path(sys.executable).parent / "horovodrun"
@@ -98,8 +105,8 @@ def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[st
     two = dict(one, OMP_NUM_THREADS="2")
     rows: List[Dict[str, Any]] = []
     for micro_batches in sorted({1, accumulate}):
-        here = [sys.executable, str(Path(__file__).resolve()), "--worker", "--parts", name, "--trials", str(trials),
-                "--batch", str(batch), "--accumulate", str(micro_batches)]
+        here = [sys.executable, str(Path(__file__).resolve()), "--worker", "--parts", name, "--trials",
+                str(trials), "--batch", str(batch), "--accumulate", str(micro_batches)]
         cases = {"1 rank, 1 core": ([here + ["--pin", "0"]], one),
                  "2 strangers, 2 cores": ([here + ["--pin", "0"], here + ["--pin", "1"]], one),
                  "2 ranks, 2 cores": ([["horovodrun", "-np", "2"] + here], one),
@@ -109,16 +116,19 @@ def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[st
             found = common.run_workers(commands, environment)
             speed = sum(row["tokens/s"] for row in found)
             alone = alone or speed
-            rows.append({"part": name, "processes": label, "sequences": batch, "micro-batches a step": micro_batches,
-                         "tokens/s": round(speed, 1), "step_ms": max(row["step_ms"] for row in found),
-                         "of 1 rank, 1 core": round(speed / alone, 3),
-                         "efficiency": round(speed / alone / 2, 3) if "2 cores" in label else None})
+            rows.append({"part": name, "processes": label, "sequences": batch,
+                         "micro-batches a step": micro_batches, "tokens/s": round(speed, 1),
+                         "step_ms": max(row["step_ms"] for row in found),
+                         "of 1 rank, 1 core": round(speed / alone, 3), "efficiency": round(speed / alone / 2,
+                                                                                           3)
+                         if "2 cores" in label else None})
             print(rows[-1], flush=True)
     return rows
 
 
 def memory() -> List[Dict[str, Any]]:
-    """Peak memory of distilling many positions at V = 50,265, in arrays of positions x V; in a process of its own."""
+    """Peak memory of distilling many positions at V = 50,265, in arrays of positions x V; in a process of its
+    own."""
     return common.run_workers([[sys.executable, str(Path(__file__).resolve()), "--memory-worker"]])[0]
 
 
@@ -137,7 +147,8 @@ def memory_worker() -> None:
     states.attach_grad()
 
     def targets(start: int, stop: int) -> Any:
-        logits = nd.FullyConnected(teacher_states[start:stop], weight.data(), bias.data(), num_hidden=vocabulary)
+        logits = nd.FullyConnected(teacher_states[start:stop], weight.data(), bias.data(),
+                                   num_hidden=vocabulary)
         return nd.softmax(logits, axis=-1, out=logits)
 
     def resident(kind: str) -> float:
@@ -146,32 +157,40 @@ def memory_worker() -> None:
 
     rows = []
     array = positions * vocabulary * 4 / 2 ** 20
-    for label, elements in (("in turns, as training does", MAX_CHUNK_ELEMENTS), ("all positions at once", 1 << 40)):
+    for label, elements in (("in turns, as training does", MAX_CHUNK_ELEMENTS),
+                            ("all positions at once", 1 << 40)):
         def run(count: int) -> None:
             with autograd.record():
                 recorded = states[:count] * 1.0
-            head_backward(recorded, weight, bias, labels[:count], LossWeights(), targets, max_elements=elements)
+            head_backward(recorded, weight, bias, labels[:count], LossWeights(), targets,
+                          max_elements=elements)
             mx.nd.waitall()
         run(8)
-        # The kernel's peak is set back: that of getrusage would count what came before, even in the parent process.
+        # The kernel's peak is set back: that of getrusage would count what came before, even in the parent
+        # process.
         Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS")
         run(positions)
         peak = resident("VmHWM") - before
-        rows.append({"positions": positions, "logits": label, "MiB of one positions x V array": round(array, 1),
-                     "peak MiB of student and teacher together": round(peak, 1), "in arrays": round(peak / array, 2)})
+        rows.append({"positions": positions, "logits": label, "MiB of one positions x V array": round(array,
+                                                                                                      1),
+                     "peak MiB of student and teacher together": round(peak, 1),
+                     "in arrays": round(peak / array, 2)})
     common.print_result(rows)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=sorted(PARTS), default=["bort", "small"])
     parser.add_argument("--methods", nargs="+", choices=("mlm", "kd"), default=["mlm", "kd"])
     parser.add_argument("--trials", type=int, default=5, help="timed steps of each (default 5)")
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     parser.add_argument("--no-scaling", action="store_true", help="leave the ranks out")
-    parser.add_argument("--only-ranks", action="store_true", help="nothing but the ranks; recorded as scaling")
-    parser.add_argument("--scaling-batch", type=int, default=16, help="sequences of a micro-batch (default 16)")
+    parser.add_argument("--only-ranks", action="store_true",
+                        help="nothing but the ranks; recorded as scaling")
+    parser.add_argument("--scaling-batch", type=int, default=16,
+                        help="sequences of a micro-batch (default 16)")
     parser.add_argument("--scaling-accumulate", type=int, default=4,
                         help="micro-batches between two exchanges of gradients, beside 1 (default 4)")
     parser.add_argument("--scaling-trials", type=int, default=3, help="timed steps of each (default 3)")
@@ -194,13 +213,17 @@ def main(argv: Optional[List[str]] = None) -> int:
     load = common.load_average()
     import bort.backend.mxnet  # noqa: F401  sets what ours runs with, so that the record names it
 
-    notes = [] if arguments.only_ranks else [
-        "Medians of steps in turns, each engine in a process of its own that is stopped meanwhile; masking, clipping and "
-        "optimizer included. CPU ms is processor time of a step over all threads, spinning ones included.",
-        "Losses and gradients are the same function. Ours computes of the last layer only keys and values everywhere and "
-        "the rest at the masked positions, transformers' modules compute it whole; both project to the vocabulary at the "
-        "masked positions only.",
-        "Unless it is as it comes, PyTorch runs with " + " ".join(f"{name}={value}" for name, value in TUNED.items()) + "."]
+    notes = [] if arguments.only_ranks else ["Medians of steps in turns, each engine in a process of its own "
+                                             "that is stopped meanwhile; masking, clipping and optimizer "
+                                             "included. CPU ms is processor time of a step over all threads, "
+                                             "spinning ones included.",
+                                             "Losses and gradients are the same function. Ours computes of "
+                                             "the last layer only keys and values everywhere and the rest at "
+                                             "the masked positions, transformers' modules compute it whole; "
+                                             "both project to the vocabulary at the masked positions only.",
+                                             "Unless it is as it comes, PyTorch runs with "
+                                             + " ".join(f"{name}={value}" for name, value in TUNED.items())
+                                             + "."]
     torch_too = not (arguments.no_torch or arguments.only_ranks)
     if torch_too:
         try:
@@ -208,27 +231,30 @@ def main(argv: Optional[List[str]] = None) -> int:
             import transformers  # noqa: F401
         except ImportError:
             torch_too = False
-            notes.append("PyTorch or transformers is not installed (pip install 'bort[bench]'): only our own figures.")
+            notes.append("PyTorch or transformers is not installed (pip install 'bort[bench]'): only our own "
+                         "figures.")
     tables: Dict[str, Any] = {}
     if not arguments.only_ranks:
-        tables["Steps"] = [row for part in arguments.parts for row in compare(part, arguments.methods, arguments.trials,
-                                                                              torch_too)]
+        tables["Steps"] = [row for part in arguments.parts for row in compare(part, arguments.methods,
+                                                                              arguments.trials, torch_too)]
     if arguments.only_ranks or not arguments.no_scaling:
         rows = scaling(arguments.parts[0], arguments.scaling_trials, arguments.scaling_batch,
                        arguments.scaling_accumulate)
         if rows:
             tables["Ranks"] = rows
-            notes.append("Strangers are two processes of one rank each at the same time, without communication: what "
-                         "two cores of this machine yield at most. The paper's batch of 1,024 is "
-                         f"{1024 // (2 * arguments.scaling_batch)} micro-batches of {arguments.scaling_batch} on each of two "
-                         "ranks: gradients are exchanged even more seldom than in the last rows.")
+            notes.append("Strangers are two processes of one rank each at the same time, without "
+                         "communication: what two cores of this machine yield at most. The paper's batch of "
+                         f"1,024 is {1024 // (2 * arguments.scaling_batch)} micro-batches of "
+                         f"{arguments.scaling_batch} on each of two ranks: gradients are exchanged even more "
+                         "seldom than in the last rows.")
         elif arguments.only_ranks:
             raise BortError("--only-ranks needs Horovod (make setup builds it) and two cores")
         else:
             notes.append("No Horovod or only one core: ranks were not measured.")
     if not arguments.only_ranks:
         tables["Memory"] = memory()
-    name, title = ("scaling", "Ranks and cores in training") if arguments.only_ranks else ("throughput", "Training throughput")
+    name, title = ("scaling", "Ranks and cores in training") if arguments.only_ranks else ("throughput",
+                                                                                           "Training throughput")
     settings = {part: ", ".join(f"{key} {value}" for key, value in PARTS[part]._asdict().items())
                 for part in arguments.parts[:1 if arguments.only_ranks else None]}
     settings["trials"] = str(arguments.scaling_trials if arguments.only_ranks else arguments.trials)

@@ -1,9 +1,10 @@
-"""One training step each of this project and of PyTorch, for throughput.py; every engine in a process of its own.
+"""One training step each of this project and of PyTorch, for throughput.py; every engine in a process of its
+own.
 
     python benchmarks/training_steps.py ENGINE    # reads commands as JSON lines, answers with JSON lines
 
-In one process the engines share OpenMP and its idle threads, which makes both slower than their users see them. Commands
-(see ``benchmarks.workers``): ``{"make": part, "distil": bool}``, ``{"steps": n}``.
+In one process the engines share OpenMP and its idle threads, which makes both slower than their users see
+them. Commands (see ``benchmarks.workers``): ``{"make": part, "distil": bool}``, ``{"steps": n}``.
 """
 from __future__ import annotations
 
@@ -19,12 +20,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import engines, workers  # noqa: E402
 from bort.architecture import Architecture  # noqa: E402
 
-TUNED = {"OMP_WAIT_POLICY": "active", "MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
-"""What makes PyTorch faster here than it is by default: spinning threads as ours, and memory kept between steps, which
-glibc otherwise gives back and asks for again, page by page (half a million pages in each step of Bort)."""
+TUNED = {"OMP_WAIT_POLICY": "active", "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+         "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+"""What makes PyTorch faster here than it is by default: spinning threads as ours, and memory kept between
+steps, which glibc otherwise gives back and asks for again, page by page (half a million pages in each step of
+Bort)."""
 OURS, TORCH = "ours", "PyTorch, AdamW"
 ENGINES: Dict[str, Dict[str, str]] = {OURS: {}, TORCH: TUNED, "PyTorch, fused AdamW": TUNED,
-                                      "PyTorch as it comes, AdamW": {}, "PyTorch as it comes, fused AdamW": {}}
+                                      "PyTorch as it comes, AdamW": {},
+                                      "PyTorch as it comes, fused AdamW": {}}
 """Every engine with the variables that it runs with."""
 
 
@@ -66,7 +70,8 @@ def masking(part: Part) -> Any:
     return MaskingPolicy(part.vocab_size, 4, [0, 1, 2, 3, 4])
 
 
-def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None, accumulate: int = 1) -> Callable[[], None]:
+def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None, accumulate: int = 1) -> Callable[[],
+                                                                                                       None]:
     """A function that makes one training step of this project and waits for it."""
     from bort.backend.mxnet import mx
     from bort.masked_lm.losses import LossWeights
@@ -84,7 +89,8 @@ def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None, accumulate
     loss = LossWeights(0.5, 0.5) if distil else LossWeights(1.0, 0.0)
     data = RandomCorpus(part)
     training = Pretraining(student, Corpus(data, data, masking(part), 1),
-                           Settings(batch_size=batch or part.batch, loss=loss, accumulate=accumulate), teacher)
+                           Settings(batch_size=batch or part.batch, loss=loss, accumulate=accumulate),
+                           teacher)
 
     def step() -> None:
         training.step()
@@ -94,7 +100,8 @@ def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None, accumulate
 
 
 def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
-    """The same step in PyTorch: transformers' modules, AdamW, gradient clipping, the head at masked positions only."""
+    """The same step in PyTorch: transformers' modules, AdamW, gradient clipping, the head at masked positions
+    only."""
     import torch
     from transformers import BertConfig, BertModel
     from transformers.models.bert.modeling_bert import BertLMPredictionHead
@@ -113,7 +120,8 @@ def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
     torch.manual_seed(0)
     torch.set_num_threads(engines.threads())
     student, teacher = network(part.student), network(part.teacher).eval() if distil else None
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, eps=1e-6, **({"fused": True} if fused else {}))
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, eps=1e-6,
+                                  **({"fused": True} if fused else {}))
     functional = torch.nn.functional
     stream = BatchStream(RandomCorpus(part), masking(part), 1, 512, 0, part.batch)
 

@@ -2,10 +2,10 @@
 
     python benchmarks/workers.py ENGINE      # reads commands as JSON lines, answers with JSON lines
 
-In one process the engines' thread pools would fight: MXNet's idle threads spin. The parent stops a process (SIGSTOP)
-while another one is measured. Commands: ``{"prepare": folder, ...}``, ``{"make": folder}``, ``{"load": folder}``,
-``{"forget": true}``, ``{"first": shape, "output": path}``, ``{"time": shape, "count": n, "warmup": n}``,
-``{"peak": size}``. A shape is ``[batch, length, padded]``.
+In one process the engines' thread pools would fight: MXNet's idle threads spin. The parent stops a process
+(SIGSTOP) while another one is measured. Commands: ``{"prepare": folder, ...}``, ``{"make": folder}``,
+``{"load": folder}``, ``{"forget": true}``, ``{"first": shape, "output": path}``, ``{"time": shape, "count":
+n, "warmup": n}``, ``{"peak": size}``. A shape is ``[batch, length, padded]``.
 """
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ OUR_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "DNNL_MAX_CPU_ISA", "MXNE
 
 
 def environment(engine: str, threads: int) -> Dict[str, str]:
-    """What an engine's users would have around it: nothing for stock GluonNLP, which MXNet then runs as it likes."""
+    """What an engine's users would have around it: nothing for stock GluonNLP, which MXNet then runs as it
+    likes."""
     inherited = {name: value for name, value in os.environ.items() if name not in OUR_VARIABLES}
     quiet = {"TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error",
              "HF_HUB_OFFLINE": "1", "BORT_BENCHMARK_THREADS": str(threads)}
@@ -60,8 +61,9 @@ class Worker:
         self.engine = engine
         self._stderr = tempfile.TemporaryFile(mode="w+")
         self._process = subprocess.Popen([sys.executable, str(Path(script).resolve()), engine],
-                                         env={**environment(engine, threads), **variables}, stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=self._stderr, text=True)
+                                         env={**environment(engine, threads), **variables},
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
+                                         text=True)
         if hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(self._process.pid, sorted(os.sched_getaffinity(0))[:threads])
@@ -110,7 +112,8 @@ def serve(engine: str, answers: Answers, ours: bool) -> int:
         answers: ``answers(engine, command, state)``; the state is a dict of its own.
         ours: whatever goes wrong is a bug then, and no reason to leave the engine out.
     """
-    with contextlib.suppress(OSError, AttributeError):  # a stopped child would outlive a killed parent (Linux)
+    # a stopped child would outlive a killed parent (Linux)
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     state: Dict[str, Any] = {}
     for line in sys.stdin:
@@ -122,7 +125,8 @@ def serve(engine: str, answers: Answers, ours: bool) -> int:
             answer = {"left_out": str(error)}
         except BortError as error:
             answer = {"error": str(error)}
-        except Exception as error:  # versions of a peer that do not get along are no reason to measure nothing
+        # versions of a peer that do not get along are no reason to measure nothing
+        except Exception as error:
             if ours or not {"make", "load"} & set(command):
                 raise
             answer = {"left_out": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
@@ -205,8 +209,8 @@ def _mxnet_product(dtype: str, left: np.ndarray, right: np.ndarray) -> Callable[
         check_dtype(dtype)
     except BortError as error:
         raise engines.Unavailable(str(error)) from error
-    symbol = mx.sym.FullyConnected(mx.sym.var("x"), mx.sym.var("w_weight"), no_bias=True, num_hidden=len(right),
-                                   name="w")
+    symbol = mx.sym.FullyConnected(mx.sym.var("x"), mx.sym.var("w_weight"), no_bias=True,
+                                   num_hidden=len(right), name="w")
     arrays = {"x": mx.nd.array(left), "w_weight": mx.nd.array(right)}
     if dtype == "int8":
         weights = {"w_weight": arrays["w_weight"]}
@@ -227,10 +231,13 @@ def _onnx_product(whole_numbers: bool, left: np.ndarray, right: np.ndarray) -> C
     from onnx import TensorProto, helper, numpy_helper
 
     if whole_numbers:
-        left, right = (left * 30 + 128).clip(0, 255).astype("uint8"), (right * 30).clip(-127, 127).astype("int8")
-    kinds = (TensorProto.UINT8, TensorProto.INT32) if whole_numbers else (TensorProto.FLOAT, TensorProto.FLOAT)
-    graph = helper.make_graph([helper.make_node("MatMulInteger" if whole_numbers else "MatMul", ["x", "w"], ["y"])],
-                              "product", [helper.make_tensor_value_info("x", kinds[0], list(left.shape))],
+        left, right = (left * 30 + 128).clip(0, 255).astype("uint8"), (right * 30).clip(-127,
+                                                                                        127).astype("int8")
+    kinds = (TensorProto.UINT8, TensorProto.INT32) if whole_numbers else (TensorProto.FLOAT,
+                                                                          TensorProto.FLOAT)
+    graph = helper.make_graph([helper.make_node("MatMulInteger" if whole_numbers else "MatMul", ["x", "w"],
+                                                ["y"])], "product",
+                              [helper.make_tensor_value_info("x", kinds[0], list(left.shape))],
                               [helper.make_tensor_value_info("y", kinds[1], list(left.shape))],
                               [numpy_helper.from_array(right, "w")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)

@@ -1,7 +1,7 @@
 """Bort: the optimal subarchitecture of BERT (de Wynter and Perry, 2020) on MXNet.
 
-The names below are imported on first use, so ``import bort`` and everything that needs no network (the 4-tuple, the
-tasks, the text tools) work without MXNet.
+The names below are imported on first use, so ``import bort`` and everything that needs no network (the
+4-tuple, the tasks, the text tools) work without MXNet.
 """
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The 4-tuple (D, A, H, I) that parametrizes the whole family, what it costs, and the space the search runs over.
+"""The 4-tuple (D, A, H, I) that parametrizes the whole family, what it costs, and the space the search runs
+over.
 
-Everything here is arithmetic: no MXNet, no files but ``best.json``. Symbols are the paper's: D depth, A attention
-heads, H hidden size, I intermediate size, V vocabulary, S positions ("token type embedding size" in section 3.4),
-s sequence length.
+Everything here is arithmetic: no MXNet, no files but ``best.json``. Symbols are the paper's: D depth, A
+attention heads, H hidden size, I intermediate size, V vocabulary, S positions ("token type embedding size" in
+section 3.4), s sequence length.
 """
 from __future__ import annotations
 
@@ -24,10 +25,12 @@ MAX_DIMENSION = 1 << 20
 
 @dataclass(frozen=True, order=True)
 class Architecture:
-    """An element of the search space: ``Architecture(depth=4, heads=8, hidden=1024, intermediate=768)`` is Bort.
+    """An element of the search space: ``Architecture(depth=4, heads=8, hidden=1024, intermediate=768)`` is
+    Bort.
 
     Raises:
-        BortError: a member is not a positive integer, or ``hidden`` is not divisible by ``heads`` (Appendix A).
+        BortError: a member is not a positive integer, or ``hidden`` is not divisible by ``heads`` (Appendix
+        A).
     """
 
     depth: int
@@ -44,8 +47,8 @@ class Architecture:
             if value > MAX_DIMENSION:
                 raise BortError(f"architecture: {name}={value} is larger than any network ({MAX_DIMENSION})")
         if self.hidden % self.heads:
-            raise BortError(f"architecture: hidden={self.hidden} is not divisible by heads={self.heads}; every head has "
-                            "hidden/heads units (Appendix A)")
+            raise BortError(f"architecture: hidden={self.hidden} is not divisible by heads={self.heads}; "
+                            "every head has hidden/heads units (Appendix A)")
 
     def __str__(self) -> str:
         return f"{self.depth},{self.heads},{self.hidden},{self.intermediate}"
@@ -61,7 +64,8 @@ class Architecture:
         return f"⟨{self.depth}, {self.heads}, {self.hidden}, {self.intermediate}⟩"
 
     def to_dict(self) -> Dict[str, int]:
-        """``{"depth": D, "heads": A, "hidden": H, "intermediate": I}``, the form of every JSON file we write."""
+        """``{"depth": D, "heads": A, "hidden": H, "intermediate": I}``, the form of every JSON file we
+        write."""
         return asdict(self)
 
     @classmethod
@@ -79,8 +83,9 @@ class Architecture:
     def parameters(self, vocab_size: int = ROBERTA_VOCAB_SIZE, max_length: int = 512) -> Dict[str, int]:
         """Exact parameter counts of the network we build, by part.
 
-        Keys: ``embeddings`` (words, positions, LayerNorm), ``encoder`` (D layers), ``mlm_head`` (without the tied word
-        matrix), ``body`` (embeddings + encoder) and ``total`` (body + mlm_head). The tied matrix counts once.
+        Keys: ``embeddings`` (words, positions, LayerNorm), ``encoder`` (D layers), ``mlm_head`` (without the
+        tied word matrix), ``body`` (embeddings + encoder) and ``total`` (body + mlm_head). The tied matrix
+        counts once.
         """
         hidden, inner = self.hidden, self.intermediate
         embeddings = (vocab_size + max_length + 2) * hidden
@@ -88,8 +93,8 @@ class Architecture:
         feed_forward = 2 * hidden * inner + inner + hidden
         encoder = self.depth * (attention + feed_forward + 4 * hidden)
         mlm_head = hidden * hidden + hidden + 2 * hidden + vocab_size
-        return {"embeddings": embeddings, "encoder": encoder, "mlm_head": mlm_head, "body": embeddings + encoder,
-                "total": embeddings + encoder + mlm_head}
+        return {"embeddings": embeddings, "encoder": encoder, "mlm_head": mlm_head, "body": embeddings
+                + encoder, "total": embeddings + encoder + mlm_head}
 
     def lemma2_parameters(self, vocab_size: int = ROBERTA_VOCAB_SIZE, positions: int = 514) -> int:
         """p(b) of Lemma 2 (equation 13): D(4H^2 + 2HI + 9H + I) + H^2 + (V + S + 6)H."""
@@ -100,15 +105,17 @@ class Architecture:
     def lemma1_flops(self) -> int:
         """[b] of Lemma 1 (equation 12), per token: D(4(2H-1)H + H^2 + (2H-1)I + 7I^2) + (2H-1)H + 3H."""
         hidden, inner = self.hidden, self.intermediate
-        per_layer = 4 * (2 * hidden - 1) * hidden + hidden * hidden + (2 * hidden - 1) * inner + 7 * inner * inner
+        per_layer = 4 * (2 * hidden - 1) * hidden + hidden * hidden + (2 * hidden
+                                                                       - 1) * inner + 7 * inner * inner
         return self.depth * per_layer + (2 * hidden - 1) * hidden + 3 * hidden
 
     def flops(self, length: int, vocab_size: int = ROBERTA_VOCAB_SIZE, masked_positions: int = 0) -> int:
         """Floating-point operations of one forward pass over one sequence of ``length`` tokens.
 
-        A multiplication and an addition count one each, so an m x n linear layer with bias costs 2mn per token.
-        Softmax, LayerNorm and erf-GELU count 5, 8 and 8 per element; look-ups and dropout count nothing.
-        ``masked_positions`` adds the MLM head, with its projection to the vocabulary, at that many positions.
+        A multiplication and an addition count one each, so an m x n linear layer with bias costs 2mn per
+        token. Softmax, LayerNorm and erf-GELU count 5, 8 and 8 per element; look-ups and dropout count
+        nothing. ``masked_positions`` adds the MLM head, with its projection to the vocabulary, at that many
+        positions.
         """
         hidden, inner, heads = self.hidden, self.intermediate, self.heads
         layer_norm = 8 * hidden
@@ -120,7 +127,8 @@ class Architecture:
 
 
 class Preset(NamedTuple):
-    """A named architecture, the vocabulary its published parameter count includes, and that count in millions."""
+    """A named architecture, the vocabulary its published parameter count includes, and that count in
+    millions."""
 
     architecture: Architecture
     vocab_size: int
@@ -134,7 +142,8 @@ def _preset(label: str, depth: int, heads: int, hidden: int, inner: int, paper: 
 
 
 PRESETS: Dict[str, Preset] = {
-    # Table 1. The paper prints 56.14M for Bort although its own Lemma 2 gives 76.2M (see benchmarks/parameters.py).
+    # Table 1. The paper prints 56.14M for Bort although its own Lemma 2 gives 76.2M (see
+    # benchmarks/parameters.py).
     "bort": _preset("Bort (A1)", 4, 8, 1024, 768, 56.14),
     "a2": _preset("A2", 4, 16, 1024, 512, 35.20),
     "a3": _preset("A3", 4, 8, 1024, 512, 35.20),
@@ -171,11 +180,14 @@ def search_space(depths: Sequence[int] = PAPER_SPACE["depths"], heads: Sequence[
     Raises:
         BortError: a value is not a positive integer, or no tuple is possible.
     """
-    for name, values in (("depths", depths), ("heads", heads), ("hidden", hidden), ("intermediate", intermediate)):
+    for name, values in (("depths", depths), ("heads", heads), ("hidden", hidden),
+                         ("intermediate", intermediate)):
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise BortError(f"search space: {name} holds {value!r}; every value must be a positive integer")
-    product = itertools.product(sorted(set(depths)), sorted(set(heads)), sorted(set(hidden)), sorted(set(intermediate)))
+                raise BortError(f"search space: {name} holds {value!r}; every value must be a positive "
+                                "integer")
+    product = itertools.product(sorted(set(depths)), sorted(set(heads)), sorted(set(hidden)),
+                                sorted(set(intermediate)))
     space = [Architecture(*values) for values in product if values[2] % values[1] == 0]
     if not space:
         raise BortError("search space: it is empty; it needs a value for each of depths, heads, hidden and "
@@ -184,7 +196,8 @@ def search_space(depths: Sequence[int] = PAPER_SPACE["depths"], heads: Sequence[
 
 
 def parse(text: Union[str, Architecture], where: str = "--architecture") -> Architecture:
-    """An architecture from a preset's name, from ``"D,A,H,I"``, or from a ``best.json`` written by ``run_search.py``.
+    """An architecture from a preset's name, from ``"D,A,H,I"``, or from a ``best.json`` written by
+    ``run_search.py``.
 
     Raises:
         BortError: ``text`` is none of these, or names an impossible tuple.
@@ -197,17 +210,19 @@ def parse(text: Union[str, Architecture], where: str = "--architecture") -> Arch
     if re.fullmatch(r"[-+.\w]+(\s*,\s*[-+.\w]+)+", text):
         parts = [part.strip() for part in text.split(",")]
         if len(parts) != 4:
-            raise BortError(f"{where}: {text!r} has {len(parts)} numbers; expected four: depth,heads,hidden,intermediate")
+            raise BortError(f"{where}: {text!r} has {len(parts)} numbers; expected four: "
+                            "depth,heads,hidden,intermediate")
         try:
             return Architecture(*(int(part) for part in parts))
         except ValueError as error:
             if isinstance(error, BortError):
                 raise BortError(f"{where}: {error}") from error
-            raise BortError(f"{where}: {text!r} is not four integers depth,heads,hidden,intermediate") from error
+            raise BortError(
+                            f"{where}: {text!r} is not four integers depth,heads,hidden,intermediate") from error
     if text.endswith(".json") or os.path.isfile(text):
         content = read_json(text)
         if not isinstance(content, Mapping) or "architecture" not in content:
             raise BortError(f"{text}: no \"architecture\" in it; expected the best.json of run_search.py")
         return Architecture.from_dict(content["architecture"], where=text)
-    raise BortError(f"{where}: {text!r} is not a preset ({', '.join(PRESETS)}), not four numbers like 4,8,1024,768, "
-                    "and not a .json file")
+    raise BortError(f"{where}: {text!r} is not a preset ({', '.join(PRESETS)}), not four numbers like "
+                    "4,8,1024,768, and not a .json file")

@@ -1,4 +1,5 @@
-"""Ragged token sequences into padded batches, with as little padding and as few shapes as possible. No MXNet."""
+"""Ragged token sequences into padded batches, with as little padding and as few shapes as possible. No
+MXNet."""
 from __future__ import annotations
 
 from typing import Iterator, List, Sequence, Tuple
@@ -26,7 +27,8 @@ def pad_batch(sequences: Sequence[np.ndarray], pad_id: int, max_length: int,
 
 
 def sorted_batches(lengths: np.ndarray, batch_size: int) -> List[np.ndarray]:
-    """Indices in batches of similar length, longest first (so that memory is claimed once). For evaluation."""
+    """Indices in batches of similar length, longest first (so that memory is claimed once). For
+    evaluation."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -35,8 +37,8 @@ def shuffled_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Genera
                      window: int = 32) -> List[np.ndarray]:
     """One epoch of training batches: shuffled, then sorted by length within windows of ``window`` batches.
 
-    Every index is in exactly one batch. All batches but one hold ``batch_size`` indices. The order of the batches is
-    shuffled again, so that the training sees no curriculum of lengths.
+    Every index is in exactly one batch. All batches but one hold ``batch_size`` indices. The order of the
+    batches is shuffled again, so that the training sees no curriculum of lengths.
     """
     order = rng.permutation(len(lengths))
     span = batch_size * window
@@ -49,7 +51,8 @@ def shuffled_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Genera
 
 
 def share(batch: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """The members of ``batch`` that ``part`` of ``parts`` handles: strided, so that lengths stay alike everywhere."""
+    """The members of ``batch`` that ``part`` of ``parts`` handles: strided, so that lengths stay alike
+    everywhere."""
     return batch[part::parts]
 
 

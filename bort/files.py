@@ -1,4 +1,5 @@
-"""Files that are never half-written, and JSON that is never trusted: the project's only readers and writers of both."""
+"""Files that are never half-written, and JSON that is never trusted: the project's only readers and writers
+of both."""
 from __future__ import annotations
 
 import contextlib
@@ -21,8 +22,8 @@ MAX_JSON_BYTES = 64 << 20
 def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a file that replaces ``path`` only when the block ends without an error.
 
-    The text encoding is UTF-8 with LF line ends. The data is flushed to the disk before the replacement, so a crash
-    leaves either the old content or the new one. An error inside the block removes the temporary file.
+    The text encoding is UTF-8 with LF line ends. The data is flushed to the disk before the replacement, so a
+    crash leaves either the old content or the new one. An error inside the block removes the temporary file.
 
     Raises:
         BortError: the folder cannot be written to, or the disk is full.
@@ -46,7 +47,8 @@ def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO]:
         os.replace(name, path)
     except OSError as error:
         _remove_quietly(name)
-        raise BortError(f"{path}: writing failed ({error.strerror}); what was there before is untouched") from error
+        raise BortError(
+                        f"{path}: writing failed ({error.strerror}); what was there before is untouched") from error
     except BaseException:
         _remove_quietly(name)
         raise
@@ -61,7 +63,8 @@ def write_json(path: PathLike, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically.
 
     Raises:
-        BortError: a number in it is NaN or infinite, which JSON does not have, or what :func:`atomic_write` raises.
+        BortError: a number in it is NaN or infinite, which JSON does not have, or what :func:`atomic_write`
+        raises.
     """
     text = _dump(value, path, indent=2)
     with atomic_write(path) as stream:
@@ -72,15 +75,18 @@ def _dump(value: Any, path: PathLike, **settings: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, **settings)
     except ValueError as error:
-        raise BortError(f"{path}: not written, as a number in it is not finite or it contains itself ({error})") from error
+        raise BortError(f"{path}: not written, as a number in it is not finite or it contains itself "
+                        f"({error})") from error
 
 
 def parse_json(text: Union[str, bytes], where: str) -> Any:
-    """``json.loads`` whose every failure, deep nesting and undecodable bytes included, is a BortError naming ``where``."""
+    """``json.loads`` whose every failure, deep nesting and undecodable bytes included, is a BortError naming
+    ``where``."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise BortError(f"{where}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})") from error
+        raise BortError(
+                        f"{where}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})") from error
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
         raise BortError(f"{where}: not valid JSON ({type(error).__name__}: {error})") from error
 
@@ -103,7 +109,8 @@ def read_json(path: PathLike, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def append_jsonl(path: PathLike, row: Dict[str, Any]) -> None:
-    """Append one JSON line and flush it to the operating system, so that a killed run keeps every finished line.
+    """Append one JSON line and flush it to the operating system, so that a killed run keeps every finished
+    line.
 
     Half a line left behind by a kill is removed first: appended to, it would spoil this one too.
     """
@@ -123,7 +130,8 @@ def read_jsonl(path: PathLike, fields: Mapping[str, Any] = {}, remedy: str = "")
     """Rows of a JSON-lines file; a last line without its line end (a kill while writing) is dropped.
 
     Args:
-        fields: what every row must have, and of which type (or types) it must be; with any, rows must be objects.
+        fields: what every row must have, and of which type (or types) it must be; with any, rows must be
+            objects.
         remedy: what to do about a bad line, for the message.
 
     Raises:

@@ -1,4 +1,5 @@
-"""Settings of the whole suite: few threads under pytest-xdist, hypothesis without deadlines, where the real data is."""
+"""Settings of the whole suite: few threads under pytest-xdist, hypothesis without deadlines, where the real
+data is."""
 from __future__ import annotations
 
 import os

@@ -12,9 +12,9 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 class Site:
     """What a server has and how it behaves.
 
-    ``drop_after``: bytes of the body after which each connection breaks, one entry for each request, then none.
-    ``ignore_range``: always sends everything. ``etag`` None sends none. ``announce`` False leaves the length out.
-    ``statuses``: answers for the next requests, before it works. ``redirects``: path -> address.
+    ``drop_after``: bytes of the body after which each connection breaks, one entry for each request, then
+    none. ``ignore_range``: always sends everything. ``etag`` None sends none. ``announce`` False leaves the
+    length out. ``statuses``: answers for the next requests, before it works. ``redirects``: path -> address.
     """
 
     files: Dict[str, bytes]

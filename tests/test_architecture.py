@@ -39,7 +39,8 @@ def test_flops_match_the_measured_order():
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 16), st.integers(1, 64), st.integers(1, 100))
 def test_costs_grow_with_every_member(depth, heads, head_size, inner, length):
     small = Architecture(depth, heads, heads * head_size, inner)
-    for larger in (Architecture(depth + 1, heads, small.hidden, inner), Architecture(depth, heads, small.hidden, inner + 1),
+    for larger in (Architecture(depth + 1, heads, small.hidden, inner),
+                   Architecture(depth, heads, small.hidden, inner + 1),
                    Architecture(depth, heads, small.hidden + heads, inner)):
         assert larger.parameters()["total"] > small.parameters()["total"]
         assert larger.lemma2_parameters() > small.lemma2_parameters()
@@ -77,16 +78,19 @@ def test_parse_accepts_every_way_to_name_one(tmp_path):
     assert parse("bort_2_16_512_1024") == Architecture(2, 16, 1024, 512)
 
 
-@pytest.mark.parametrize("text, message", [("nonsense", "preset"), ("4,8,1024", "four"), ("4,8,x,768", "integers"),
-                                           ("4,7,1024,768", "divisible"), ("missing.json", "cannot be read"),
-                                           ("4.0,8,1024,768", "integers"), ("", "preset"), ("-4,8,1024,768", "positive")])
+@pytest.mark.parametrize("text, message", [("nonsense", "preset"), ("4,8,1024", "four"),
+                                           ("4,8,x,768", "integers"), ("4,7,1024,768", "divisible"),
+                                           ("missing.json", "cannot be read"), ("4.0,8,1024,768", "integers"),
+                                           ("", "preset"), ("-4,8,1024,768", "positive")])
 def test_parse_names_what_is_wrong(text, message):
     with pytest.raises(BortError, match=message):
         parse(text)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"architecture": 4}', '{"architecture": {"depth": 4}}', "{", '"x"',
-                                     '{"architecture": {"depth": 4, "heads": 8, "hidden": 1024, "intermediate": null}}'])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"architecture": 4}', '{"architecture": {"depth": 4}}', "{",
+                                     '"x"',
+                                     '{"architecture": {"depth": 4, "heads": 8, "hidden": 1024, '
+                                     '"intermediate": null}}'])
 def test_a_broken_best_json_is_a_clear_error(tmp_path, content):
     path = tmp_path / "best.json"
     path.write_text(content)

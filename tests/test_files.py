@@ -104,8 +104,8 @@ def test_numbers_that_json_has_not_are_a_clear_error(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("line, message", [("[1]", "not an object"), ("{}", "has no 'n'"), ('{"n": null}', "its 'n' is"),
-                                           ("{", "not valid JSON")])
+@pytest.mark.parametrize("line, message", [("[1]", "not an object"), ("{}", "has no 'n'"),
+                                           ('{"n": null}', "its 'n' is"), ("{", "not valid JSON")])
 def test_rows_are_checked_and_bad_ones_named_with_the_remedy(tmp_path, line, message):
     (tmp_path / "rows.jsonl").write_text('{"n": 1}\n' + line + "\n")
     with pytest.raises(BortError, match=rf"rows.jsonl, line 2: .*{message}.*; remove it"):
@@ -132,29 +132,32 @@ def test_exit_codes(capsys):
 
 
 def test_a_closed_pipe_is_quiet():
-    code = "import sys; from bort.errors import run_command\ndef main(_):\n    for _ in range(10**6): print('x' * 100)\n" \
-           "sys.exit(run_command(main))"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    code = "import sys; from bort.errors import run_command\ndef main(_):\n    for _ in range(10**6): print('x' * 100)\n" "sys.exit(run_command(main))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
     process.stdout.read(10)
     process.stdout.close()
     assert process.wait(60) == 141 and process.stderr.read() == b""
 
 
 def test_what_needs_no_mxnet_does_not_import_it():
-    code = ("import sys, bort, bort.architecture, bort.checkpoints.params_file, bort.batching, bort.tasks, bort.text, bort.downloads.http\n"
-            "from bort.tasks.registry import get_task\nfrom bort.text.tokenizers.loading import load_tokenizer\n"
-            "assert 'mxnet' not in sys.modules, 'MXNet was imported'")
+    code = ("import sys, bort, bort.architecture, bort.checkpoints.params_file, bort.batching, bort.tasks, "
+            "bort.text, bort.downloads.http\nfrom bort.tasks.registry import get_task\nfrom "
+            "bort.text.tokenizers.loading import load_tokenizer\nassert 'mxnet' not in sys.modules, 'MXNet "
+            "was imported'")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_threads_are_divided_among_the_ranks_of_a_machine():
     code = ("import os; from bort.backend import mxnet as compat; s = compat.thread_settings(); "
-            "print(s['OMP_NUM_THREADS'], s['OMP_WAIT_POLICY'], compat.usable_cores(), os.environ['OMP_NUM_THREADS'])")
+            "print(s['OMP_NUM_THREADS'], s['OMP_WAIT_POLICY'], compat.usable_cores(), "
+            "os.environ['OMP_NUM_THREADS'])")
 
     def run(**variables):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "HOROVOD_"))}
-        out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**environment, **variables}, check=True,
-                             stdout=subprocess.PIPE, universal_newlines=True).stdout.split()
+        environment = {name: value for name, value in os.environ.items()
+                       if not name.startswith(("OMP_", "HOROVOD_"))}
+        out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**environment, **variables},
+                             check=True, stdout=subprocess.PIPE, universal_newlines=True).stdout.split()
         return int(out[0]), out[1], int(out[2]), int(out[3])
 
     threads, policy, cores, used = run()
@@ -172,8 +175,9 @@ def test_only_the_engine_has_a_team_of_threads():
             "big = mx.nd.array(np.ones((1500, 1500), 'float32')); big.asnumpy(); print(before, threads())")
 
     def count(**variables):
-        out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "2", **variables},
-                             check=True, stdout=subprocess.PIPE, universal_newlines=True).stdout.split()
+        out = subprocess.run([sys.executable, "-c", code], cwd=ROOT,
+                             env={**os.environ, "OMP_NUM_THREADS": "2", **variables}, check=True,
+                             stdout=subprocess.PIPE, universal_newlines=True).stdout.split()
         return int(out[1]) - int(out[0])
 
     environment = os.environ.pop("MXNET_CPU_PARALLEL_SIZE", None)  # which importing bort set in this process
@@ -197,5 +201,6 @@ def test_onednn_is_told_of_amx_only_where_the_system_allows_it():
 
     kernel = "type('K', (ctypes.CDLL,), {'syscall': lambda self, *a: %d})"
     assert run(kernel % -1) == ["False", "None"]
-    assert run(kernel % 0) in (["True", "AVX512_CORE_AMX"], ["False", "None"])  # the latter where there is no Linux
+    # the latter where there is no Linux
+    assert run(kernel % 0) in (["True", "AVX512_CORE_AMX"], ["False", "None"])
     assert run(kernel % 0, DNNL_MAX_CPU_ISA="AVX2")[1] == "AVX2"

@@ -16,7 +16,8 @@ TINY = Architecture(2, 2, 8, 12)
 TINY_TEACHER = Architecture(3, 4, 16, 20)
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-needs_horovod = pytest.mark.skipif(shutil.which("horovodrun", path=str(BIN)) is None, reason="Horovod is not installed")
+needs_horovod = pytest.mark.skipif(shutil.which("horovodrun", path=str(BIN)) is None,
+                                   reason="Horovod is not installed")
 VOCAB = 40
 MAX_LENGTH = 24
 
@@ -44,21 +45,25 @@ def _array(values: np.ndarray) -> Any:
 
 def tiny_batch(seed: int = 0, batch: int = 3, length: int = 7, vocab_size: int = VOCAB, padded: bool = True,
                masked: int = 2) -> Tuple[Any, Any, Any]:
-    """``token_ids`` (B, T) int32, ``valid_length`` (B,) float32, ``masked_positions`` (B, M) int32 as NDArrays."""
+    """``token_ids`` (B, T) int32, ``valid_length`` (B,) float32, ``masked_positions`` (B, M) int32 as
+    NDArrays."""
     from bort.backend.mxnet import mx
 
     rng = np.random.default_rng(seed)
     valid = rng.integers(max(1, length // 2), length + 1, batch) if padded else np.full(batch, length)
     ids = rng.integers(0, vocab_size, (batch, length))
     positions = np.stack([rng.choice(int(count), masked, replace=int(count) < masked) for count in valid])
-    return (mx.nd.array(ids, dtype="int32"), mx.nd.array(valid, dtype="float32"), mx.nd.array(positions, dtype="int32"))
+    return (mx.nd.array(ids, dtype="int32"), mx.nd.array(valid, dtype="float32"),
+            mx.nd.array(positions, dtype="int32"))
 
 
 def two_rank_environment() -> Dict[str, str]:
     """Environment for ``subprocess.run(["horovodrun", "-np", "2", sys.executable, ...], env=...)``.
 
-    Horovod's launcher imports MXNet itself, so NumPy's old aliases are restored for it as the README describes.
+    Horovod's launcher imports MXNet itself, so NumPy's old aliases are restored for it as the README
+    describes.
     """
     aliases = ROOT / ".ci" / "numpy-aliases"
-    return dict(os.environ, PYTHONPATH=f"{ROOT}{os.pathsep}{aliases}", PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}",
-                OMP_WAIT_POLICY="passive", HOROVOD_CYCLE_TIME="2")
+    return dict(os.environ, PYTHONPATH=f"{ROOT}{os.pathsep}{aliases}",
+                PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", OMP_WAIT_POLICY="passive",
+                HOROVOD_CYCLE_TIME="2")

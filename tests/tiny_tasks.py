@@ -1,4 +1,5 @@
-"""Every task's files in the official layout, a few rows each, made in code; a tokenizer that needs no vocabulary."""
+"""Every task's files in the official layout, a few rows each, made in code; a tokenizer that needs no
+vocabulary."""
 from __future__ import annotations
 
 import json
@@ -10,13 +11,14 @@ import numpy as np
 
 from bort.text.tokenizers.base import Tokenizer
 
-WORDS = ("river boat crew storm sail harbour light rope anchor wind tide captain deck island bird map north stone fire "
-         "bread").split()
+WORDS = ("river boat crew storm sail harbour light rope anchor wind tide captain deck island bird map north "
+         "stone fire bread").split()
 GOOD, BAD = ("calm", "bright", "safe"), ("dark", "broken", "lost")
 
 
 class WordTokenizer:
-    """A stand-in for ``bort.text``: one id from 10 to ``vocab_size`` - 1 for each white-space-separated word."""
+    """A stand-in for ``bort.text``: one id from 10 to ``vocab_size`` - 1 for each white-space-separated
+    word."""
 
     kind = "words"
     MARKER = Tokenizer.MARKER
@@ -30,8 +32,8 @@ class WordTokenizer:
 
     def encode(self, text: str) -> List[int]:
         words = text.replace(self.MARKER, f" {self.MARKER} ").split()
-        return [self.marker_id if word == self.MARKER else 10 + zlib.crc32(word.encode()) % (self.vocab_size - 10)
-                for word in words]
+        return [self.marker_id if word == self.MARKER else 10 + zlib.crc32(word.encode())
+                % (self.vocab_size - 10) for word in words]
 
     def encode_batch(self, texts: Sequence[str]) -> List[List[int]]:
         self.calls += 1
@@ -93,8 +95,8 @@ def _table(columns: Sequence[str], test_columns: Sequence[str], labels: Sequence
             header = test_columns if split == "test" else columns
             for name in names.get(split, (f"{split}.tsv",)):
                 drawn = [int(make.rng.integers(len(labels))) for _ in range(rows)]
-                tsv(folder / name, [header, *([cell(column, row, label, make) for column in header]
-                                              for row, label in enumerate(drawn))], bom="" if split == "test" else bom)
+                tsv(folder / name, [header, *([cell(column, row, label, make) for column in header] for row,
+                                              label in enumerate(drawn))], bom="" if split == "test" else bom)
 
     return build
 
@@ -102,13 +104,14 @@ def _table(columns: Sequence[str], test_columns: Sequence[str], labels: Sequence
 def _records(record: Callable[[Maker, int, bool], Any], names: Dict[str, str] = {}) -> Builder:
     def build(folder: Path, make: Maker, rows: int) -> None:
         for split, name in (names or {"train": "train", "dev": "val", "test": "test"}).items():
-            jsonl(folder / f"{name}.jsonl", [record(make, row, split == "test" and not names) for row in range(rows)],
-                  end="" if split == "test" else "\n")
+            jsonl(folder / f"{name}.jsonl", [record(make, row, split == "test" and not names)
+                                             for row in range(rows)], end="" if split == "test" else "\n")
 
     return build
 
 
-def _pair(keys: Sequence[str], labels: Sequence[Any], idx: type = int, extra: Dict[str, Any] = {}) -> Callable:
+def _pair(keys: Sequence[str], labels: Sequence[Any], idx: type = int,
+          extra: Dict[str, Any] = {}) -> Callable:
     def record(make: Maker, row: int, unlabelled: bool) -> Any:
         label = int(make.rng.integers(len(labels)))
         made = {key: make.sentence(label == 0) for key in keys}
@@ -119,15 +122,17 @@ def _pair(keys: Sequence[str], labels: Sequence[Any], idx: type = int, extra: Di
 
 def _copa(make: Maker, row: int, unlabelled: bool) -> Any:
     label = int(make.flag())
-    return {"premise": make.sentence(), "choice1": make.sentence(label == 0), "choice2": make.sentence(label == 1),
-            "question": "cause" if make.flag() else "effect", **({} if unlabelled else {"label": label}), "idx": row}
+    return {"premise": make.sentence(), "choice1": make.sentence(label == 0),
+            "choice2": make.sentence(label == 1), "question": "cause" if make.flag() else "effect",
+            **({} if unlabelled else {"label": label}), "idx": row}
 
 
 def _wic(make: Maker, row: int, unlabelled: bool) -> Any:
     label, word = make.flag(), str(make.rng.choice(WORDS))
     first, second = f"The {word} was {'calm' if label else 'dark'}", f"A {word} came by"
-    return {"word": word, "sentence1": first, "sentence2": second, "start1": 4, "end1": 4 + len(word), "start2": 2,
-            "end2": 2 + len(word), "version": 1.1, **({} if unlabelled else {"label": label}), "idx": row}
+    return {"word": word, "sentence1": first, "sentence2": second, "start1": 4, "end1": 4 + len(word),
+            "start2": 2, "end2": 2 + len(word), "version": 1.1, **({} if unlabelled else {"label": label}),
+            "idx": row}
 
 
 def _wsc(make: Maker, row: int, unlabelled: bool) -> Any:
@@ -146,14 +151,16 @@ def _multirc(make: Maker, row: int, unlabelled: bool) -> Any:
             label = int(make.rng.integers(3) == 0)
             answers.append({"text": make.sentence(bool(label)), "idx": row * 10 + number * 3 + option,
                             **({} if unlabelled else {"label": label})})
-        questions.append({"question": f"What was {make.words(2)} ??", "idx": row * 2 + number, "answers": answers})
+        questions.append({"question": f"What was {make.words(2)} ??", "idx": row * 2 + number,
+                          "answers": answers})
     return {"idx": row, "version": 1.1, "passage": {"text": f"{make.sentence()}  {make.sentence()}",
                                                     "questions": questions}}
 
 
 def _record(make: Maker, row: int, unlabelled: bool) -> Any:
     text = "Anna Kohl met Bo in Ulm.\n@highlight\nBo left Ulm"
-    entities = [{"start": 0, "end": 8}, {"start": 14, "end": 15}, {"start": 20, "end": 22}, {"start": 36, "end": 37}]
+    entities = [{"start": 0, "end": 8}, {"start": 14, "end": 15}, {"start": 20, "end": 22},
+                {"start": 36, "end": 37}]
     qas = []
     for number in range(2):
         answer = ["Anna Kohl", "Bo"][int(make.flag())]
@@ -171,53 +178,57 @@ def _race(folder: Path, make: Maker, rows: int) -> None:
             for row in range(rows):
                 questions = ["What was it?", "It was a   _  ."][: 1 + row % 2]
                 answers = ["ABCD"[int(make.rng.integers(4))] for _ in questions]
-                options = [[make.sentence("ABCD"[option] == answer) for option in range(4)] for answer in answers]
+                options = [[make.sentence("ABCD"[option] == answer) for option in range(4)]
+                           for answer in answers]
                 record = {"article": f"{make.sentence()}\n{make.sentence()}", "questions": questions,
                           "options": options, "answers": answers, "id": f"{level}{row + 7}.txt"}
-                (folder / split / level / f"{row + 7}.txt").write_text(json.dumps(record) + "\n", encoding="utf-8")
+                (folder / split / level / f"{row + 7}.txt").write_text(json.dumps(record) + "\n",
+                                                                       encoding="utf-8")
 
 
 _SENTENCES = ("sentence1", "sentence2")
 _STS = ("index", "genre", "filename", "year", "old_index", "source1", "source2", *_SENTENCES)
-_MNLI = ("index", "promptID", "pairID", "genre", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse",
-         "sentence2_parse", *_SENTENCES)
-_MNLI_FILES = {"dev": ("dev_matched.tsv", "dev_mismatched.tsv"), "test": ("test_matched.tsv", "test_mismatched.tsv")}
+_MNLI = ("index", "promptID", "pairID", "genre", "sentence1_binary_parse", "sentence2_binary_parse",
+         "sentence1_parse", "sentence2_parse", *_SENTENCES)
+_MNLI_FILES = {"dev": ("dev_matched.tsv", "dev_mismatched.tsv"),
+               "test": ("test_matched.tsv", "test_mismatched.tsv")}
 _NLI = ("entailment", "not_entailment")
 _MNLI_BUILDER = _table((*_MNLI, "label1", "gold_label"), _MNLI, ("entailment", "neutral", "contradiction"),
                        names=_MNLI_FILES)
 
-BUILDERS: Dict[str, Builder] = {
-    "CoLA": _cola,
-    "SST-2": _table(("sentence", "label"), ("index", "sentence"), (0, 1)),
-    "MRPC": _table(("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
-                   ("index", "#1 ID", "#2 ID", "#1 String", "#2 String"), (0, 1), bom="\ufeff"),
-    "STS-B": _table((*_STS, "score"), _STS, ("0.000", "1.25", "3.800", "5.000")),
-    "QQP": _table(("id", "qid1", "qid2", "question1", "question2", "is_duplicate"), ("id", "question1", "question2"),
-                  (0, 1)),
-    "MNLI-m": _MNLI_BUILDER,
-    "MNLI-mm": _MNLI_BUILDER,
-    "QNLI": _table(("index", "question", "sentence", "label"), ("index", "question", "sentence"), _NLI),
-    "RTE": _table(("index", *_SENTENCES, "label"), ("index", *_SENTENCES), _NLI),
-    "WNLI": _table(("index", *_SENTENCES, "label"), ("index", *_SENTENCES), (0, 1)),
-    "AX": _table((), ("index", *_SENTENCES), (0,), names={"train": (), "dev": (), "test": ("diagnostic.tsv",)}),
-    "BoolQ": _records(_pair(("question", "passage"), (True, False))),
-    "CB": _records(_pair(("premise", "hypothesis"), ("entailment", "contradiction", "neutral"))),
-    "COPA": _records(_copa),
-    "MultiRC": _records(_multirc),
-    "ReCoRD": _records(_record),
-    "SuperGLUE-RTE": _records(_pair(("premise", "hypothesis"), _NLI)),
-    "WiC": _records(_wic),
-    "WSC": _records(_wsc),
-    "AX-b": _records(_pair(_SENTENCES, _NLI, str, {"logic": "Negation"}), {"test": "AX-b"}),
-    "AX-g": _records(_pair(("premise", "hypothesis"), _NLI), {"test": "AX-g"}),
-    "RACE-M": _race,
-    "RACE-H": _race,
-    "RACE": _race,
-    "Embedded": _table(("sentence", "label"), ("sentence", "label"), (0, 1)),
-}
+BUILDERS: Dict[str, Builder] = {"CoLA": _cola, "SST-2": _table(("sentence", "label"), ("index", "sentence"),
+                                                               (0, 1)),
+                                "MRPC": _table(("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
+                                               ("index", "#1 ID", "#2 ID", "#1 String", "#2 String"), (0, 1),
+                                               bom="\ufeff"), "STS-B": _table((*_STS, "score"), _STS,
+                                                                              ("0.000", "1.25", "3.800",
+                                                                               "5.000")),
+                                "QQP": _table(("id", "qid1", "qid2", "question1", "question2",
+                                               "is_duplicate"), ("id", "question1", "question2"), (0, 1)),
+                                "MNLI-m": _MNLI_BUILDER, "MNLI-mm": _MNLI_BUILDER,
+                                "QNLI": _table(("index", "question", "sentence", "label"),
+                                               ("index", "question", "sentence"), _NLI),
+                                "RTE": _table(("index", *_SENTENCES, "label"), ("index", *_SENTENCES), _NLI),
+                                "WNLI": _table(("index", *_SENTENCES, "label"), ("index", *_SENTENCES),
+                                               (0, 1)), "AX": _table((), ("index", *_SENTENCES), (0,),
+                                                                     names={"train": (), "dev": (),
+                                                                            "test": ("diagnostic.tsv",)}),
+                                "BoolQ": _records(_pair(("question", "passage"), (True, False))),
+                                "CB": _records(_pair(("premise", "hypothesis"),
+                                                     ("entailment", "contradiction", "neutral"))),
+                                "COPA": _records(_copa), "MultiRC": _records(_multirc),
+                                "ReCoRD": _records(_record),
+                                "SuperGLUE-RTE": _records(_pair(("premise", "hypothesis"), _NLI)),
+                                "WiC": _records(_wic), "WSC": _records(_wsc),
+                                "AX-b": _records(_pair(_SENTENCES, _NLI, str, {"logic": "Negation"}),
+                                                 {"test": "AX-b"}),
+                                "AX-g": _records(_pair(("premise", "hypothesis"), _NLI), {"test": "AX-g"}),
+                                "RACE-M": _race, "RACE-H": _race, "RACE": _race,
+                                "Embedded": _table(("sentence", "label"), ("sentence", "label"), (0, 1)),}
 
 
 def make_task(name: str, folder: Path, rows: int = 6, seed: int = 0) -> Path:
-    """Write the official files of task ``name`` into ``folder`` (all its splits, ``rows`` rows or passages each)."""
+    """Write the official files of task ``name`` into ``folder`` (all its splits, ``rows`` rows or passages
+    each)."""
     BUILDERS[name](folder, Maker(seed), rows)
     return folder

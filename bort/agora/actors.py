@@ -1,4 +1,5 @@
-"""Who takes part in Agora: the student (Timaeus), the teacher (Socrates) and the set that decides between models (E)."""
+"""Who takes part in Agora: the student (Timaeus), the teacher (Socrates) and the set that decides between
+models (E)."""
 from __future__ import annotations
 
 import gc
@@ -28,7 +29,8 @@ from bort.text.tokenizers.base import Tokenizer
 from bort.training.console import say
 
 TIE_BREAKER = 1e-6
-"""Weight of the loss on E beside the metric: of models with the same score the one with the smaller loss is better."""
+"""Weight of the loss on E beside the metric: of models with the same score the one with the smaller loss is
+better."""
 SOLVABLE = 2 / 3
 """Accuracy that the teacher needs for the algorithm's guarantee (section 5)."""
 
@@ -37,8 +39,8 @@ SOLVABLE = 2 / 3
 class Evaluation:
     """E: the set on which models are scored, with the metric that decides.
 
-    The metric is the task's first, and in regression the share of values that round to the label's integer (paper,
-    section 5.1).
+    The metric is the task's first, and in regression the share of values that round to the label's integer
+    (paper, section 5.1).
 
     Attributes:
         split: the examples, with which the task computes its metrics.
@@ -111,16 +113,16 @@ class Socrates:
     def __init__(self, model: Any, where: PathLike, own: Tokenizer, tokenizer: Tokenizer, task: Task,
                  max_length: int) -> None:
         if not isinstance(model, Classifier) or model.num_outputs != task.num_outputs:
-            raise BortError(f"{where}: the teacher must be a classifier with {task.num_outputs} outputs; fine-tune it "
-                            f"first: python run_finetune.py --task {task.name} --data-dir DATA --model {where} --output "
-                            "TEACHER")
+            raise BortError(f"{where}: the teacher must be a classifier with {task.num_outputs} outputs; "
+                            f"fine-tune it first: python run_finetune.py --task {task.name} --data-dir DATA "
+                            f"--model {where} --output TEACHER")
         labels = getattr(model, "labels", None)
         if labels is not None and task.labels is not None and list(labels) != list(task.labels):
-            raise BortError(f"{where}: was fine-tuned for the labels {', '.join(map(str, labels))}, {task.name} has "
-                            f"{', '.join(task.labels)} in this order")
+            raise BortError(f"{where}: was fine-tuned for the labels {', '.join(map(str, labels))}, "
+                            f"{task.name} has {', '.join(task.labels)} in this order")
         if getattr(model, "encoding", None) not in (None, task.encoding):
-            raise BortError(f"{where}: was fine-tuned on the {model.encoding} encoding of {task.name}, not the "
-                            f"{task.encoding} one; use the same --encoding")
+            raise BortError(f"{where}: was fine-tuned on the {model.encoding} encoding of {task.name}, not "
+                            f"the {task.encoding} one; use the same --encoding")
         self.where = where
         if getattr(model, "task_name", None) not in (None, task.name):
             say(f"warning: {where} was fine-tuned for {model.task_name}, not for {task.name}")
@@ -138,14 +140,15 @@ class Socrates:
         return self._score(encode(self.task, split, self.own, self.max_length, cache_dir).token_ids)
 
     def of_rows(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores (N, C) of sequences in the student's vocabulary; another vocabulary gets their decoded text."""
+        """Scores (N, C) of sequences in the student's vocabulary; another vocabulary gets their decoded
+        text."""
         if self.same and (not len(rows) or max(map(len, rows)) <= self.max_length):
             return self._score(rows)
         again = []
         for row in rows:
             parts = [self.own.encode(text) for text in texts(row, self.tokenizer)]
-            again.append(encode_pair(self.own, parts[0], parts[1] if len(parts) > 1 else None, self.max_length,
-                                     self.task.truncation))
+            again.append(encode_pair(self.own, parts[0], parts[1] if len(parts) > 1 else None,
+                                     self.max_length, self.task.truncation))
         return self._score(again)
 
     def _score(self, rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -153,8 +156,8 @@ class Socrates:
         scores = score(self.model, rows, self.own.pad_id) if len(rows) else np.zeros(
             (0, self.task.num_outputs), np.float32)
         if not np.isfinite(scores).all():
-            raise BortError(f"{self.where}: the teacher's scores are not finite; its parameters are damaged or its training "
-                            "diverged: fine-tune it again")
+            raise BortError(f"{self.where}: the teacher's scores are not finite; its parameters are damaged "
+                            "or its training diverged: fine-tune it again")
         self.seconds += time.monotonic() - started
         self.labelled += len(rows)
         return scores
@@ -177,7 +180,8 @@ def read_table(path: PathLike, count: int, task: Task) -> np.ndarray:
     except BortError:
         raise
     except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise BortError(f"{path}: not a table of a teacher's scores ({error}); it takes an array (N, C) in a .npy file or "
+        raise BortError(f"{path}: not a table of a teacher's scores ({error}); it takes an array (N, C) in a "
+                        ".npy file or "
                         'lines {"scores": [...]}') from error
     if table.shape != (count, task.num_outputs):
         raise BortError(f"{path}: has the shape {table.shape}; {task.name} has {count} training examples and "
@@ -202,7 +206,8 @@ class Timaeus:
     Args:
         build: the untrained classifier with a head drawn from a seed.
         base: settings that no theta changes.
-        dev: scored after every training and reported; it decides nothing. None where E is the dev set already.
+        dev: scored after every training and reported; it decides nothing. None where E is the dev set
+            already.
         seed: added to every theta's, so that several runs differ.
     """
 
@@ -214,8 +219,8 @@ class Timaeus:
     def settings(self, theta: Theta, soft: bool, **changes: Any) -> Settings:
         """The settings of one training."""
         return replace(self.base, lr=theta.lr, weight_decay=theta.weight_decay, warmup=theta.warmup,
-                       seed=theta.seed + 10_000 * self.seed, distill_weight=self.base.distill_weight if soft else 0.0,
-                       **changes)
+                       seed=theta.seed + 10_000 * self.seed, distill_weight=self.base.distill_weight if soft
+                       else 0.0, **changes)
 
     def steps(self, settings: Settings, size: int) -> int:
         """Optimizer steps of a training on ``size`` points."""
@@ -223,32 +228,39 @@ class Timaeus:
         return min(steps, settings.max_steps) if settings.max_steps else steps
 
     def train(self, settings: Settings, points: Points, title: str) -> Trained:
-        """Fine-tune on ``points`` and score on E and dev; a diverged training has the score None and comes last."""
+        """Fine-tune on ``points`` and score on E and dev; a diverged training has the score None and comes
+        last."""
         started = time.monotonic()
-        data = TrainingData(points.token_ids, points.labels, points.scores if settings.distill_weight else None)
+        data = TrainingData(points.token_ids, points.labels, points.scores if settings.distill_weight
+                            else None)
         model = self.build(settings.seed)
         try:
             outcome = fine_tune(model, data, self._evaluate, settings, self.pad_id, ranks=False, title=title)
         except Diverged as error:
-            return Trained({"score": None, "loss": None, "epoch": 0, "dev": {}, "steps": self.steps(settings, len(points)),
-                            "diverged": str(error), "seconds": round(time.monotonic() - started, 3)}, -math.inf)
+            return Trained({"score": None, "loss": None, "epoch": 0, "dev": {},
+                            "steps": self.steps(settings, len(points)), "diverged": str(error),
+                            "seconds": round(time.monotonic() - started, 3)}, -math.inf)
         scores = self.predict(model, self.evaluation.points.token_ids, ranks=False)
         own_loss = loss(self.evaluation.task, self.evaluation.points.labels, scores)
         dev = {}
         if self.evaluation.name == "dev":
-            dev = {key: float(value) for key, value in self.evaluation.task.evaluate(self.evaluation.split, scores).items()}
+            dev = {key: float(value) for key, value in self.evaluation.task.evaluate(self.evaluation.split,
+                                                                                     scores).items()}
         elif self.dev is not None:
-            dev = {key: float(value) for key, value in self.dev.metrics(model, self.pad_id, ranks=False).items()}
+            dev = {key: float(value) for key, value in self.dev.metrics(model, self.pad_id,
+                                                                        ranks=False).items()}
         row = {"score": self.evaluation.score(scores), "loss": own_loss if math.isfinite(own_loss) else None,
                "epoch": outcome.best_epoch + 1, "dev": dev, "steps": outcome.history[-1]["step"],
                "seconds": round(time.monotonic() - started, 3)}
-        parameters = {plain(name): np.asarray(array, dtype=np.float32) for name, array in outcome.parameters.items()}
+        parameters = {plain(name): np.asarray(array, dtype=np.float32) for name,
+                      array in outcome.parameters.items()}
         del model
         gc.collect()  # networks refer to themselves; hundreds of them must not pile up
         return Trained(row, self.evaluation.selection(scores), parameters)
 
     def _evaluate(self, model: Classifier) -> Dict[str, float]:
-        return {"selection": self.evaluation.selection(self.predict(model, self.evaluation.points.token_ids, False))}
+        return {"selection": self.evaluation.selection(self.predict(model, self.evaluation.points.token_ids,
+                                                                    False))}
 
     def predict(self, model: Classifier, rows: Sequence[np.ndarray], ranks: bool = True) -> np.ndarray:
         """Scores (N, C) of sequences."""
@@ -266,13 +278,16 @@ def plain(name: str) -> str:
     return name[5:] if name.startswith("bort.") else name
 
 
-def split_evaluation(data: TaskData, tokenizer: Tokenizer, taken: Optional[np.ndarray], whole: Optional[Split],
-                     max_length: int, cache_dir: Optional[PathLike]) -> Tuple[Points, Evaluation, np.ndarray]:
+def split_evaluation(data: TaskData, tokenizer: Tokenizer, taken: Optional[np.ndarray],
+                     whole: Optional[Split], max_length: int, cache_dir: Optional[PathLike]) -> Tuple[Points,
+                                                                                                      Evaluation,
+                                                                                                      np.ndarray]:
     """X and E.
 
     Args:
         taken: indices of the training examples to hold out; None takes the dev set as E.
-        whole: the training split before anything was discarded, for tasks whose questions E must hold with all options.
+        whole: the training split before anything was discarded, for tasks whose questions E must hold with
+            all options.
 
     Returns:
         X, E, and the indices of X in the training split.
@@ -294,5 +309,6 @@ def split_evaluation(data: TaskData, tokenizer: Tokenizer, taken: Optional[np.nd
         name, split = "held-out", whole.subset([index for index, example in enumerate(whole.examples)
                                                 if example.group in groups])
         tokens = encode(task, split, tokenizer, max_length, cache_dir)
-    points = Points(list(tokens.token_ids), tokens.labels, [f"{name}/{index}" for index in range(len(tokens))])
+    points = Points(list(tokens.token_ids), tokens.labels,
+                    [f"{name}/{index}" for index in range(len(tokens))])
     return x, Evaluation(task, split, points, name), kept

@@ -1,4 +1,5 @@
-"""Agora: fine-tuning by augmentation, distillation and pruning of hyper-parameters (paper, sections 5 to 5.3).
+"""Agora: fine-tuning by augmentation, distillation and pruning of hyper-parameters (paper, sections 5 to
+5.3).
 
     D <- X
     while not converged:
@@ -7,9 +8,10 @@
         P <- tau(points of E and of D that the best Timaeus of this round gets wrong, then others, until the budget)
         D <- D + {(x, S(x)) : x in P}, keeping the labels balanced
 
-The paper names the parts (Timaeus, Socrates, tau, Theta, balanced labels, repeated iterations); its companion has the
-pseudo-code. Stopping rules, ties, budgets, the order of sources and the treatment of more than two classes are this
-project's (``../shared/reference/algorithms.md``). :meth:`Agora.run` is the loop above, written out.
+The paper names the parts (Timaeus, Socrates, tau, Theta, balanced labels, repeated iterations); its companion
+has the pseudo-code. Stopping rules, ties, budgets, the order of sources and the treatment of more than two
+classes are this project's (``../shared/reference/algorithms.md``). :meth:`Agora.run` is the loop above,
+written out.
 """
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ from bort.text.tokenizers.base import Tokenizer
 from bort.training.console import say
 
 MAX_PASSES = 6
-"""How often tau is asked for what is still missing before a round goes on with less than its budget. Classes of which
-half of these passes brought nothing are no longer asked for."""
+"""How often tau is asked for what is still missing before a round goes on with less than its budget. Classes
+of which half of these passes brought nothing are no longer asked for."""
 
 
 class Agora:
@@ -48,8 +50,9 @@ class Agora:
         teacher_score: the teacher's score on E, or None when it is not known.
     """
 
-    def __init__(self, task: Task, timaeus: Timaeus, socrates: Optional[Socrates], tau: Optional[Tau], x: Points,
-                 plan: Plan, journal: Journal, tokenizer: Tokenizer, forbidden: Sequence[Sequence[np.ndarray]] = (),
+    def __init__(self, task: Task, timaeus: Timaeus, socrates: Optional[Socrates], tau: Optional[Tau],
+                 x: Points, plan: Plan, journal: Journal, tokenizer: Tokenizer,
+                 forbidden: Sequence[Sequence[np.ndarray]] = (),
                  teacher_score: Optional[float] = None) -> None:
         if tau is not None and socrates is None:
             raise BortError("tau makes points that only a teacher model can label; give one, or --tau none")
@@ -96,7 +99,8 @@ class Agora:
 
     def _with_additions(self, kept: Sequence[Sequence[int]]) -> Points:
         wanted = {tuple(pair) for pair in kept}
-        lines = [line for line, addition in enumerate(self.additions) if (addition.round, addition.attempt) in wanted]
+        lines = [line for line, addition in enumerate(self.additions) if (addition.round,
+                                                                          addition.attempt) in wanted]
         return self.x.with_additions([self.additions[line] for line in lines], lines)
 
     def train_all(self, d: Points) -> Tuple[List[Dict[str, Any]], Optional[Dict[str, np.ndarray]]]:
@@ -104,13 +108,13 @@ class Agora:
         state, plan = self.state, self.plan
         labels = balance(self.task, d.labels)
         settings = [self.timaeus.settings(plan.thetas[index], plan.soft) for index in state.left]
-        jobs = [(index, {"round": state.round, "attempt": state.attempt, "theta": plan.thetas[index]._asdict(),
-                         "theta_index": index, "size": len(d), "labels": labels, "evaluated_on": self.evaluation.name})
-                for index in state.left]
+        jobs = [(index, {"round": state.round, "attempt": state.attempt,
+                         "theta": plan.thetas[index]._asdict(), "theta_index": index, "size": len(d),
+                         "labels": labels, "evaluated_on": self.evaluation.name}) for index in state.left]
 
         def train(place: int) -> Any:
-            title = (f"round {state.round + 1}{f' replay {state.attempt}' if state.attempt else ''}, {place + 1} of "
-                     f"{len(jobs)} {plan.thetas[state.left[place]]}")
+            title = (f"round {state.round + 1}{f' replay {state.attempt}' if state.attempt else ''}, "
+                     f"{place + 1} of {len(jobs)} {plan.thetas[state.left[place]]}")
             return self.timaeus.train(settings[place], d, title)
 
         return self.journal.deal(self._tag(state.round, state.attempt), jobs, train)
@@ -118,7 +122,8 @@ class Agora:
     def keep_best(self, rows: Sequence[Dict[str, Any]], parameters: Optional[Dict[str, np.ndarray]]) -> bool:
         """Keep the best model seen so far; whether this attempt raised the best score on E.
 
-        Of models with the same score the one with the smaller loss on E is kept, but that alone counts as no gain.
+        Of models with the same score the one with the smaller loss on E is kept, but that alone counts as no
+        gain.
         """
         state, best = self.state, best_of(rows)
         state.trainings += len(rows)
@@ -126,19 +131,20 @@ class Agora:
         self._add_seconds("training", sum(row["seconds"] for row in rows))
         if best is None:
             if state.best is None:
-                raise BortError("every training of the first round diverged; use smaller learning rates or weight "
-                                "decays (--grid FILE.json)")
+                raise BortError("every training of the first round diverged; use smaller learning rates or "
+                                "weight decays (--grid FILE.json)")
             return False
         improved = state.best is None or best["score"] > state.best["score"]
         if state.best is None or best["selection"] > state.best["selection"]:
-            state.best = {key: best[key] for key in ("round", "attempt", "theta", "theta_index", "score", "loss", "dev",
-                                                     "size", "selection")}
+            state.best = {key: best[key] for key in ("round", "attempt", "theta", "theta_index", "score",
+                                                     "loss", "dev", "size", "selection")}
             self.best_parameters = parameters or {}
         return improved
 
-    def note_attempt(self, d: Points, rows: Sequence[Dict[str, Any]], parameters: Optional[Dict[str, np.ndarray]],
-                     improved: bool) -> None:
-        """Remember how the attempt went: the order of its thetas, and what its best model gets wrong in D and E."""
+    def note_attempt(self, d: Points, rows: Sequence[Dict[str, Any]],
+                     parameters: Optional[Dict[str, np.ndarray]], improved: bool) -> None:
+        """Remember how the attempt went: the order of its thetas, and what its best model gets wrong in D and
+        E."""
         state, best = self.state, best_of(rows)
         ordered = sorted(rows, key=lambda row: (-row["selection"], row["index"]))
         mistaken: List[int] = []
@@ -149,30 +155,33 @@ class Agora:
                 scores = self.timaeus.predict(model, points.token_ids)
                 mistaken += (offset + np.flatnonzero(wrong(self.task, points.labels, scores))).tolist()
             self._add_seconds("errors", time.monotonic() - started)
-        state.attempts.append({
-            "attempt": state.attempt, "size": len(d), "labels": balance(self.task, d.labels), "wrong": mistaken,
-            "order": [row["index"] for row in ordered], "improved": improved,
-            "score": best["score"] if best else None, "dev": best["dev"] if best else {},
-            "selection": best["selection"] if best else None})
+        state.attempts.append({"attempt": state.attempt, "size": len(d),
+                               "labels": balance(self.task, d.labels), "wrong": mistaken,
+                               "order": [row["index"] for row in ordered], "improved": improved,
+                               "score": best["score"] if best else None, "dev": best["dev"] if best else {},
+                               "selection": best["selection"] if best else None})
         shown = "all trainings diverged" if best is None else f"{self.evaluation.metric} {100 * best['score']:.2f}"
         say(f"round {state.round + 1}{f' replay {state.attempt}' if state.attempt else ''}: {len(d)} points, "
             f"{len(rows)} trainings, best on {self.evaluation.name} {shown}, best so far "
             f"{100 * state.best['score']:.2f}")  # type: ignore[index]
 
     def repeat_round(self) -> None:
-        """Note a round on the D of the last one: its trainings would be the same again, so their results are taken."""
+        """Note a round on the D of the last one: its trainings would be the same again, so their results are
+        taken."""
         state, last = self.state, self.state.history[-1]
-        state.attempts.append({
-            "attempt": 0, "size": last["size"], "labels": last["labels"], "wrong": state.wrong, "improved": False,
-            "order": [index for index in state.order if index in state.left], "score": last["score"],
-            "dev": last["dev"], "selection": None})  # the only attempt, so that nothing is compared with it
-        say(f"round {state.round + 1}: D has not grown, so the last round's results stand for the {len(state.left)} sets "
-            "left")
+        # the only attempt, so that nothing is compared with it
+        state.attempts.append({"attempt": 0, "size": last["size"], "labels": last["labels"],
+                               "wrong": state.wrong, "improved": False,
+                               "order": [index for index in state.order if index in state.left],
+                               "score": last["score"], "dev": last["dev"], "selection": None})
+        say(f"round {state.round + 1}: D has not grown, so the last round's results stand for the "
+            f"{len(state.left)} sets left")
 
     # ---- drop the worst of Theta; is it over?
 
     def end_round(self) -> None:
-        """Settle on the best attempt of the round, drop the worst of Theta, and decide whether the run is over."""
+        """Settle on the best attempt of the round, drop the worst of Theta, and decide whether the run is
+        over."""
         state, plan = self.state, self.plan
         chosen = state.attempts[0]
         for attempt in state.attempts[1:]:
@@ -202,7 +211,8 @@ class Agora:
     # ---- P <- tau(wrong points, then others); D <- D + {(x, S(x))}
 
     def expand(self) -> int:
-        """Make the additions of the present attempt from D as it was settled, and append them; how many they are."""
+        """Make the additions of the present attempt from D as it was settled, and append them; how many they
+        are."""
         if self.tau is None or not self.plan.budget:
             return 0
         state, plan = self.state, self.plan
@@ -229,7 +239,8 @@ class Agora:
             offered = np.array([len(offer) for offer in offers])
             if turn + 1 >= MAX_PASSES // 2:
                 come = offered > 0
-                # What comes rarely will have come twice as often by the end: the others need not wait for more of it.
+                # What comes rarely will have come twice as often by the end: the others need not wait for
+                # more of it.
                 wanted = level_what_comes(counts, full, plan.budget, come)
                 full = np.where(2 * offered < wanted, 2 * offered, full)
             missing = np.maximum(0, level_what_comes(counts, full, plan.budget, come) - offered)
@@ -242,16 +253,18 @@ class Agora:
         self.journal.append_additions([self._line(addition) for addition in fresh])
         labels = balance(self.task, np.array([addition.label for addition in fresh]))
         shown = ", ".join(f"{name} {number}" for name, number in labels.items())
-        say(f"round {state.round + 1}: {len(fresh)} points added to {len(settled)} ({asked} made by tau, {made} of "
-            f"them new; labels {shown})" if fresh
+        say(f"round {state.round + 1}: {len(fresh)} points added to {len(settled)} ({asked} made by tau, "
+            f"{made} of them new; labels {shown})" if fresh
             else f"round {state.round + 1}: tau brought no new point that keeps the labels balanced")
         return len(fresh)
 
     def _as_the_root_has_them(self, fresh: List[Addition]) -> List[Addition]:
-        """The root's additions: another machine's arithmetic might have made, or labelled, one of them differently."""
+        """The root's additions: another machine's arithmetic might have made, or labelled, one of them
+        differently."""
         if distributed.size() == 1:
             return fresh
-        return [Addition.from_row(row) for row in distributed.from_root([dict(self._line(one)) for one in fresh])]
+        return [Addition.from_row(row)
+                for row in distributed.from_root([dict(self._line(one)) for one in fresh])]
 
     def _pool(self, settled: Points) -> Points:
         """D and then E: what tau draws from, in the order that :attr:`State.wrong` counts in."""
@@ -272,9 +285,9 @@ class Agora:
         scores = self.socrates.of_rows([row for _, _, row in fresh])  # type: ignore[union-attr]
         self._add_seconds("labelling", time.monotonic() - started)
         labels = scores[:, 0] if self.task.is_regression else scores.argmax(axis=1)
-        return [Addition(state.round, state.attempt, pool.names[point], kind, row, label.item(), confidence, score)
-                for (point, kind, row), label, confidence, score in zip(
-                    fresh, labels, confidences(self.task, scores), scores)]
+        return [Addition(state.round, state.attempt, pool.names[point], kind, row, label.item(), confidence,
+                         score) for (point, kind, row), label, confidence,
+                score in zip(fresh, labels, confidences(self.task, scores), scores)]
 
     def _line(self, addition: Addition) -> Mapping[str, Any]:
         name = addition.label if self.task.labels is None else self.task.labels[int(addition.label)]
@@ -295,8 +308,8 @@ class Agora:
             return
         stored, self.best_parameters, self.additions = found
         self.state = State(**stored)
-        say(f"goes on with round {self.state.round + 1}, {len(self.state.left)} of {len(self.plan.thetas)} sets left, "
-            f"{len(self.additions)} points made")
+        say(f"goes on with round {self.state.round + 1}, {len(self.state.left)} of {len(self.plan.thetas)} "
+            f"sets left, {len(self.additions)} points made")
 
     def _save(self) -> None:
         state = self.state

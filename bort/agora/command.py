@@ -1,4 +1,5 @@
-"""``run_finetune.py --algorithm agora``: its options, and a run from the command line's values to ``results.json``."""
+"""``run_finetune.py --algorithm agora``: its options, and a run from the command line's values to
+``results.json``."""
 from __future__ import annotations
 
 import argparse
@@ -30,39 +31,49 @@ from bort.training.run_folder import RunFolder, on_root
 
 def add_agora_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``--algorithm agora``. ``--lr``, ``--weight-decay`` and ``--warmup`` are then what
-    ``--grid small`` is built around, and given with ``--chs`` they take the place of that set's own; ``--seed`` draws
-    what is held out and the tau-function, and 10,000 times it is added to the seeds of Theta."""
+    ``--grid small`` is built around, and given with ``--chs`` they take the place of that set's own;
+    ``--seed`` draws what is held out and the tau-function, and 10,000 times it is added to the seeds of
+    Theta."""
     group = parser.add_argument_group("agora")
     theta = group.add_mutually_exclusive_group()
-    theta.add_argument("--grid", default="paper", help="Theta: paper (500 sets, the default), small (6 sets around "
+    theta.add_argument("--grid", default="paper",
+                       help="Theta: paper (500 sets, the default), small (6 sets around "
                        "--lr), or a JSON file")
-    theta.add_argument("--chs", action="store_true", help="only the task's convergent set, with its batch size (Tables "
+    theta.add_argument("--chs", action="store_true",
+                       help="only the task's convergent set, with its batch size (Tables "
                        "7-9); --lr, --weight-decay, --warmup and --batch-size win where they are given")
-    group.add_argument("--prune", choices=PRUNINGS, default="one", help="drop the worst of Theta after a round, the worse "
+    group.add_argument("--prune", choices=PRUNINGS, default="one",
+                       help="drop the worst of Theta after a round, the worse "
                        "half, or none of it")
-    group.add_argument("--max-rounds", type=int, default=0, help="0: until one set is left and nothing is gained")
+    group.add_argument("--max-rounds", type=int, default=0,
+                       help="0: until one set is left and nothing is gained")
     group.add_argument("--min-rounds", type=int, default=1, help="rounds before a reached goal, or a round "
                        "without additions, may end the run")
     group.add_argument("--budget", type=int, help="new points of a round (default: as many as there are "
                        "training examples)")
     group.add_argument("--tau", default="mlm", help="transformations: mlm, noise, embedding, several with "
                        "commas, or none")
-    group.add_argument("--tau-model", help="pre-trained model of the student's vocabulary for mlm and embedding "
+    group.add_argument("--tau-model",
+                       help="pre-trained model of the student's vocabulary for mlm and embedding "
                        "(default: --model)")
     group.add_argument("--tau-rate", type=float, default=0.15, help="probability of a change at each token")
     group.add_argument("--tau-top-k", type=int, default=10, help="candidates that may replace a token")
-    group.add_argument("--evaluate-on", choices=("heldout", "dev"), default="heldout", help="E: part of the training "
+    group.add_argument("--evaluate-on", choices=("heldout", "dev"), default="heldout",
+                       help="E: part of the training "
                        "set, or the dev set as in the paper")
     group.add_argument("--held-out-fraction", type=float, default=0.1)
     group.add_argument("--replays", type=int, default=0, help="repetitions of a round that brings nothing")
-    group.add_argument("--soft", action="store_true", help="learn the teacher's logits too (--distill-weight, "
+    group.add_argument("--soft", action="store_true",
+                       help="learn the teacher's logits too (--distill-weight, "
                        "--temperature)")
-    group.add_argument("--compare", action="store_true", help="also plain fine-tuning and distillation at equal "
+    group.add_argument("--compare", action="store_true",
+                       help="also plain fine-tuning and distillation at equal "
                        "compute")
 
 
-def run_agora(args: argparse.Namespace, data: experiment.TaskData, source: Callable[[int], Any], tokenizer: Tokenizer,
-              settings: Mapping[int, Settings], max_length: int, reading: Mapping[str, Any]) -> int:
+def run_agora(args: argparse.Namespace, data: experiment.TaskData, source: Callable[[int], Any],
+              tokenizer: Tokenizer, settings: Mapping[int, Settings], max_length: int,
+              reading: Mapping[str, Any]) -> int:
     """Run Agora once for every seed of ``settings``; write the outputs; print the figures.
 
     Args:
@@ -101,8 +112,8 @@ class _Setting:
         self.socrates: Optional[Socrates] = None
         if Path(args.teacher).is_file() and Path(args.teacher).suffix in (".npy", ".jsonl"):
             if kinds:
-                raise BortError(f"{args.teacher}: a table of predictions cannot label what tau makes; use --tau none, or a "
-                                "teacher model")
+                raise BortError(f"{args.teacher}: a table of predictions cannot label what tau makes; use "
+                                "--tau none, or a teacher model")
             self.table = read_table(args.teacher, len(data.train.tokens), self.task)
         else:
             own = load_tokenizer(args.teacher) if find_tokenizer_files(args.teacher) else tokenizer
@@ -124,10 +135,12 @@ class _Setting:
         model: Any = None
         if set(kinds) - {"noise"}:
             if args.tau_model:
-                own = experiment.own_tokenizer(args.tau_model) or experiment.choose_tokenizer(args.tau_model, args.tokenizer)
+                own = experiment.own_tokenizer(args.tau_model) or experiment.choose_tokenizer(args.tau_model,
+                                                                                              args.tokenizer)
                 if own.fingerprint != self.tokenizer.fingerprint:
-                    raise BortError(f"--tau-model {args.tau_model}: has another tokenizer than the student, whose tokens it is "
-                                    "to replace; use a model of the same vocabulary, or --tau noise")
+                    raise BortError(f"--tau-model {args.tau_model}: has another tokenizer than the student, "
+                                    "whose tokens it is to replace; use a model of the same vocabulary, or "
+                                    "--tau noise")
                 model = experiment.load_source(args.tau_model, own)
             else:
                 model = self.source(args.seed)
@@ -135,8 +148,8 @@ class _Setting:
             if "mlm" in kinds:
                 self._check_mlm_head(where)
             elif where.startswith("random:"):
-                say("warning: tau draws its replacements from a network that was never trained; --tau-model or --tau noise "
-                    "would do better")
+                say("warning: tau draws its replacements from a network that was never trained; --tau-model "
+                    "or --tau noise would do better")
         return Tau(kinds, model, self.tokenizer, args.tau_rate, args.tau_top_k, self.max_length)
 
     def _check_mlm_head(self, where: str) -> None:
@@ -149,11 +162,13 @@ class _Setting:
             network = model_folder.build(stored.config, where)
             if isinstance(network, Classifier):
                 problem = "was fine-tuned as a classifier, and its MLM head was not trained along"
-            elif inspection.mlm_head_state(model_folder.fit(network, stored.arrays, where), stored.config) != "trained":
+            elif inspection.mlm_head_state(model_folder.fit(network, stored.arrays, where),
+                                           stored.config) != "trained":
                 problem = "has a random MLM head (as the published conversion of Bort has)"
         if problem:
-            raise BortError(f"--tau mlm: {where} {problem}, so that its tokens mean nothing; use --tau noise,embedding, or "
-                            "--tau-model FOLDER with a pre-trained model of the same vocabulary")
+            raise BortError(f"--tau mlm: {where} {problem}, so that its tokens mean nothing; use --tau "
+                            "noise,embedding, or --tau-model FOLDER with a pre-trained model of the same "
+                            "vocabulary")
 
     def plan(self, seed: int, base: Settings, size: int) -> Plan:
         """The run's plan; ``size`` is the number of training examples."""
@@ -169,16 +184,19 @@ class _Setting:
         taken, whole = None, None
         if args.evaluate_on == "heldout":
             train = data.train
-            taken = held_out(train.split, strata(self.task, train.tokens.labels), args.held_out_fraction, seed)
+            taken = held_out(train.split, strata(self.task, train.tokens.labels), args.held_out_fraction,
+                             seed)
             if any(example.group is not None for example in train.split.examples) and self.table is None:
                 whole = self.task.read(args.data_dir, "train")
-        x, evaluation, kept = split_evaluation(data, self.tokenizer, taken, whole, self.max_length, args.cache_dir)
+        x, evaluation, kept = split_evaluation(data, self.tokenizer, taken, whole, self.max_length,
+                                               args.cache_dir)
         plan = self.plan(seed, base, len(x))
         if self.table is not None:
             teacher_scores = None if taken is None else self.table[taken]
             x.scores = self.table[kept] if args.soft or args.compare else None
         else:
-            teacher_scores = self.socrates.of_split(evaluation.split, evaluation.points.token_ids, args.cache_dir)
+            teacher_scores = self.socrates.of_split(evaluation.split, evaluation.points.token_ids,
+                                                    args.cache_dir)
             if args.soft or args.compare:
                 x.scores = self.socrates.of_split(data.train.split.subset(kept), x.token_ids, args.cache_dir)
         network = self.source
@@ -186,29 +204,33 @@ class _Setting:
         def build(head_seed: int) -> Any:
             return experiment.classifier_for(self.task, network(seed), head_seed, args.head, args.dropout)
 
-        timaeus = Timaeus(build, base, evaluation, None if evaluation.name == "dev" else data.dev, self.tokenizer.pad_id,
-                          seed)
+        timaeus = Timaeus(build, base, evaluation, None if evaluation.name == "dev" else data.dev,
+                          self.tokenizer.pad_id, seed)
         return x, evaluation, timaeus, plan, teacher_scores
 
     def teacher_report(self, evaluation: Evaluation, scores: Optional[np.ndarray]) -> Dict[str, Any]:
-        """The teacher's figures on E and on the dev set; warns when it is too weak for the algorithm's guarantee."""
+        """The teacher's figures on E and on the dev set; warns when it is too weak for the algorithm's
+        guarantee."""
         report: Dict[str, Any] = {"model": str(self.args.teacher)}
         if scores is not None:
             report.update(score=evaluation.score(scores), accuracy=evaluation.accuracy(scores))
             if report["accuracy"] < SOLVABLE:
-                say(f"warning: the teacher is right on {100 * report['accuracy']:.1f}% of {evaluation.name} only; Agora's "
-                    "guarantee needs 2/3")
+                say(f"warning: the teacher is right on {100 * report['accuracy']:.1f}% of {evaluation.name} "
+                    "only; Agora's guarantee needs 2/3")
         dev = self.data.dev
         if dev is not None and dev.split.labelled and self.socrates is not None:
-            report["dev"] = {key: float(value) for key, value in self.task.evaluate(dev.split, self.socrates.of_split(
-                dev.split, dev.tokens.token_ids, self.args.cache_dir)).items()}
+            report["dev"] = {key: float(value) for key, value in self.task.evaluate(dev.split,
+                                                                                    self.socrates.of_split(
+                                                                                                           dev.split,
+                                                                                                           dev.tokens.token_ids,
+                                                                                                           self.args.cache_dir)).items()}
         return report
 
     def described(self, base: Settings, plan: Plan, x: Points, evaluation: Evaluation) -> Dict[str, Any]:
         """What determines the result: a run goes on only with the same."""
         args = self.args
-        names = ("teacher", "model", "encoding", "head", "dropout", "limit", "tau", "tau_model", "tau_rate", "tau_top_k",
-                 "evaluate_on", "held_out_fraction", "compare")
+        names = ("teacher", "model", "encoding", "head", "dropout", "limit", "tau", "tau_model", "tau_rate",
+                 "tau_top_k", "evaluate_on", "held_out_fraction", "compare")
         return {"task": self.task.name, "algorithm": "agora", **{name: getattr(args, name) for name in names},
                 **experiment.contents(self.data, args.model, args.teacher, args.tau_model),
                 "evaluation": fingerprint(evaluation.points),
@@ -228,25 +250,30 @@ class _Setting:
                 return run.results
             teacher = self.teacher_report(evaluation, teacher_scores)
             trainings = plan.trainings() if self.tau is not None and plan.budget else len(plan.thetas)
-            say(f"{self.task.name}: {len(x)} training examples ({_shown(balance(self.task, x.labels))}), E is "
-                f"{'the dev set' if evaluation.name == 'dev' else 'held out from the training set'} ({len(evaluation.points)} "
-                f"examples), {len(plan.thetas)} sets of hyper-parameters, {trainings} trainings "
-                + ("until one is left" if self.tau is not None and plan.budget else "in all, as D does not grow")
-                + (f", the teacher's {evaluation.metric} on E {100 * teacher['score']:.2f}" if "score" in teacher else ""))
+            say(f"{self.task.name}: {len(x)} training examples ({_shown(balance(self.task, x.labels))}), E "
+                f"is {'the dev set' if evaluation.name == 'dev' else 'held out from the training set'} "
+                f"({len(evaluation.points)} examples), {len(plan.thetas)} sets of hyper-parameters, "
+                f"{trainings} trainings " + ("until one is left" if self.tau is not None and plan.budget
+                                             else "in all, as D does not grow")
+                + (f", the teacher's {evaluation.metric} on E {100 * teacher['score']:.2f}"
+                   if "score" in teacher else ""))
             data = self.data
-            forbidden = [part.tokens.token_ids for part in [data.dev, *data.others.values()] if part is not None]
+            forbidden = [part.tokens.token_ids for part in [data.dev, *data.others.values()]
+                         if part is not None]
             journal = Journal(run)
-            agora = Agora(self.task, timaeus, self.socrates, self.tau, x, plan, journal, self.tokenizer, forbidden,
-                          teacher.get("score"))
+            agora = Agora(self.task, timaeus, self.socrates, self.tau, x, plan, journal, self.tokenizer,
+                          forbidden, teacher.get("score"))
             state = agora.run()
             say(f"ended: {state.stopped}; the best model is of round {state.best['round'] + 1} with "
                 f"{Theta(**state.best['theta'])}")
             compared = compare(agora, folder) if self.args.compare else None
-            record = {"task": self.task.name, "suite": self.task.suite, "algorithm": "agora", "model": self.args.model,
-                      "settings": asdict(base), "evaluated_on": evaluation.name, "max_length": self.max_length}
+            record = {"task": self.task.name, "suite": self.task.suite, "algorithm": "agora",
+                      "model": self.args.model, "settings": asdict(base), "evaluated_on": evaluation.name,
+                      "max_length": self.max_length}
             model = timaeus.with_parameters(agora.best_parameters)
             metrics = experiment.write_outputs(model, data, self.tokenizer, folder, record)
-            results = results_of_run(agora, record, metrics, teacher, compared, seed, time.monotonic() - started)
+            results = results_of_run(agora, record, metrics, teacher, compared, seed,
+                                     time.monotonic() - started)
             on_root(lambda: plot(results, folder / "agora.png") and None)
             run.finish(results)
             on_root(lambda: shutil.rmtree(folder / "trainings", ignore_errors=True))

@@ -6,10 +6,11 @@
     RUN/trainings/TAG/theta-I.json       a training of the present round that has ended; its parameters beside it while
                                          it is the best of its rank
 
-The state names the lengths of both lists, so that lines written after it are dropped when a killed run goes on. The
-last two states are kept: should the newest be damaged, the run goes on from the one before and comes to the same. Within a
-round every ended training has a file, written after its parameters and before those of its rank's former best go; a kill
-between any two of these steps costs at most the training under way.
+The state names the lengths of both lists, so that lines written after it are dropped when a killed run goes
+on. The
+last two states are kept: should the newest be damaged, the run goes on from the one before and comes to the
+same. Within a round every ended training has a file, written after its parameters and before those of its
+rank's former best go; a kill between any two of these steps costs at most the training under way.
 """
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class Journal:
         """The last state, the best model's parameters and all additions; None for a run that begins.
 
         Raises:
-            BortError: checkpoints are there but none is whole, or a list has lost lines; nothing is changed then.
+            BortError: checkpoints are there but none is whole, or a list has lost lines; nothing is changed
+            then.
         """
         checkpoint = self.run.latest()
         state = checkpoint.state if checkpoint else None
@@ -67,14 +69,14 @@ class Journal:
 
     def _cut(self, lengths: Optional[Mapping[str, int]]) -> None:
         if lengths is None and self.run.steps():  # not a run that begins: emptying the lists would destroy it
-            raise BortError(f"{self.path / 'checkpoints'}: no checkpoint is whole, so the run cannot go on; choose another "
-                            "--output")
+            raise BortError(f"{self.path / 'checkpoints'}: no checkpoint is whole, so the run cannot go on; "
+                            "choose another --output")
         present = self._lengths()
         for name in LISTS:
             path, length = self.path / name, lengths[name] if lengths else 0
             if present[name] < length:
-                raise BortError(f"{path}: " + ("is shorter than when the run was last saved" if path.exists() else
-                                               "was there when the run was last saved and is missing")
+                raise BortError(f"{path}: " + ("is shorter than when the run was last saved" if path.exists()
+                                               else "was there when the run was last saved and is missing")
                                 + "; the run cannot go on, choose another --output")
         for name in LISTS:
             if (self.path / name).exists():
@@ -87,7 +89,8 @@ class Journal:
         self.run.save(number, state, {"best.params": best} if best else {}, keep=2)
 
     def _lengths(self) -> Dict[str, int]:
-        return {name: (self.path / name).stat().st_size if (self.path / name).exists() else 0 for name in LISTS}
+        return {name: (self.path / name).stat().st_size if (self.path / name).exists() else 0
+                for name in LISTS}
 
     def forget(self, tag: str) -> None:
         """Remove the files of a round's trainings."""
@@ -104,7 +107,8 @@ class Journal:
 
     def deal(self, tag: str, jobs: Sequence[Job], train: Callable[[int], Trained], log: bool = True
              ) -> Tuple[List[Dict[str, Any]], Optional[Dict[str, np.ndarray]]]:
-        """Carry out trainings, training i by rank i modulo their number, without repeating those that have ended.
+        """Carry out trainings, training i by rank i modulo their number, without repeating those that have
+        ended.
 
         Args:
             tag: name of the round, unique in the run.
@@ -113,8 +117,9 @@ class Journal:
             log: whether the lines go to ``agora.jsonl``.
 
         Returns:
-            The lines in the order of ``jobs``, with ``selection`` (what orders them) and ``index`` (the training's
-            number), and the parameters of the best one, the same on every rank; None when all diverged.
+            The lines in the order of ``jobs``, with ``selection`` (what orders them) and ``index`` (the
+            training's number), and the parameters of the best one, the same on every rank; None when all
+            diverged.
         """
         folder = self.path / "trainings" / tag
         start = self._lengths()["agora.jsonl"] if distributed.is_root() else 0
@@ -133,7 +138,8 @@ class Journal:
                 self.after_training()
         rows = [row for part in distributed.gather(mine) for row in part]
         rows.sort(key=lambda row: [number for number, _ in jobs].index(row["index"]))
-        if log and distributed.is_root() and distributed.size() > 1:  # in the order of the trainings, not of their ends
+        # in the order of the trainings, not of their ends
+        if log and distributed.is_root() and distributed.size() > 1:
             os.truncate(self.path / "agora.jsonl", start)
             for row in rows:
                 append_jsonl(self.path / "agora.jsonl", public(row))
@@ -143,8 +149,8 @@ class Journal:
     def _ended(self, folder: Path, numbers: Sequence[int]) -> Dict[int, Dict[str, Any]]:
         """The lines of those of this rank's trainings that have ended.
 
-        The best of them is left out, and so repeated, if its parameters are missing or damaged. Those of the others
-        were removed when a better one came, and nobody needs them.
+        The best of them is left out, and so repeated, if its parameters are missing or damaged. Those of the
+        others were removed when a better one came, and nobody needs them.
         """
         paths = {number: folder / f"theta-{number:04d}.json" for number in numbers}
         ended = {number: read_json(path) for number, path in paths.items() if path.is_file()}
@@ -168,10 +174,12 @@ class Journal:
             row["sha256"] = sha256_file(path.with_suffix(".params"))
         write_json(path, row)
         if keep and before is not None:
-            (folder / f"theta-{before['index']:04d}.params").unlink(missing_ok=True)  # gone if this one is repeated
+            # gone if this one is repeated
+            (folder / f"theta-{before['index']:04d}.params").unlink(missing_ok=True)
         return row
 
-    def _share(self, folder: Path, best: Mapping[str, Any], mine: Sequence[Mapping[str, Any]]) -> Dict[str, np.ndarray]:
+    def _share(self, folder: Path, best: Mapping[str, Any], mine: Sequence[Mapping[str, Any]]) -> Dict[str,
+                                                                                                       np.ndarray]:
         """Give every rank the best training's parameters, read by the rank that carried it out."""
         owner = any(row["index"] == best["index"] for row in mine)
         arrays = {}

@@ -16,11 +16,11 @@ class Plan:
 
     Attributes:
         thetas: Theta.
-        prune: "one" drops the worst of Theta after each round (the paper's O(|Theta|^2) trainings), "half" the worse
-            half, "none" nothing, for ablations.
+        prune: "one" drops the worst of Theta after each round (the paper's O(|Theta|^2) trainings), "half"
+            the worse half, "none" nothing, for ablations.
         max_rounds: rounds of training at most; 0 sets no limit.
-        min_rounds: rounds before reaching the teacher's score, a round without gain or one without additions may end
-            the run.
+        min_rounds: rounds before reaching the teacher's score, a round without gain or one without additions
+            may end the run.
         budget: new points of a round at most.
         replays: how often a round that brings nothing is repeated with fresh draws of tau.
         soft: whether the student also learns the teacher's logits.
@@ -48,7 +48,8 @@ class Plan:
                 raise BortError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
 
     def trainings(self) -> int:
-        """The number of trainings until one theta is left, when D grows and without replays: what a run may cost."""
+        """The number of trainings until one theta is left, when D grows and without replays: what a run may
+        cost."""
         left, rounds, total = len(self.thetas), 0, 0
         while not self.max_rounds or rounds < self.max_rounds:
             total, rounds = total + left, rounds + 1
@@ -66,9 +67,10 @@ class Plan:
 class State:
     """Where a run stands; everything in it is JSON. Indices of Theta are places in :attr:`Plan.thetas`.
 
-    ``kept`` are the (round, attempt) pairs whose additions belong to D for good, ``wrong`` the points of the pool (D,
-    then E) of the last finished round that its best model got wrong, ``order`` that round's sets from the best to the
-    worst, ``attempts`` what the present round has tried. ``unchanged`` says that nothing was added for the present round.
+    ``kept`` are the (round, attempt) pairs whose additions belong to D for good, ``wrong`` the points of the
+    pool (D, then E) of the last finished round that its best model got wrong, ``order`` that round's sets
+    from the best to the worst, ``attempts`` what the present round has tried. ``unchanged`` says that nothing
+    was added for the present round.
     """
 
     number: int = 0

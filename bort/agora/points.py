@@ -1,4 +1,5 @@
-"""The data that Agora moves: what is held out, what D holds, and which new points keep its labels balanced. No MXNet."""
+"""The data that Agora moves: what is held out, what D holds, and which new points keep its labels balanced.
+No MXNet."""
 from __future__ import annotations
 
 import hashlib
@@ -37,8 +38,8 @@ def fingerprint(points: "Points") -> str:
 def held_out(split: Split, strata_of: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Indices, ascending, of the part of a training split that Agora scores models on (E).
 
-    Stratified: every stratum gives round(fraction * size), at least one where it has two. Where examples belong to
-    questions, whole questions are held out, at random. Drawn from ``seed`` alone.
+    Stratified: every stratum gives round(fraction * size), at least one where it has two. Where examples
+    belong to questions, whole questions are held out, at random. Drawn from ``seed`` alone.
 
     Raises:
         BortError: the fraction is not between 0 and 1, or nothing or everything would be held out.
@@ -68,8 +69,8 @@ def held_out(split: Split, strata_of: np.ndarray, fraction: float, seed: int) ->
 def level(counts: np.ndarray, offered: np.ndarray, budget: int) -> np.ndarray:
     """How many points of each stratum to accept so that D's labels become as equal as the offer allows.
 
-    The smallest strata are filled first, to a common level; D never becomes less balanced than it is: a stratum goes
-    beyond the present maximum only as far as all others follow.
+    The smallest strata are filled first, to a common level; D never becomes less balanced than it is: a
+    stratum goes beyond the present maximum only as far as all others follow.
 
     Args:
         counts: int (C,), D's points.
@@ -100,15 +101,18 @@ def level(counts: np.ndarray, offered: np.ndarray, budget: int) -> np.ndarray:
 def level_what_comes(counts: np.ndarray, offered: np.ndarray, budget: int, come: np.ndarray) -> np.ndarray:
     """:func:`level` among the strata of which ``come``, bool (C,), says that the teacher gives them at all.
 
-    A class that the teacher gives never, or less often than it would take to fill it, must not keep the others from
-    growing together: all that is offered of it is accepted, and then the others are levelled among themselves, as long
-    as there are two. Where fewer than two come there is nothing to balance, and all strata count.
+    A class that the teacher gives never, or less often than it would take to fill it, must not keep the
+    others from
+    growing together: all that is offered of it is accepted, and then the others are levelled among
+    themselves, as long as there are two. Where fewer than two come there is nothing to balance, and all
+    strata count.
     """
     counts, offered = np.asarray(counts, dtype=np.int64), np.asarray(offered, dtype=np.int64)
     accepted = np.zeros(len(counts), dtype=np.int64)
     among = np.asarray(come, dtype=bool) if np.sum(come) > 1 else np.ones(len(counts), dtype=bool)
     while True:
-        accepted[among] += level((counts + accepted)[among], (offered - accepted)[among], budget - int(accepted.sum()))
+        accepted[among] += level((counts + accepted)[among], (offered - accepted)[among],
+                                 budget - int(accepted.sum()))
         rest = among & (accepted < offered)
         if rest.sum() < 2 or (rest == among).all():
             return accepted
@@ -121,8 +125,8 @@ class Addition:
 
     Attributes:
         round, attempt: of the trainings that it was made for.
-        source: where the point it was made from is: "train/17" (the 17th line's example, from 0), "held-out/3" or
-            "dev/3", "added/40" (the 40th line of additions.jsonl, from 0).
+        source: where the point it was made from is: "train/17" (the 17th line's example, from 0),
+            "held-out/3" or "dev/3", "added/40" (the 40th line of additions.jsonl, from 0).
         tau: the kind of transformation.
         token_ids: the sequence.
         label: the teacher's class, or its value in regression.
@@ -142,7 +146,8 @@ class Addition:
     def row(self, text: Sequence[str], name: Any) -> Dict[str, Any]:
         """The line of ``additions.jsonl``, which also is what a resumed run reads back."""
         row = {**asdict(self), "text": list(text), "label_name": name}
-        return {**row, "token_ids": self.token_ids.tolist(), "scores": [float(value) for value in self.scores]}
+        return {**row, "token_ids": self.token_ids.tolist(),
+                "scores": [float(value) for value in self.scores]}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Addition":
@@ -157,8 +162,8 @@ class Addition:
             values["scores"] = np.asarray(values["scores"], dtype=np.float32)
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
-            raise BortError(f"additions.jsonl: a line that Agora did not write ({error}); choose another --output"
-                            ) from error
+            raise BortError(f"additions.jsonl: a line that Agora did not write ({error}); choose another "
+                            "--output") from error
 
 
 @dataclass
@@ -201,9 +206,11 @@ def balance(task: Task, labels: np.ndarray) -> Dict[str, int]:
 
 @dataclass
 class Queue:
-    """Sources in the order in which they are to be transformed: wrong ones first, in random order, then the others.
+    """Sources in the order in which they are to be transformed: wrong ones first, in random order, then the
+    others.
 
-    One stratum at a time can be asked for. When a stratum has been gone through, it begins anew with the next pattern.
+    One stratum at a time can be asked for. When a stratum has been gone through, it begins anew with the next
+    pattern.
     """
 
     order: np.ndarray
@@ -230,4 +237,5 @@ class Queue:
             return []
         begin = self.next_of.get(stratum, 0)
         self.next_of[stratum] = begin + count
-        return [(places[number % len(places)], number // len(places)) for number in range(begin, begin + count)]
+        return [(places[number % len(places)], number // len(places)) for number in range(begin,
+                                                                                          begin + count)]

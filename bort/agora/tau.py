@@ -1,8 +1,9 @@
-"""The tau-function of Agora with its network: masked tokens refilled by a masked language model, and all kinds together.
+"""The tau-function of Agora with its network: masked tokens refilled by a masked language model, and all
+kinds together.
 
-Speed comes from batches of one shape, from logits at the masked positions only, and from keeping what the network said:
-its proposals depend on the sequence and on which of its tokens are masked, not on the run's seed, so runs with other
-seeds, replays and ablations in one process share them.
+Speed comes from batches of one shape, from logits at the masked positions only, and from keeping what the
+network said: its proposals depend on the sequence and on which of its tokens are masked, not on the run's
+seed, so runs with other seeds, replays and ablations in one process share them.
 """
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from bort.models import Bert, Classifier
 from bort.text.tokenizers.base import Tokenizer
 
 BATCH = 32
-"""Rows of every batch through the network; a fixed number, so that a row's result does not depend on its company."""
+"""Rows of every batch through the network; a fixed number, so that a row's result does not depend on its
+company."""
 LENGTH_MULTIPLE = 16
 MASKED_MULTIPLE = 4
 MAX_PROPOSALS = 200_000
@@ -40,7 +42,8 @@ class Proposals(NamedTuple):
 
 
 class MaskedRefill:
-    """Mask each token with probability ``rate`` (at least one) and draw another from the ``top_k`` most probable.
+    """Mask each token with probability ``rate`` (at least one) and draw another from the ``top_k`` most
+    probable.
 
     Args:
         model: a pre-trained network of the student's vocabulary with its MLM head.
@@ -63,7 +66,8 @@ class MaskedRefill:
         Args:
             rows: N int32 sequences.
             draws: the seed of each one's refills.
-            patterns: the number of each one's mask: the same number masks the same tokens of the same sequence.
+            patterns: the number of each one's mask: the same number masks the same tokens of the same
+                sequence.
         """
         keys = [(digest(row), int(pattern)) for row, pattern in zip(rows, patterns)]
         self._propose({key: row for key, row in zip(keys, rows) if key not in self._known})
@@ -81,16 +85,19 @@ class MaskedRefill:
         return changed
 
     def _propose(self, wanted: Dict[Tuple[bytes, int], np.ndarray]) -> None:
-        """Ask the network about the sequences ``wanted``; every rank asks about its share and learns of all."""
+        """Ask the network about the sequences ``wanted``; every rank asks about its share and learns of
+        all."""
         masks = {key: choose_places(np.flatnonzero(~self.alphabet.locked(np.asarray(row))),
                                     np.random.default_rng([key[1], *key[0]]), self.rate)
                  for key, row in wanted.items()}
-        nothing = Proposals(np.zeros(0, np.int64), np.zeros((0, self.top_k), np.int32), np.zeros((0, self.top_k)))
+        nothing = Proposals(np.zeros(0, np.int64), np.zeros((0, self.top_k), np.int32),
+                            np.zeros((0, self.top_k)))
         self._known.update({key: nothing for key, places in masks.items() if not len(places)})
         shapes: Dict[Tuple[int, int], List[Tuple[bytes, int]]] = {}
         for key, places in masks.items():
             if len(places):
-                shape = (_up(len(wanted[key]), LENGTH_MULTIPLE, self.model.max_length), _up(len(places), MASKED_MULTIPLE))
+                shape = (_up(len(wanted[key]), LENGTH_MULTIPLE, self.model.max_length),
+                         _up(len(places), MASKED_MULTIPLE))
                 shapes.setdefault(shape, []).append(key)
         batches = [(shape, keys[start:start + BATCH]) for shape, keys in sorted(shapes.items())
                    for start in range(0, len(keys), BATCH)]
@@ -101,8 +108,8 @@ class MaskedRefill:
             found = np.zeros((len(turn), 2, BATCH, widest, self.top_k), dtype=np.float32)
             if rank < len(turn):
                 (length, masked), keys = turn[rank]
-                tokens, probabilities = self._ask([wanted[key] for key in keys], [masks[key] for key in keys], length,
-                                                  masked)
+                tokens, probabilities = self._ask([wanted[key] for key in keys], [masks[key] for key in keys],
+                                                  length, masked)
                 found[rank, 0, :, :masked], found[rank, 1, :, :masked] = tokens, probabilities
             found = distributed.allreduce_sum(found)
             for (_, keys), (tokens, probabilities) in zip(turn, found):
@@ -115,7 +122,8 @@ class MaskedRefill:
 
     def _ask(self, rows: List[np.ndarray], masks: List[np.ndarray], length: int, masked: int
              ) -> Tuple[np.ndarray, np.ndarray]:
-        """Tokens and probabilities (BATCH, masked, k) for at most BATCH rows; surplus rows repeat the last one."""
+        """Tokens and probabilities (BATCH, masked, k) for at most BATCH rows; surplus rows repeat the last
+        one."""
         ids = np.full((BATCH, length), self.tokenizer.pad_id, dtype=np.int32)
         positions, valid = np.zeros((BATCH, masked), dtype=np.int32), np.ones(BATCH, dtype=np.float32)
         for number in range(BATCH):
@@ -128,10 +136,12 @@ class MaskedRefill:
                                nd.array(positions, dtype="int32", ctx=context))
         scores = logits.asnumpy().reshape(BATCH * masked, -1)
         scores[:, self.alphabet.special] = -np.inf
-        originals = np.array([(rows[min(number, len(rows) - 1)][positions[number]]) for number in range(BATCH)])
+        originals = np.array([(rows[min(number, len(rows) - 1)][positions[number]])
+                              for number in range(BATCH)])
         scores[np.arange(len(scores)), originals.reshape(-1)] = -np.inf
         tokens, best = largest(scores, self.top_k)
-        # Rounded, so that the last bits of another machine's or thread count's arithmetic do not decide a draw.
+        # Rounded, so that the last bits of another machine's or thread count's arithmetic do not decide a
+        # draw.
         weights = np.round(np.exp(best - best[:, :1]).astype(np.float64), 4)
         return (tokens.reshape(BATCH, masked, -1), (weights / weights.sum(axis=1, keepdims=True)).reshape(
             BATCH, masked, -1))
@@ -168,9 +178,11 @@ class Tau:
         if top_k < 1:
             raise BortError(f"--tau-top-k must be at least 1, not {top_k}")
         body = model.bort if isinstance(model, Classifier) else model
-        made = {"noise": lambda: Noise(tokenizer, rate, max_length),
-                "mlm": lambda: MaskedRefill(body, tokenizer, rate, top_k),
-                "embedding": lambda: Neighbours(tokenizer, body.word_embed[0].weight.data().asnumpy(), rate, top_k)}
+        made = {"noise": lambda: Noise(tokenizer, rate, max_length), "mlm": lambda: MaskedRefill(body,
+                                                                                                 tokenizer,
+                                                                                                 rate, top_k),
+                "embedding": lambda: Neighbours(tokenizer, body.word_embed[0].weight.data().asnumpy(), rate,
+                                                top_k)}
         self.transformations = [made[kind]() for kind in kinds]
         self.seconds, self.made = 0.0, 0
 
@@ -186,7 +198,8 @@ class Tau:
         results: List[Any] = [None] * len(rows)
         for number, transformation in enumerate(self.transformations):
             mine = [index for index in range(len(rows)) if turns[index] % len(self.transformations) == number]
-            for index, row in zip(mine, transformation([rows[index] for index in mine], [draws[index] for index in mine],
+            for index, row in zip(mine, transformation([rows[index] for index in mine],
+                                                       [draws[index] for index in mine],
                                                        [patterns[index] for index in mine])):
                 results[index] = (transformation.kind, row)
         self.seconds += time.monotonic() - started

@@ -1,10 +1,12 @@
 """Agora's transformations on token ids (the paper's tau-function, section 5), as far as they need no network.
 
-A sequence is what a model takes: ``<s> A </s>`` or ``<s> A </s> B </s>``, int32 of shape (T,). Special tokens stay where
-they are, and so does everything between two span markers (WSC, WiC): whose span that is must not change. What the paper
+A sequence is what a model takes: ``<s> A </s>`` or ``<s> A </s> B </s>``, int32 of shape (T,). Special tokens
+stay where they are, and so does everything between two span markers (WSC, WiC): whose span that is must not
+change. What the paper
 does not say is ours: the kinds of transformation and their rates.
 
-Every draw comes from an explicit generator, so the same draw of the same sequence gives the same result in any company.
+Every draw comes from an explicit generator, so the same draw of the same sequence gives the same result in
+any company.
 """
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ class Alphabet:
         self.eos_id, self.marker_id = tokenizer.eos_id, tokenizer.marker_id
 
     def locked(self, token_ids: np.ndarray) -> np.ndarray:
-        """bool (T,): special tokens, and everything from a marker to the next one (or to the segment's end)."""
+        """bool (T,): special tokens, and everything from a marker to the next one (or to the segment's
+        end)."""
         locked = self.special[token_ids]
         markers = token_ids == self.marker_id
         if not markers.any():
@@ -93,7 +96,8 @@ def texts(token_ids: Sequence[int], tokenizer: Tokenizer) -> List[str]:
 
 
 def choose_places(free: np.ndarray, rng: np.random.Generator, rate: float) -> np.ndarray:
-    """Each of the places ``free`` with probability ``rate``, ascending; at least one of them if there is any."""
+    """Each of the places ``free`` with probability ``rate``, ascending; at least one of them if there is
+    any."""
     chosen = free[rng.random(len(free)) < rate]
     if not len(chosen) and len(free):
         chosen = free[[int(rng.integers(len(free)))]]
@@ -101,7 +105,8 @@ def choose_places(free: np.ndarray, rng: np.random.Generator, rate: float) -> np
 
 
 def words(token_ids: np.ndarray, alphabet: Alphabet) -> List[Tuple[int, int, bool]]:
-    """Words as (begin, end, whether it may be changed), in order and without gaps; a locked token is one of its own."""
+    """Words as (begin, end, whether it may be changed), in order and without gaps; a locked token is one of
+    its own."""
     locked, starts = alphabet.locked(token_ids), alphabet.starts[token_ids]
     begins = [place for place in range(len(token_ids))
               if place == 0 or locked[place] or locked[place - 1] or starts[place]]
@@ -109,7 +114,8 @@ def words(token_ids: np.ndarray, alphabet: Alphabet) -> List[Tuple[int, int, boo
 
 
 class Noise:
-    """Drop a word, swap it with the next one, or repeat it: each word with probability ``rate``, at least one.
+    """Drop a word, swap it with the next one, or repeat it: each word with probability ``rate``, at least
+    one.
 
     Args:
         tokenizer: of the sequences.
@@ -123,13 +129,16 @@ class Noise:
     def __init__(self, tokenizer: Tokenizer, rate: float, max_length: int) -> None:
         self.alphabet, self.rate, self.max_length = Alphabet(tokenizer), _checked(rate), max_length
 
-    def __call__(self, rows: Sequence[np.ndarray], draws: Sequence[Sequence[int]], patterns: Sequence[int] = ()
-                 ) -> List[np.ndarray]:
-        """Transform each sequence with the generator seeded by its draw; ``patterns`` are for ``bort.agora.tau`` alone."""
-        return [self.change(np.asarray(row), np.random.default_rng(list(draw))) for row, draw in zip(rows, draws)]
+    def __call__(self, rows: Sequence[np.ndarray], draws: Sequence[Sequence[int]],
+                 patterns: Sequence[int] = ()) -> List[np.ndarray]:
+        """Transform each sequence with the generator seeded by its draw; ``patterns`` are for
+        ``bort.agora.tau`` alone."""
+        return [self.change(np.asarray(row), np.random.default_rng(list(draw))) for row,
+                draw in zip(rows, draws)]
 
     def change(self, token_ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A changed copy, int32; as it was when nothing may be changed. A segment never loses its last word."""
+        """A changed copy, int32; as it was when nothing may be changed. A segment never loses its last
+        word."""
         parts = words(token_ids, self.alphabet)
         free = np.array([index for index, (_, _, may) in enumerate(parts) if may], dtype=np.int64)
         order = list(range(len(parts)))
@@ -148,7 +157,8 @@ class Noise:
                 order.remove(index)
                 left[index][0] -= 1
                 length -= end - begin
-        return np.concatenate([token_ids[parts[index][0]:parts[index][1]] for index in order]).astype(np.int32)
+        return np.concatenate([token_ids[parts[index][0]:parts[index][1]] for index in order]).astype(
+                                                                                                      np.int32)
 
     def _words_by_segment(self, token_ids: np.ndarray, parts: List[Tuple[int, int, bool]]) -> List[List[int]]:
         """For each word a counter, shared within its segment, of the words there that may be changed."""
@@ -164,8 +174,8 @@ class Noise:
 class Neighbours:
     """Replace tokens by near ones in the word embedding: each with probability ``rate``, at least one.
 
-    A token's neighbours are the ``top_k`` others of the highest cosine that begin a word if it does and are not special;
-    one of them is drawn evenly. They are found when they are first needed and then kept.
+    A token's neighbours are the ``top_k`` others of the highest cosine that begin a word if it does and are
+    not special; one of them is drawn evenly. They are found when they are first needed and then kept.
 
     Args:
         tokenizer: of the sequences.
@@ -201,8 +211,8 @@ class Neighbours:
             self._known.update(zip(chunk.tolist(), places))
         return np.stack([self._known[token] for token in np.asarray(tokens).tolist()])
 
-    def __call__(self, rows: Sequence[np.ndarray], draws: Sequence[Sequence[int]], patterns: Sequence[int] = ()
-                 ) -> List[np.ndarray]:
+    def __call__(self, rows: Sequence[np.ndarray], draws: Sequence[Sequence[int]],
+                 patterns: Sequence[int] = ()) -> List[np.ndarray]:
         """Transform each sequence with the generator seeded by its draw."""
         changed = []
         for row, draw in zip(rows, draws):
@@ -218,8 +228,8 @@ class Neighbours:
 def largest(values: np.ndarray, count: int, block: int = 64) -> Tuple[np.ndarray, np.ndarray]:
     """Places and values of the ``count`` largest entries of each row, descending: int64 and float (N, count).
 
-    Exact, and faster than sorting a vocabulary: the largest entries lie in the blocks of the largest maxima. Of equal
-    entries the first comes first.
+    Exact, and faster than sorting a vocabulary: the largest entries lie in the blocks of the largest maxima.
+    Of equal entries the first comes first.
     """
     rows, width = values.shape
     count = min(count, width)
@@ -237,7 +247,8 @@ def largest(values: np.ndarray, count: int, block: int = 64) -> Tuple[np.ndarray
     else:
         places, candidates = np.broadcast_to(np.arange(width), values.shape), values
     order = np.argsort(-candidates, axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(places, order, axis=1).astype(np.int64), np.take_along_axis(candidates, order, axis=1)
+    return np.take_along_axis(places, order, axis=1).astype(np.int64), np.take_along_axis(candidates, order,
+                                                                                          axis=1)
 
 
 def _checked(rate: float) -> float:

@@ -1,7 +1,7 @@
 """Ranks. The only module that knows Horovod; one process alone is the ordinary case and needs none of it.
 
-Horovod is imported only in a process that ``horovodrun`` (or ``mpirun``) started. Everything else asks this module for
-its rank, and the functions below do the obvious thing when there is one rank.
+Horovod is imported only in a process that ``horovodrun`` (or ``mpirun``) started. Everything else asks this
+module for its rank, and the functions below do the obvious thing when there is one rank.
 """
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ _LAUNCHED = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 _horovod: Optional[Any] = None
 _cycle_milliseconds: Optional[str] = None
 CYCLE_MILLISECONDS, LONG_STEP_CYCLE_MILLISECONDS = "25", "100"
-"""How often Horovod's own thread asks the other ranks whether there is anything to exchange, unless HOROVOD_CYCLE_TIME
-says otherwise. Its default of 1 ms is for GPUs: where ranks compute on the same cores, every question interrupts them, and
-at 5 ms that took a tenth of a training step. An exchange waits for up to this time, so steps of seconds want it longer."""
+"""How often Horovod's own thread asks the other ranks whether there is anything to exchange, unless
+HOROVOD_CYCLE_TIME says otherwise. Its default of 1 ms is for GPUs: where ranks compute on the same cores,
+every question interrupts them, and at 5 ms that took a tenth of a training step. An exchange waits for up to
+this time, so steps of seconds want it longer."""
 
 
 def expect_long_steps() -> None:
-    """Say, before anything asks for a rank, that this process will exchange something every few seconds only."""
+    """Say, before anything asks for a rank, that this process will exchange something every few seconds
+    only."""
     global _cycle_milliseconds
     _cycle_milliseconds = LONG_STEP_CYCLE_MILLISECONDS
 
@@ -36,8 +38,8 @@ def _ranks() -> Optional[Any]:
         try:
             import horovod.mxnet as horovod
         except ImportError as error:
-            raise BortError("this process was started as one of several ranks, but Horovod with MXNet is not installed:"
-                            " pip install 'bort[distributed]' as the README says") from error
+            raise BortError("this process was started as one of several ranks, but Horovod with MXNet is not "
+                            "installed: pip install 'bort[distributed]' as the README says") from error
         if not mx.context.num_gpus():
             os.environ.setdefault("HOROVOD_CYCLE_TIME", _cycle_milliseconds or CYCLE_MILLISECONDS)
         horovod.init()
@@ -75,11 +77,12 @@ def context() -> Any:
 
 
 def allreduce_step(gradients: Iterable[Any], values: np.ndarray) -> np.ndarray:
-    """Sum what one step of training has to exchange over the ranks; both parts are under way before either is awaited.
+    """Sum what one step of training has to exchange over the ranks; both parts are under way before either is
+    awaited.
 
     Args:
-        gradients: NDArrays, the same on every rank, summed in place. Losses are already divided by the size of the
-            global batch.
+        gradients: NDArrays, the same on every rank, summed in place. Losses are already divided by the size
+            of the global batch.
         values: a float32 array of figures to report.
 
     Returns:

@@ -1,15 +1,20 @@
 """The only door to MXNet: sets what must be set before its library starts, then imports it.
 
 * NumPy 1.24 removed the aliases (``np.bool`` and friends) that MXNet 1.9.1 uses at import.
-* OpenMP reads its settings once, when the library is loaded. One thread per core (divided among the Horovod ranks of
-  this machine) and an active wait policy are worth up to 1.7x on a CPU (``../shared/reference/performance.md``).
-* Idle threads of OpenMP only keep spinning while all of them together fit the cores. MXNet computes in a thread of its
-  own, with one team; copying large arrays in parallel would give the main thread another, whose sleep puts an end to
+* OpenMP reads its settings once, when the library is loaded. One thread per core (divided among the Horovod
+  ranks of this machine) and an active wait policy are worth up to 1.7x on a CPU
+  (``../shared/reference/performance.md``).
+* Idle threads of OpenMP only keep spinning while all of them together fit the cores. MXNet computes in a
+  thread of its own, with one team; copying large arrays in parallel would give the main thread another, whose
+  sleep puts an end to
   the spinning of both for good, and one copying thread is as fast: a training step took a tenth longer.
-* MXNet times its operators when it is loaded, to decide which deserve several threads, and pays for the decision with
-  loops that are not vectorized: products and differences of a million elements run four to five times as fast without.
-* oneDNN 2.4, which MXNet 1.9.1 carries, leaves AMX alone unless it is told otherwise, and Linux wants to be asked first.
-  int8 products take a fifth off a forward pass then, and bfloat16 is faster than float32 rather than slower.
+* MXNet times its operators when it is loaded, to decide which deserve several threads, and pays for the
+  decision with
+  loops that are not vectorized: products and differences of a million elements run four to five times as fast
+  without.
+* oneDNN 2.4, which MXNet 1.9.1 carries, leaves AMX alone unless it is told otherwise, and Linux wants to be
+  asked first. int8 products take a fifth off a forward pass then, and bfloat16 is faster than float32 rather
+  than slower.
 * The process's own environment always wins: a variable that is already set is left alone.
 """
 from __future__ import annotations
@@ -48,7 +53,8 @@ def local_ranks() -> int:
 
 
 def request_amx() -> bool:
-    """Ask Linux for the tile registers of AMX; False where there are none. Child processes have to ask again."""
+    """Ask Linux for the tile registers of AMX; False where there are none. Child processes have to ask
+    again."""
     if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
         return False
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
@@ -63,7 +69,8 @@ AMX = request_amx()
 
 
 def thread_settings() -> Dict[str, str]:
-    """Environment variables that MXNet's CPU build runs best with, for this process's share of the machine."""
+    """Environment variables that MXNet's CPU build runs best with, for this process's share of the
+    machine."""
     ranks = local_ranks()
     threads = max(1, usable_cores() // ranks)
     # Spinning threads of several ranks would fight for the same cores, so only a rank that fits may spin.
@@ -81,7 +88,8 @@ def thread_settings() -> Dict[str, str]:
 
 def _import_mxnet():
     if int(np.__version__.split(".")[0]) >= 2:
-        raise BortError(f"MXNet 1.9.1 needs numpy < 2, this environment has {np.__version__}: pip install 'numpy<2'")
+        raise BortError(f"MXNet 1.9.1 needs numpy < 2, this environment has {np.__version__}: pip install "
+                        "'numpy<2'")
     for variable, value in thread_settings().items():
         os.environ.setdefault(variable, value)
     numpy_aliases.restore()
@@ -90,11 +98,11 @@ def _import_mxnet():
             warnings.simplefilter("ignore")
             import mxnet
     except ImportError as error:
-        raise BortError("MXNet is not installed: pip install 'bort[cpu]' (or 'bort[cu110]' on a GPU with CUDA 11.0)"
-                        f" [{error}]") from error
+        raise BortError("MXNet is not installed: pip install 'bort[cpu]' (or 'bort[cu110]' on a GPU with "
+                        f"CUDA 11.0) [{error}]") from error
     except OSError as error:
-        raise BortError(f"MXNet's library cannot be loaded ({error}); on Debian: apt-get install libgomp1, and "
-                        "mxnet-cu110 needs the CUDA 11.0 libraries") from error
+        raise BortError(f"MXNet's library cannot be loaded ({error}); on Debian: apt-get install libgomp1, "
+                        "and mxnet-cu110 needs the CUDA 11.0 libraries") from error
     return mxnet
 
 

@@ -24,13 +24,14 @@ from bort.text.tokenizers.loading import (
 )
 
 BORT = PRESETS["bort"].architecture
-# The check that was published with the weights: the text "Schloß Nymphenburg in Munich is really nice!", and the corner
-# [:, :3, :3] of the last hidden states.
+# The check that was published with the weights: the text "Schloß Nymphenburg in Munich is really nice!", and
+# the corner [:, :3, :3] of the last hidden states.
 RELEASED_IDS = (0, 18077, 4082, 7804, 8606, 6195, 2457, 3321, 11, 10489, 16, 269, 2579, 328, 2)
 RELEASED_STATES = ((-0.0349, 0.0436, -1.8654), (-0.6964, 0.0835, -1.7393), (-0.9819, 0.2956, -0.2868))
 RELEASED_TOLERANCE = 1e-4
 PARTS = (("embeddings", ("word_embed.", "encoder.position_weight", "encoder.layer_norm.")),
-         ("encoder", ("encoder.transformer_cells.",)), ("mlm_head", ("decoder.",)), ("classifier", ("classifier.",)))
+         ("encoder", ("encoder.transformer_cells.",)), ("mlm_head", ("decoder.",)),
+         ("classifier", ("classifier.",)))
 
 EXAMPLES = """examples:
   python -m bort.checkpoints inspect runs/cola/model
@@ -43,8 +44,9 @@ EXAMPLES = """examples:
 def mlm_head_state(arrays: Mapping[str, np.ndarray], config: Optional[Mapping[str, Any]] = None) -> str:
     """"trained", "untrained" or "absent": what can be read off the MLM head's parameters without running it.
 
-    A head whose three biases are all 0 and whose gammas are all 1 is as it was initialized; one step of training
-    changes every one of them. "absent" is such a head that the import invented, which ``config`` remembers.
+    A head whose three biases are all 0 and whose gammas are all 1 is as it was initialized; one step of
+    training changes every one of them. "absent" is such a head that the import invented, which ``config``
+    remembers.
     """
     zeros = all(not np.any(arrays[name]) for name in ("decoder.0.bias", "decoder.2.beta", "decoder.3.bias"))
     if not zeros or not np.all(np.asarray(arrays["decoder.2.gamma"]) == 1):
@@ -70,11 +72,11 @@ def find_tokenizer(stored: model_folder.Stored, path: Optional[PathLike] = None)
     if found is None:
         return None
     if found.vocab_size > vocab_size:
-        raise BortError(f"{path or stored.located.folder}: the tokenizer has {found.vocab_size} ids, the model only "
-                        f"{vocab_size}: they do not belong together")
+        raise BortError(f"{path or stored.located.folder}: the tokenizer has {found.vocab_size} ids, the "
+                        f"model only {vocab_size}: they do not belong together")
     if isinstance(recorded, Mapping) and recorded.get("fingerprint") != found.fingerprint:
-        raise BortError(f"{path or stored.located.folder}: not the tokenizer that the model was saved with (its "
-                        f"fingerprint is {found.fingerprint[:12]}..., the config says "
+        raise BortError(f"{path or stored.located.folder}: not the tokenizer that the model was saved with "
+                        f"(its fingerprint is {found.fingerprint[:12]}..., the config says "
                         f"{str(recorded.get('fingerprint'))[:12]}...)")
     return found
 
@@ -95,20 +97,19 @@ def inspect(path: PathLike, architecture: Optional[str] = None, heads: Optional[
     checksum = sha256_file(located.parameters)
     recorded = config.get("sha256")
     kind = "model folder" if located.config is not None else "bare parameter file"
-    return {
-        "kind": kind + (" of a classifier" if config.get("head") else ""), "parameters_file": str(located.parameters),
-        **_network(description, {name: array.shape for name, array in stored.arrays.items()}),
-        "dtypes": sorted({str(array.dtype) for array in stored.arrays.values()}),
-        "sha256": checksum, "checksum": "not recorded" if recorded is None else
-        "as recorded" if recorded == checksum else f"NOT the recorded {recorded}",
-        "mlm_head": mlm_head_state(stored.arrays, config) if "decoder.0.bias" in stored.arrays else "missing",
-        "tokenizer": None if found is None else {"kind": found.kind, "vocab_size": found.vocab_size,
-                                                 "fingerprint": found.fingerprint},
-        "records": {key: value for key, value in config.items() if key not in _KNOWN}}
+    return {"kind": kind + (" of a classifier" if config.get("head") else ""),
+            "parameters_file": str(located.parameters),
+            **_network(description, {name: array.shape for name, array in stored.arrays.items()}),
+            "dtypes": sorted({str(array.dtype) for array in stored.arrays.values()}), "sha256": checksum,
+            "checksum": "not recorded" if recorded is None else "as recorded" if recorded == checksum
+            else f"NOT the recorded {recorded}", "mlm_head": mlm_head_state(stored.arrays, config)
+            if "decoder.0.bias" in stored.arrays else "missing", "tokenizer": None if found is None
+            else {"kind": found.kind, "vocab_size": found.vocab_size, "fingerprint": found.fingerprint},
+            "records": {key: value for key, value in config.items() if key not in _KNOWN}}
 
 
-_KNOWN = frozenset(("format", "format_version", "architecture", "vocab_size", "max_length", "dropout", "layer_norm_eps",
-                    "mlm_layer_norm_eps", "head", "tokenizer", "sha256", "mlm_head"))
+_KNOWN = frozenset(("format", "format_version", "architecture", "vocab_size", "max_length", "dropout",
+                    "layer_norm_eps", "mlm_layer_norm_eps", "head", "tokenizer", "sha256", "mlm_head"))
 
 
 def _network(config: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]]) -> Dict[str, Any]:
@@ -119,8 +120,8 @@ def _network(config: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]]) -
     return {"architecture": str(architecture), "preset": preset, "vocab_size": config["vocab_size"],
             "max_length": config["max_length"], "layer_norm_eps": config["layer_norm_eps"],
             "mlm_layer_norm_eps": config["mlm_layer_norm_eps"],
-            "parameters": {**{part: count for part, count in counts.items() if count}, "total": sum(counts.values())},
-            "head": config["head"]}
+            "parameters": {**{part: count for part, count in counts.items() if count},
+                           "total": sum(counts.values())}, "head": config["head"]}
 
 
 def _is_foreign(path: Path) -> bool:
@@ -137,10 +138,11 @@ def _inspect_foreign(path: Path) -> Dict[str, Any]:
     shapes = model_folder.expected_shapes(model_folder.build(source.description, str(path)))
     if source.record["mlm_head"] == "absent":
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith("decoder.")}
-    return {"kind": f"Hugging Face folder ({source.record['imported_from']['model_type']}); python -m bort.huggingface "
-            f"import {path} OUT makes a model folder of it", **_network(source.description, shapes),
-            "mlm_head": source.record["mlm_head"], "files": source.record["imported_from"]["files"],
-            "notes": source.notes}
+    return {
+            "kind": f"Hugging Face folder ({source.record['imported_from']['model_type']}); python -m "
+            f"bort.huggingface import {path} OUT makes a model folder of it",
+            **_network(source.description, shapes), "mlm_head": source.record["mlm_head"],
+            "files": source.record["imported_from"]["files"], "notes": source.notes}
 
 
 class Check(NamedTuple):
@@ -175,8 +177,8 @@ def verify(path: PathLike, architecture: Optional[str] = None, heads: Optional[i
         return [*checks, Check("shapes", "failed", str(error))]
     checks.append(Check("shapes", "ok", f"{len(stored.arrays)} parameters, all as the architecture has them"))
     broken = [name for name, array in stored.arrays.items() if not np.isfinite(array).all()]
-    checks.append(Check("finite values", "failed", f"NaN or infinity in {', '.join(broken[:5])}") if broken else
-                  Check("finite values", "ok", "no NaN, no infinity"))
+    checks.append(Check("finite values", "failed", f"NaN or infinity in {', '.join(broken[:5])}") if broken
+                  else Check("finite values", "ok", "no NaN, no infinity"))
     found: Optional[Tokenizer] = None
     bert = getattr(model, "bort", model)
     try:
@@ -230,7 +232,8 @@ def _fill_mask(bert: Any, stored: model_folder.Stored, tokenizer: Optional[Token
     if state != "trained":
         known = stored.config.get("mlm_head") in ("absent", "untrained") or bool(stored.config.get("head"))
         return Check(name, "warning" if known else "failed",
-                     "the MLM head is random (as it was initialized): fill-mask and distilling from it give nonsense")
+                     "the MLM head is random (as it was initialized): fill-mask and distilling from it give "
+                     "nonsense")
     if tokenizer is None:
         return Check(name, "skipped", "needs a tokenizer")
     try:
@@ -242,7 +245,8 @@ def _fill_mask(bert: Any, stored: model_folder.Stored, tokenizer: Optional[Token
     if stored.config.get("head"):
         return Check(name, "warning", f"the MLM head no longer fits the fine-tuned body: {verdict}")
     if verdict.head == "frequencies":
-        return Check(name, "warning", f"the MLM head knows how frequent words are, but no contexts: {verdict}")
+        return Check(name, "warning",
+                     f"the MLM head knows how frequent words are, but no contexts: {verdict}")
     return Check(name, "failed", f"the MLM head behaves like a random one: {verdict}")
 
 
@@ -252,15 +256,22 @@ def _render(value: Any, indent: str = "") -> List[str]:
         if isinstance(item, Mapping) and item:
             lines += [f"{indent}{key}:", *_render(item, indent + "  ")]
         else:
-            text = f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) else \
-                ", ".join(map(str, item)) if isinstance(item, list) else "none" if item in (None, {}) else str(item)
+            text = f"{item:,}" if isinstance(item, int) and not isinstance(item,
+                                                                           bool) else ", ".join(map(str,
+                                                                                                    item)) if isinstance(
+                                                                                                                         item,
+                                                                                                                         list) else "none" if item in (
+                                                                                                                                                       None,
+                                                                                                                                                       {}) else str(
+                                                                                                                                                                    item)
             lines.append(f"{indent}{key:<{20 - len(indent)}} {text}")
     return lines
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command; ``verify`` exits with 1 when a check failed."""
-    parser = argparse.ArgumentParser(prog="python -m bort.checkpoints", epilog=EXAMPLES, description="Look at a model.",
+    parser = argparse.ArgumentParser(prog="python -m bort.checkpoints", epilog=EXAMPLES,
+                                     description="Look at a model.",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|verify")
     for name, summary in (("inspect", "what a model is"), ("verify", "whether it is whole and sane")):
@@ -270,7 +281,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         command.add_argument("--heads", type=int, metavar="A", help="of a bare .params file, instead")
         command.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
         command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument("--released", action="store_true", help="fail unless these are the published weights of Bort")
+    command.add_argument("--released", action="store_true",
+                         help="fail unless these are the published weights of Bort")
     command.add_argument("--text", metavar="FILE", help="sentences for the fill-mask check, one per line")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
@@ -278,7 +290,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         result = inspect(args.path, args.architecture, args.heads, args.tokenizer)
         print(json.dumps(result, indent=2, ensure_ascii=False) if args.json else "\n".join(_render(result)))
         return 0
-    checks = verify(args.path, args.architecture, args.heads, args.tokenizer, args.released, _sentences(args.text))
+    checks = verify(args.path, args.architecture, args.heads, args.tokenizer, args.released,
+                    _sentences(args.text))
     if args.json:
         print(json.dumps([check._asdict() for check in checks], indent=2, ensure_ascii=False))
     else:

@@ -26,7 +26,8 @@ EMBEDDING = "word_embed.0.weight"
 
 
 class Located(NamedTuple):
-    """Where a model lies: its parameter file, its config if it has one, and the folder its tokenizer would be in."""
+    """Where a model lies: its parameter file, its config if it has one, and the folder its tokenizer would be
+    in."""
 
     parameters: Path
     config: Optional[Dict[str, Any]]
@@ -51,12 +52,13 @@ def locate(path: PathLike) -> Located:
             if not isinstance(config, dict) or config.get("format") != FORMAT:
                 hint = f"; import it first: python -m bort.huggingface import {path} OUT" \
                     if isinstance(config, dict) and "model_type" in config else ""
-                raise BortError(f"{path / CONFIG_FILE}: not the config of a model folder of this project{hint}")
+                raise BortError(f"{path / CONFIG_FILE}: not the config of a model folder of this "
+                                f"project{hint}")
             return Located(path / PARAMETERS_FILE, config, path)
         found = sorted(path.glob("*.params"))
         if len(found) != 1:
-            raise BortError(f"{path}: not a model folder: no {CONFIG_FILE}, and {len(found)} .params files instead of "
-                            "one")
+            raise BortError(f"{path}: not a model folder: no {CONFIG_FILE}, and {len(found)} .params files "
+                            "instead of one")
         return Located(found[0], None, path)
     if path.is_file():
         beside = path.parent / CONFIG_FILE
@@ -67,7 +69,8 @@ def locate(path: PathLike) -> Located:
 
 
 def read_parameters(path: PathLike) -> Tuple[Dict[str, np.ndarray], bool]:
-    """Parameters of a file by their names in a ``Bert``, heads under ``classifier.``, and whether it is a classifier.
+    """Parameters of a file by their names in a ``Bert``, heads under ``classifier.``, and whether it is a
+    classifier.
 
     A tied matrix that is stored twice is checked and kept once.
 
@@ -76,10 +79,12 @@ def read_parameters(path: PathLike) -> Tuple[Dict[str, np.ndarray], bool]:
     """
     arrays = read_ndarrays(path)
     is_classifier = any(name.startswith("bort.") for name in arrays)
-    arrays = {name[5:] if is_classifier and name.startswith("bort.") else name: array for name, array in arrays.items()}
+    arrays = {name[5:] if is_classifier and name.startswith("bort.") else name: array for name,
+              array in arrays.items()}
     if TIED in arrays and EMBEDDING in arrays:
         if not _same(arrays[TIED], arrays[EMBEDDING]):
-            raise BortError(f"{path}: {TIED} and {EMBEDDING} differ, but the MLM head uses the word embedding's matrix")
+            raise BortError(f"{path}: {TIED} and {EMBEDDING} differ, but the MLM head uses the word "
+                            "embedding's matrix")
         del arrays[TIED]
     elif TIED in arrays:
         arrays[EMBEDDING] = arrays.pop(TIED)
@@ -96,12 +101,13 @@ def infer_architecture(arrays: Mapping[str, np.ndarray], heads: int, where: str)
     Raises:
         BortError: the arrays are not those of a network of this family.
     """
-    cells = {int(match.group(1)) for match in map(re.compile(r"encoder\.transformer_cells\.(\d{1,6})\.").match, arrays)
-             if match}
+    cells = {int(match.group(1))
+             for match in map(re.compile(r"encoder\.transformer_cells\.(\d{1,6})\.").match, arrays) if match}
     inner = arrays.get("encoder.transformer_cells.0.ffn.ffn_1.weight")
     if not cells or inner is None or inner.ndim != 2:
-        raise BortError(f"{where}: not a parameter file of this family: no encoder.transformer_cells.0.ffn.ffn_1."
-                        f"weight of two dimensions among {', '.join(sorted(arrays)[:4]) or 'no arrays'}, ...")
+        raise BortError(f"{where}: not a parameter file of this family: no "
+                        "encoder.transformer_cells.0.ffn.ffn_1.weight of two dimensions among "
+                        f"{', '.join(sorted(arrays)[:4]) or 'no arrays'}, ...")
     return Architecture(max(cells) + 1, heads, int(inner.shape[1]), int(inner.shape[0]))
 
 
@@ -110,7 +116,8 @@ def bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifie
     """The config that a bare file would have, from its shapes and what the caller knows.
 
     Raises:
-        BortError: the architecture is neither given nor in the file's name, or the arrays are of another family.
+        BortError: the architecture is neither given nor in the file's name, or the arrays are of another
+        family.
     """
     where = str(located.parameters)
     named = re.match(r"(bort_4_8_768_1024|bort_2_16_512_1024)\b", located.parameters.name)
@@ -121,8 +128,8 @@ def bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifie
     elif heads is not None:
         found = infer_architecture(arrays, heads, where)
     else:
-        raise BortError(f"{where}: a bare parameter file does not say how many heads it has; give --architecture "
-                        "D,A,H,I (4,8,1024,768 for the released bort.params) or --heads A")
+        raise BortError(f"{where}: a bare parameter file does not say how many heads it has; give "
+                        "--architecture D,A,H,I (4,8,1024,768 for the released bort.params) or --heads A")
     for name in (EMBEDDING, "encoder.position_weight"):
         if name not in arrays or arrays[name].ndim != 2:
             raise BortError(f"{where}: not a parameter file of this family: no {name} of two dimensions")
@@ -136,11 +143,14 @@ def bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifie
 
 
 def _bare_head(arrays: Mapping[str, np.ndarray], where: str) -> Dict[str, Any]:
-    """The head of a released classifier file; its layers are numbered from 0 when it was made without dropout."""
-    numbers = sorted(int(name.split(".")[1]) for name in arrays if re.fullmatch(r"classifier\.\d\.weight", name))
+    """The head of a released classifier file; its layers are numbered from 0 when it was made without
+    dropout."""
+    numbers = sorted(int(name.split(".")[1]) for name in arrays if re.fullmatch(r"classifier\.\d\.weight",
+                                                                                name))
     kinds = {(1, 3): ("pooled", 0.1), (0, 1): ("pooled", 0.0), (1,): ("linear", 0.1), (0,): ("linear", 0.0)}
     if tuple(numbers) not in kinds:
-        raise BortError(f"{where}: its classifier has the layers {numbers}; known are classifier.1 and classifier.3 "
-                        "(classifier.0 and .1 without dropout), or a single one")
+        raise BortError(f"{where}: its classifier has the layers {numbers}; known are classifier.1 and "
+                        "classifier.3 (classifier.0 and .1 without dropout), or a single one")
     kind, dropout = kinds[tuple(numbers)]
-    return {"kind": kind, "dropout": dropout, "num_outputs": int(arrays[f"classifier.{numbers[-1]}.weight"].shape[0])}
+    return {"kind": kind, "dropout": dropout,
+            "num_outputs": int(arrays[f"classifier.{numbers[-1]}.weight"].shape[0])}

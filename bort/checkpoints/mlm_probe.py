@@ -2,15 +2,17 @@
 
 Single words of plain sentences are masked, one at a time: N masks with N true tokens. Two figures decide.
 
-* **Surprise**: the mean negative log-probability of the true token, in nats. Scores that know nothing of the language
-  give every token the same distribution, and then the mean over tokens of -log p is at least log V (Jensen), so a
-  random head is not below it except by the noise of the sample. A head that learned no more than which words are
-  frequent is far below.
-* **Context**: the sum of the true tokens' scores against the same sum with the true tokens permuted among the masks, as
-  a z-score over permutations. A preference for some tokens, or for being sure at some masks, adds the same to every
-  permutation and cancels; only matching tokens to their contexts counts. A random head matches nothing on purpose, but
-  as hidden states and embeddings of a trained body resemble each other, its z-score scatters more widely than 1. How
-  widely is measured: with random matrices in place of the head's own. The figure is the z-score in units of that.
+* **Surprise**: the mean negative log-probability of the true token, in nats. Scores that know nothing of the
+  language give every token the same distribution, and then the mean over tokens of -log p is at least log V
+  (Jensen), so a random head is not below it except by the noise of the sample. A head that learned no more
+  than which words are frequent is far below.
+* **Context**: the sum of the true tokens' scores against the same sum with the true tokens permuted among the
+  masks, as a z-score over permutations. A preference for some tokens, or for being sure at some masks, adds
+  the same to every permutation and cancels; only matching tokens to their contexts counts. A random head
+  matches nothing on purpose, but as hidden states and embeddings of a trained body resemble each other, its
+  z-score scatters more widely than 1. How
+  widely is measured: with random matrices in place of the head's own. The figure is the z-score in units of
+  that.
 """
 from __future__ import annotations
 
@@ -91,9 +93,11 @@ class Verdict(NamedTuple):
 
 def choose_masks(tokenizer: Tokenizer, sentences: Sequence[str], max_length: int,
                  seed: int = 0) -> Tuple[List[np.ndarray], np.ndarray, np.ndarray]:
-    """Sequences with one masked token each (N arrays of int32), the masked positions (N,) and the true ids (N,).
+    """Sequences with one masked token each (N arrays of int32), the masked positions (N,) and the true ids
+    (N,).
 
-    Masked are words that are one token and not repeated too often among the masks; all draws come from ``seed``.
+    Masked are words that are one token and not repeated too often among the masks; all draws come from
+    ``seed``.
 
     Raises:
         BortError: the sentences have too few such words in this vocabulary.
@@ -107,8 +111,8 @@ def choose_masks(tokenizer: Tokenizer, sentences: Sequence[str], max_length: int
     truth: List[int] = []
     for ids in tokenizer.encode_batch(list(sentences)):
         ids = ids[:room]
-        single = [place for place, token in enumerate(ids) if token not in tokenizer.special_ids and starts[token]
-                  and (place + 1 == len(ids) or starts[ids[place + 1]])
+        single = [place for place, token in enumerate(ids) if token not in tokenizer.special_ids
+                  and starts[token] and (place + 1 == len(ids) or starts[ids[place + 1]])
                   and any(char.isalpha() for char in tokenizer.id_to_token(token).strip("Ġ▁"))]
         taken = 0
         for place in rng.permutation(np.asarray(single, dtype=np.int64)).tolist():
@@ -122,18 +126,20 @@ def choose_masks(tokenizer: Tokenizer, sentences: Sequence[str], max_length: int
                 positions.append(place + 1)
                 truth.append(token)
     if len(rows) < MIN_MASKS:
-        raise BortError(f"only {len(rows)} words of the probe's sentences are single tokens of this vocabulary, at "
-                        f"least {MIN_MASKS} are needed; give text in its language with --text FILE")
+        raise BortError(f"only {len(rows)} words of the probe's sentences are single tokens of this "
+                        f"vocabulary, at least {MIN_MASKS} are needed; give text in its language with --text "
+                        "FILE")
     return rows, np.asarray(positions), np.asarray(truth)
 
 
-def head_scores(model: Any, tokenizer: Tokenizer, rows: Sequence[np.ndarray], positions: np.ndarray, truth: np.ndarray,
-                seed: int = 0) -> Tuple[np.ndarray, np.ndarray, List[np.ndarray]]:
+def head_scores(model: Any, tokenizer: Tokenizer, rows: Sequence[np.ndarray], positions: np.ndarray,
+                truth: np.ndarray, seed: int = 0) -> Tuple[np.ndarray, np.ndarray, List[np.ndarray]]:
     """What the model's head and random heads say at the masks.
 
     Returns:
-        The surprise at each mask (N,); the head's scores, entry (i, j) that of mask j's true token at mask i; and
-        such matrices of :data:`CONTROLS` heads whose first matrix is drawn anew with the same deviation. All float64.
+        The surprise at each mask (N,); the head's scores, entry (i, j) that of mask j's true token at mask i;
+        and such matrices of :data:`CONTROLS` heads whose first matrix is drawn anew with the same deviation.
+        All float64.
     """
     from bort.backend.mxnet import mx
 
@@ -157,7 +163,8 @@ def head_scores(model: Any, tokenizer: Tokenizer, rows: Sequence[np.ndarray], po
     def score(matrix: Any) -> np.ndarray:
         inner = mx.nd.broadcast_add(mx.nd.dot(states, matrix, transpose_b=True), dense.bias.data())
         inner = layer_norm(activation(inner))
-        return mx.nd.broadcast_add(mx.nd.dot(inner, words, transpose_b=True), bias).asnumpy().astype(np.float64)
+        return mx.nd.broadcast_add(mx.nd.dot(inner, words, transpose_b=True),
+                                   bias).asnumpy().astype(np.float64)
 
     own = dense.weight.data()
     rng = np.random.default_rng([seed, 1])
@@ -191,7 +198,8 @@ def judge(surprise: np.ndarray, scores: np.ndarray, controls: Sequence[np.ndarra
     return Verdict(head, mean, uniform, context, len(scores))
 
 
-def probe(model: Any, tokenizer: Tokenizer, sentences: Optional[Sequence[str]] = None, seed: int = 0) -> Verdict:
+def probe(model: Any, tokenizer: Tokenizer, sentences: Optional[Sequence[str]] = None,
+          seed: int = 0) -> Verdict:
     """Test the MLM head of a ``Bert``.
 
     Args:

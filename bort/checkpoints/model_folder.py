@@ -1,7 +1,8 @@
-"""Model folders and bare ``.params`` files: ``load``, ``save``, ``python -m bort.checkpoints inspect|verify``.
+"""Model folders and bare ``.params`` files: ``load``, ``save``, ``python -m bort.checkpoints
+inspect|verify``.
 
-A model folder holds ``config.json``, ``model.params`` and, with a tokenizer, its files. Parameter names are those of
-the original release (H hidden, I intermediate, V vocabulary, P positions, i a layer, C classes):
+A model folder holds ``config.json``, ``model.params`` and, with a tokenizer, its files. Parameter names are
+those of the original release (H hidden, I intermediate, V vocabulary, P positions, i a layer, C classes):
 
     encoder.position_weight                                                      (P, H)
     encoder.layer_norm.{gamma,beta}                                              (H,)
@@ -47,9 +48,10 @@ from bort.files import PathLike, sha256_file, write_json
 from bort.models import Bert, Classifier, initialize
 
 Model = Union[Bert, Classifier]
-__all__ = ["CONFIG_FILE", "EMBEDDING", "FORMAT", "FORMAT_VERSION", "PARAMETERS_FILE", "TIED", "Located", "Model",
-           "Stored", "build", "describe", "expected_shapes", "fit", "infer_architecture", "load", "load_or_initialize",
-           "locate", "parameter_arrays", "read", "read_parameters", "save", "set_parameters", "write"]
+__all__ = ["CONFIG_FILE", "EMBEDDING", "FORMAT", "FORMAT_VERSION", "PARAMETERS_FILE", "TIED", "Located",
+           "Model", "Stored", "build", "describe", "expected_shapes", "fit", "infer_architecture", "load",
+           "load_or_initialize", "locate", "parameter_arrays", "read", "read_parameters", "save",
+           "set_parameters", "write"]
 
 
 def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None) -> Model:
@@ -87,8 +89,10 @@ def _check_head(head: Any) -> None:
     if not isinstance(head, Mapping):
         raise BortError(f"head is {str(head)[:80]!r}")
     labels, dropout = head.get("labels"), head.get("dropout", 0.1)
-    wrong = [key for key in ("kind", "task", "encoding") if not isinstance(head.get(key, ""), (str, type(None)))]
-    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+    wrong = [key for key in ("kind", "task", "encoding") if not isinstance(head.get(key, ""),
+                                                                           (str, type(None)))]
+    if labels is not None and not (isinstance(labels, list)
+                                   and all(isinstance(label, str) for label in labels)):
         wrong.append("labels")
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         wrong.append("dropout")
@@ -98,8 +102,8 @@ def _check_head(head: Any) -> None:
 
 def expected_shapes(model: Model) -> Dict[str, Tuple[int, ...]]:
     """Name to shape of every distinct parameter of ``model``, as :func:`read_parameters` names them."""
-    return {_plain(name): tuple(parameter.shape) for name, parameter in model._collect_params_with_prefix().items()
-            if not name.endswith(TIED)}
+    return {_plain(name): tuple(parameter.shape) for name,
+            parameter in model._collect_params_with_prefix().items() if not name.endswith(TIED)}
 
 
 def _plain(name: str) -> str:
@@ -110,20 +114,23 @@ def fit(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> Dict[str,
     """``arrays`` under the names that ``model`` has for them.
 
     Raises:
-        BortError: parameters are missing, extra or of another shape; one message lists all three kinds by name.
+        BortError: parameters are missing, extra or of another shape; one message lists all three kinds by
+        name.
     """
     wanted = expected_shapes(model)
-    numbers = sorted(int(name.split(".")[1]) for name in arrays if re.fullmatch(r"classifier\.\d\.weight", name))
+    numbers = sorted(int(name.split(".")[1]) for name in arrays if re.fullmatch(r"classifier\.\d\.weight",
+                                                                                name))
     if numbers and numbers[0] == 0:  # a released head made without dropout, see ``model_files``
         renamed = {"0": "1", "1": "3"}
-        arrays = {re.sub(r"^classifier\.(\d)", lambda match: f"classifier.{renamed[match.group(1)]}", name): array
-                  for name, array in arrays.items()}
+        arrays = {re.sub(r"^classifier\.(\d)", lambda match: f"classifier.{renamed[match.group(1)]}",
+                         name): array for name, array in arrays.items()}
     problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
     problems += [f"extra {name} {array.shape}" for name, array in arrays.items() if name not in wanted]
     problems += [f"{name} is {arrays[name].shape} instead of {shape}" for name, shape in wanted.items()
                  if name in arrays and tuple(arrays[name].shape) != shape]
     if problems:
-        raise BortError(f"{where}: its parameters are not those of {_in_words(model)}: " + "; ".join(problems))
+        raise BortError(f"{where}: its parameters are not those of {_in_words(model)}: "
+                        + "; ".join(problems))
     return dict(arrays)
 
 
@@ -152,7 +159,8 @@ class Stored(NamedTuple):
 
 def read(path: PathLike, architecture: Optional[Union[str, Architecture]] = None, heads: Optional[int] = None,
          verify: bool = True) -> Stored:
-    """What :func:`load` reads before it builds the network: views of the mapped file in the file's own dtype."""
+    """What :func:`load` reads before it builds the network: views of the mapped file in the file's own
+    dtype."""
     located = locate(path)
     where = str(located.parameters)
     if located.config is None:
@@ -161,15 +169,16 @@ def read(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
     else:
         config = located.config
         if config.get("format_version") != FORMAT_VERSION:
-            raise BortError(f"{located.config_file}: format_version {config.get('format_version')!r}; this version of "
-                            f"bort reads {FORMAT_VERSION}")
+            raise BortError(f"{located.config_file}: format_version {config.get('format_version')!r}; this "
+                            f"version of bort reads {FORMAT_VERSION}")
         recorded = config.get("sha256")
         if verify and recorded is not None and sha256_file(located.parameters) != recorded:
-            raise BortError(f"{where}: its checksum is not the one in {CONFIG_FILE}: the file was damaged or replaced; "
-                            "copy the folder again")
+            raise BortError(f"{where}: its checksum is not the one in {CONFIG_FILE}: the file was damaged or "
+                            "replaced; copy the folder again")
         arrays, _ = read_parameters(located.parameters)
         if architecture is not None and parse(architecture).to_dict() != config.get("architecture"):
-            raise BortError(f"{located.folder}: holds {config.get('architecture')}, not {parse(architecture).display}")
+            raise BortError(f"{located.folder}: holds {config.get('architecture')}, not "
+                            f"{parse(architecture).display}")
     _check_claims(config, arrays, where)
     return Stored(located, config, arrays)
 
@@ -180,8 +189,8 @@ def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
 
     Args:
         path: a model folder, a folder with one ``.params`` file, or that file.
-        architecture: for a bare file, a preset, ``"D,A,H,I"`` or an :class:`Architecture`; else checked against the
-            folder's own.
+        architecture: for a bare file, a preset, ``"D,A,H,I"`` or an :class:`Architecture`; else checked
+            against the folder's own.
         heads: for a bare file, A alone; the rest is read off the shapes.
         dropout: replaces the stored probability, also in the head.
         verify: compare the file with the checksum in ``config.json``.
@@ -190,7 +199,8 @@ def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
         A :class:`Bert`, or a :class:`Classifier` when the file has a head.
 
     Raises:
-        BortError: nothing there, a broken or foreign file, a checksum that differs, or parameters that do not fit.
+        BortError: nothing there, a broken or foreign file, a checksum that differs, or parameters that do not
+            fit.
     """
     stored = read(path, architecture, heads, verify)
     model = build(stored.config, str(stored.located.config_file), dropout)
@@ -199,15 +209,19 @@ def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
 
 
 def _check_claims(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Refuse a config that claims a network out of proportion to its file before anything of that size is built."""
+    """Refuse a config that claims a network out of proportion to its file before anything of that size is
+    built."""
     claimed = config.get("architecture")
     cells = sum(name.endswith("attention_cell.proj_query.weight") for name in arrays)
-    if isinstance(claimed, Mapping) and isinstance(claimed.get("depth"), int) and claimed["depth"] > max(cells, 1) + 64:
+    if isinstance(claimed, Mapping) and isinstance(claimed.get("depth"),
+                                                   int) and claimed["depth"] > max(cells, 1) + 64:
         raise BortError(f"{where}: has {cells} layers, not {claimed['depth']}")
 
 
-def load_or_initialize(source: Union[PathLike, Architecture], vocab_size: int, seed: int, **settings: Any) -> Bert:
-    """``source`` as a model folder if there is one, else as an architecture drawn from ``seed``; always a ``Bert``."""
+def load_or_initialize(source: Union[PathLike, Architecture], vocab_size: int, seed: int,
+                       **settings: Any) -> Bert:
+    """``source`` as a model folder if there is one, else as an architecture drawn from ``seed``; always a
+    ``Bert``."""
     if not isinstance(source, Architecture) and Path(source).exists() and not str(source).endswith(".json"):
         model = load(source, **settings)
         return model.bort if isinstance(model, Classifier) else model
@@ -218,25 +232,27 @@ def load_or_initialize(source: Union[PathLike, Architecture], vocab_size: int, s
 
 def parameter_arrays(model: Model) -> Dict[str, np.ndarray]:
     """Every distinct parameter by its name in the file; the tied matrix once."""
-    return {name: parameter.data().asnumpy() for name, parameter in model._collect_params_with_prefix().items()
-            if not name.endswith(TIED)}
+    return {name: parameter.data().asnumpy() for name,
+            parameter in model._collect_params_with_prefix().items() if not name.endswith(TIED)}
 
 
 def describe(model: Model) -> Dict[str, Any]:
     """The members of ``config.json`` that say what network ``model`` is."""
     bert = model.bort if isinstance(model, Classifier) else model
-    config: Dict[str, Any] = {
-        "architecture": bert.architecture.to_dict(), "vocab_size": bert.vocab_size, "max_length": bert.max_length,
-        "dropout": bert.dropout, "layer_norm_eps": bert.layer_norm_eps, "mlm_layer_norm_eps": bert.mlm_layer_norm_eps,
-        "head": None}
+    config: Dict[str, Any] = {"architecture": bert.architecture.to_dict(), "vocab_size": bert.vocab_size,
+                              "max_length": bert.max_length, "dropout": bert.dropout,
+                              "layer_norm_eps": bert.layer_norm_eps,
+                              "mlm_layer_norm_eps": bert.mlm_layer_norm_eps, "head": None}
     if isinstance(model, Classifier):
         config["head"] = {"kind": model.head, "num_outputs": model.num_outputs, "dropout": model.head_dropout,
-                          "task": getattr(model, "task_name", None), "encoding": getattr(model, "encoding", None),
+                          "task": getattr(model, "task_name", None), "encoding": getattr(model, "encoding",
+                                                                                         None),
                           "labels": getattr(model, "labels", None)}
     return config
 
 
-def save(model: Model, folder: PathLike, tokenizer: Any = None, extra: Optional[Mapping[str, Any]] = None) -> Path:
+def save(model: Model, folder: PathLike, tokenizer: Any = None,
+         extra: Optional[Mapping[str, Any]] = None) -> Path:
     """Write a model folder; every file appears whole or not at all, and the config, last, holds the checksum.
 
     Args:
@@ -249,16 +265,17 @@ def save(model: Model, folder: PathLike, tokenizer: Any = None, extra: Optional[
     return write(folder, describe(model), parameter_arrays(model), tokenizer, extra)
 
 
-def write(folder: PathLike, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], tokenizer: Any = None,
-          extra: Optional[Mapping[str, Any]] = None) -> Path:
-    """:func:`save` of a network that was never built; ``arrays`` may make each array only when it is asked for."""
+def write(folder: PathLike, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
+          tokenizer: Any = None, extra: Optional[Mapping[str, Any]] = None) -> Path:
+    """:func:`save` of a network that was never built; ``arrays`` may make each array only when it is asked
+    for."""
     folder = Path(folder)
     config = {"format": FORMAT, "format_version": FORMAT_VERSION, **description, "tokenizer": None}
     if tokenizer is not None:
         tokenizer.save(folder)
         config["tokenizer"] = {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint}
-    # The slow part happens beside the old files, so that a kill leaves a folder whose checksum does not fit only if it
-    # comes between the two last lines.
+    # The slow part happens beside the old files, so that a kill leaves a folder whose checksum does not fit
+    # only if it comes between the two last lines.
     fresh = folder / f".{PARAMETERS_FILE}.new"
     write_ndarrays(fresh, arrays)
     config["sha256"] = sha256_file(fresh)

@@ -1,11 +1,12 @@
 """MXNet's NDArray list, the format of every ``.params`` file, read and written without MXNet.
 
-MXNet's own reader believes what a file says of itself: a broken header makes it allocate any amount of memory or stop
-the process. This one checks every number against the size of the file before it uses it, and maps the data instead of
-copying it.
+MXNet's own reader believes what a file says of itself: a broken header makes it allocate any amount of memory
+or stop the process. This one checks every number against the size of the file before it uses it, and maps the
+data instead of copying it.
 
-Layout, little-endian: uint64 0x112, uint64 0, uint64 count; the arrays, each uint32 magic, [int32 storage type], shape,
-int32 device type, int32 device id, int32 dtype, data; uint64 count and the names, each uint64 length and UTF-8 bytes.
+Layout, little-endian: uint64 0x112, uint64 0, uint64 count; the arrays, each uint32 magic, [int32 storage
+type], shape, int32 device type, int32 device id, int32 dtype, data; uint64 count and the names, each uint64
+length and UTF-8 bytes.
 """
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ class _Cursor:
         self.buffer, self.size, self.path, self.offset = buffer, size, path, 0
 
     def fail(self, what: str) -> BortError:
-        return BortError(f"{self.path}: {what} (at byte {self.offset}); the file is truncated or not an MXNet "
-                         "parameter file, copy or download it again")
+        return BortError(f"{self.path}: {what} (at byte {self.offset}); the file is truncated or not an "
+                         "MXNet parameter file, copy or download it again")
 
     def take(self, length: int, what: str) -> int:
         start = self.offset
@@ -85,8 +86,8 @@ def read_ndarrays(path: PathLike) -> Dict[str, np.ndarray]:
         Name to array. The arrays are read-only views of the memory-mapped file: copy what you keep.
 
     Raises:
-        BortError: the file cannot be read, is truncated or foreign, has no names, repeats a name, or goes on after its
-            end. Memory and time are bounded by the size of the file whatever it says.
+        BortError: the file cannot be read, is truncated or foreign, has no names, repeats a name, or goes on
+            after its end. Memory and time are bounded by the size of the file whatever it says.
     """
     path = Path(path)
     try:
@@ -138,7 +139,8 @@ def write_ndarrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """
     for name, array in arrays.items():
         if array.dtype.newbyteorder("=") not in _CODES or array.ndim == 0:
-            raise BortError(f"{path}: {name} ({array.dtype}, shape {array.shape}) cannot be stored in an NDArray list")
+            raise BortError(f"{path}: {name} ({array.dtype}, shape {array.shape}) cannot be stored in an "
+                            "NDArray list")
     with atomic_write(path, "wb") as stream:
         _write(stream, arrays)
 

@@ -1,7 +1,7 @@
 """``get_model``: published models by name, with GluonNLP's habits: looked for on disk first, then on mirrors.
 
-The hosts these models were published on may be gone, so every file can also be put in place by hand; the error of a
-missing one says which file, which folders, and where it used to be.
+The hosts these models were published on may be gone, so every file can also be put in place by hand; the
+error of a missing one says which file, which folders, and where it used to be.
 """
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ MAX_MODEL_BYTES = 4 << 30
 
 
 class Entry(NamedTuple):
-    """A published model: its architecture, other file names it goes by, where it was, and its SHA-1 where known."""
+    """A published model: its architecture, other file names it goes by, where it was, and its SHA-1 where
+    known."""
 
     architecture: Architecture
     aliases: Tuple[str, ...]
@@ -46,13 +47,14 @@ def _roberta(name: str, preset: str, sha1: str) -> Entry:
     return Entry(parse(preset), (), f"{GLUON}/models/{name}_{DATASET}-{sha1[:8]}.zip", sha1, 1e-5)
 
 
-MODELS: Dict[str, Entry] = {
-    "bort_4_8_768_1024": Entry(parse("bort_4_8_768_1024"), ("bort",),
-                               "https://alexa-saif-bort.s3.amazonaws.com/bort.params", None, 1e-12),
-    "bort_2_16_512_1024": Entry(parse("bort_2_16_512_1024"), (), None, None, 1e-12),
-    "roberta_12_768_12": _roberta("roberta_12_768_12", "roberta-base", "5cf21fcddb5ae1a4c21c61201643460c9d65d3b0"),
-    "roberta_24_1024_16": _roberta("roberta_24_1024_16", "roberta-large", "d1b7163e9628e2fd51c9a9f3a0dc519d4fc24add"),
-}
+MODELS: Dict[str, Entry] = {"bort_4_8_768_1024": Entry(parse("bort_4_8_768_1024"), ("bort",),
+                                                       "https://alexa-saif-bort.s3.amazonaws.com/bort.params",
+                                                       None, 1e-12),
+                            "bort_2_16_512_1024": Entry(parse("bort_2_16_512_1024"), (), None, None, 1e-12),
+                            "roberta_12_768_12": _roberta("roberta_12_768_12", "roberta-base",
+                                                          "5cf21fcddb5ae1a4c21c61201643460c9d65d3b0"),
+                            "roberta_24_1024_16": _roberta("roberta_24_1024_16", "roberta-large",
+                                                           "d1b7163e9628e2fd51c9a9f3a0dc519d4fc24add"),}
 VOCABULARY_FILES = {  # fairseq's three files are the vocabulary; their SHA-256
     "dict.txt": "2c31c5b236661067fe8626775eb995ef5fe808ac87d2ad4a6ddbef68550f5cc6",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -61,7 +63,8 @@ VOCABULARY_FILES = {  # fairseq's three files are the vocabulary; their SHA-256
 
 
 def folders(root: Optional[PathLike] = None) -> List[Path]:
-    """Where models are looked for: ``root`` if given, else ``$BORT_HOME``, its ``models``, and GluonNLP's folder."""
+    """Where models are looked for: ``root`` if given, else ``$BORT_HOME``, its ``models``, and GluonNLP's
+    folder."""
     if root is not None:
         return [Path(root).expanduser()]
     home = os.environ.get("BORT_HOME")
@@ -71,15 +74,16 @@ def folders(root: Optional[PathLike] = None) -> List[Path]:
 
 def get_model(name: str, dataset_name: Optional[str] = DATASET, vocab: Any = None,
               pretrained: Union[bool, PathLike] = True, ctx: Any = None, root: Optional[PathLike] = None,
-              mirrors: Sequence[str] = (), seed: int = 0, dropout: Optional[float] = None, use_decoder: bool = True,
-              **ignored: Any) -> Tuple[Bert, Any]:
+              mirrors: Sequence[str] = (), seed: int = 0, dropout: Optional[float] = None,
+              use_decoder: bool = True, **ignored: Any) -> Tuple[Bert, Any]:
     """A published model and its vocabulary, as the original release's ``get_bort_model`` gave them.
 
     Args:
         name: a key of :data:`MODELS`; the numbers of a Bort's are depth, heads, intermediate, hidden.
         dataset_name: only the RoBERTa vocabulary's name (the default) was published for these models.
         vocab: a ``gluonnlp.Vocab`` to use instead.
-        pretrained: True finds or downloads the weights, a path loads them from there, False draws them from ``seed``.
+        pretrained: True finds or downloads the weights, a path loads them from there, False draws them from
+            ``seed``.
         ctx: the MXNet context (or list) to place them on.
         root: the folder to look in and to download to, instead of those of :func:`folders`.
         mirrors: addresses of folders to try first; those in ``BORT_MIRRORS`` (separated by commas) come next.
@@ -90,15 +94,16 @@ def get_model(name: str, dataset_name: Optional[str] = DATASET, vocab: Any = Non
         ``(Bert, gluonnlp.Vocab)``.
 
     Raises:
-        BortError: an unknown name, or a file that is neither on disk nor to be had; the message says what to put where.
+        BortError: an unknown name, or a file that is neither on disk nor to be had; the message says what to
+            put where.
     """
     if name not in MODELS:
         hint = "; python -m bort.huggingface import takes BERT" if name.startswith("bert_") else ""
         raise BortError(f"no model {str(name)!r}; there are {', '.join(MODELS)}{hint}")
     unknown = sorted(set(ignored) - {"use_pooler", "use_classifier"})
     if unknown:
-        raise BortError(f"get_model: {', '.join(unknown)} cannot be set; the architecture belongs to the name (use "
-                        "bort.models.Bert for another)")
+        raise BortError(f"get_model: {', '.join(unknown)} cannot be set; the architecture belongs to the "
+                        "name (use bort.models.Bert for another)")
     if dataset_name not in (None, DATASET) and vocab is None:
         raise BortError(f"dataset_name {dataset_name!r}: these models have the vocabulary of {DATASET}")
     entry = MODELS[name]
@@ -128,7 +133,8 @@ def _load(path: Path, entry: Entry, dropout: Optional[float]) -> Bert:
 
 
 def candidates(name: str, folder: Path) -> Iterator[Path]:
-    """Where a model would be in ``folder``, best first: a model folder, or a ``.params`` file by one of its names."""
+    """Where a model would be in ``folder``, best first: a model folder, or a ``.params`` file by one of its
+    names."""
     for own in (name, *MODELS[name].aliases):
         yield folder / own
         yield folder / f"{own}.params"
@@ -152,7 +158,8 @@ def find(name: str, root: Optional[PathLike] = None) -> Optional[Path]:
 
 
 def _check(path: Path, entry: Entry) -> None:
-    """GluonNLP's file names end in the first digits of the file's SHA-1; ``FILE.sha256`` may lie beside any file."""
+    """GluonNLP's file names end in the first digits of the file's SHA-1; ``FILE.sha256`` may lie beside any
+    file."""
     beside = path.with_name(path.name + ".sha256")
     if beside.is_file():
         expected = beside.read_text(encoding="ascii", errors="replace").split()[:1]
@@ -170,15 +177,16 @@ def _compare(path: Path, kind: str, expected: str) -> None:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     if not digest.hexdigest().startswith(expected):
-        raise BortError(f"{path}: its {kind.upper()} is {digest.hexdigest()}, not {expected}...: the file is damaged "
-                        "or another; remove it")
+        raise BortError(f"{path}: its {kind.upper()} is {digest.hexdigest()}, not {expected}...: the file is "
+                        "damaged or another; remove it")
 
 
 def find_or_fetch(name: str, root: Optional[PathLike] = None, mirrors: Sequence[str] = ()) -> Path:
     """The model ``name`` on disk, downloaded first if it has to be.
 
-    A download is checked by the SHA-256 that ``$BORT_HOME/checksums.json`` has for its file name (an object of name:
-    hexadecimal), by the SHA-1 that GluonNLP published, or, where there is neither, reported for the user to check.
+    A download is checked by the SHA-256 that ``$BORT_HOME/checksums.json`` has for its file name (an object
+    of name: hexadecimal), by the SHA-1 that GluonNLP published, or, where there is neither, reported for the
+    user to check.
 
     Raises:
         BortError: it is neither on disk nor to be had.
@@ -190,18 +198,20 @@ def find_or_fetch(name: str, root: Optional[PathLike] = None, mirrors: Sequence[
     short = f"-{entry.sha1[:8]}" if entry.sha1 else ""
     own = f"{entry.aliases[0] if entry.aliases else name + '_' + DATASET + short}.params"
     # A mirror may have the file itself, or the archive that it was published in.
-    addresses = [*mirrored(f"https://none/{own}", mirrors)[:-1], *(mirrored(entry.url, mirrors) if entry.url else [])]
+    addresses = [*mirrored(f"https://none/{own}", mirrors)[:-1],
+                 *(mirrored(entry.url, mirrors) if entry.url else [])]
     addresses = list(dict.fromkeys(addresses))
     failures = _fetch_first(addresses, target / own, entry)
     if failures is None:
         return target / own
     python = f"python -m bort.huggingface import FOLDER {target / name}"
-    other = ("amazon/bort" if name == "bort_4_8_768_1024" else "FacebookAI/roberta-base" if "_12_" in name else
-             "FacebookAI/roberta-large" if name.startswith("roberta") else None)
+    other = ("amazon/bort" if name == "bort_4_8_768_1024" else "FacebookAI/roberta-base" if "_12_" in name
+             else "FacebookAI/roberta-large" if name.startswith("roberta") else None)
     sources = [entry.url or "(it was never published by itself)"]
     sources += [f"https://huggingface.co/{other} (then: {python})"] if other else []
-    raise BortError(_missing(
-        name, [own], [path for folder in folders(root) for path in (folder / name, folder / own)], sources, failures))
+    raise BortError(_missing(name, [own],
+                             [path for folder in folders(root) for path in (folder / name, folder / own)],
+                             sources, failures))
 
 
 def _checksums() -> Dict[str, str]:
@@ -226,15 +236,15 @@ def _fetch_first(addresses: Sequence[str], target: Path, entry: Entry) -> Option
     for address in addresses:
         packed = target.with_name(address.rsplit("/", 1)[-1]) if address.endswith(".zip") else target
         try:
-            fetch([address], packed, None if packed != target else _checksums().get(target.name), progress=False,
-                  max_bytes=MAX_MODEL_BYTES, timeout=20, wait=0.2)
+            fetch([address], packed, None if packed != target else _checksums().get(target.name),
+                  progress=False, max_bytes=MAX_MODEL_BYTES, timeout=20, wait=0.2)
             if packed != target:
                 _unpack(packed, target)
             if entry.sha1:
                 _compare(target, "sha1", entry.sha1)
             elif target.name not in _checksums():
-                logger.warning("%s: no checksum is known for it; python -m bort.checkpoints verify --released tells "
-                               "whether it is Bort", target)
+                logger.warning("%s: no checksum is known for it; python -m bort.checkpoints verify "
+                               "--released tells whether it is Bort", target)
             return None
         except BortError as error:
             failures.append(str(error).split("\nFetch it")[0])
@@ -258,10 +268,12 @@ def _unpack(packed: Path, target: Path) -> None:
         packed.unlink()
 
 
-def _missing(what: str, files: Sequence[str], places: Sequence[Path], sources: Sequence[str], failures: str) -> str:
+def _missing(what: str, files: Sequence[str], places: Sequence[Path], sources: Sequence[str],
+             failures: str) -> str:
     lines = [f"{what} is not on this machine and could not be downloaded.", f"Needed: {', '.join(files)}",
-             "Looked for:", *(f"  {place}" for place in places), "To be had from, or from a colleague's machine:",
-             *(f"  {source}" for source in sources), "What happened:", *(f"  {line}" for line in failures.split("\n"))]
+             "Looked for:", *(f"  {place}" for place in places),
+             "To be had from, or from a colleague's machine:", *(f"  {source}" for source in sources),
+             "What happened:", *(f"  {line}" for line in failures.split("\n"))]
     return "\n".join(lines)
 
 
@@ -290,10 +302,11 @@ def _vocabulary(root: Optional[PathLike], mirrors: Sequence[str]) -> Any:
             return vocab_of(load_tokenizer(target))
         except BortError as error:
             failures.append(str(error).split("\nFetch it")[0])
-    raise BortError(_missing(
-        "RoBERTa's vocabulary", [f"{DATASET}-2b804f8f.vocab, or {', '.join(VOCABULARY_FILES)} together"], folders(root),
-        [f"{GLUON}/dataset/vocab/{DATASET}-2b804f8f.zip", *(f"{FAIRSEQ}/{name}" for name in VOCABULARY_FILES)],
-        "\n".join(failures)))
+    raise BortError(_missing("RoBERTa's vocabulary",
+                             [f"{DATASET}-2b804f8f.vocab, or {', '.join(VOCABULARY_FILES)} together"],
+                             folders(root), [f"{GLUON}/dataset/vocab/{DATASET}-2b804f8f.zip",
+                                             *(f"{FAIRSEQ}/{name}" for name in VOCABULARY_FILES)],
+                             "\n".join(failures)))
 
 
 def _gluonnlp_tokens(path: Path) -> List[str]:
@@ -324,6 +337,9 @@ def vocab_of(tokenizer: Union[Tokenizer, Sequence[str]]) -> Any:
         tokens = list(tokenizer)
     members = {"mask_token": names["mask"], "padding_token": names["pad"], "bos_token": names["bos"],
                "eos_token": names["eos"]}
-    return gluonnlp.Vocab.from_json(json.dumps({
-        "idx_to_token": tokens, "token_to_idx": {token: index for index, token in enumerate(tokens)},
-        "reserved_tokens": list(members.values()), "unknown_token": names["unk"], "identifiers_to_tokens": members}))
+    return gluonnlp.Vocab.from_json(json.dumps({"idx_to_token": tokens,
+                                                "token_to_idx": {token: index for index,
+                                                                 token in enumerate(tokens)},
+                                                "reserved_tokens": list(members.values()),
+                                                "unknown_token": names["unk"],
+                                                "identifiers_to_tokens": members}))

@@ -1,4 +1,5 @@
-"""Unpacking archives that somebody else made: nothing outside the target folder, no links, no bombs, all or nothing."""
+"""Unpacking archives that somebody else made: nothing outside the target folder, no links, no bombs, all or
+nothing."""
 from __future__ import annotations
 
 import bz2
@@ -87,13 +88,15 @@ class _TarInfo(tarfile.TarInfo):
 def extract(archive: PathLike, folder: PathLike, limits: Optional[Limits] = None) -> Path:
     """Unpack a .zip or .tar (also .gz, .bz2, .xz) into ``folder``; its format is read off its first bytes.
 
-    Everything is unpacked beside ``folder`` first. If ``folder`` does not exist, it then appears by one renaming; if it
-    does, the files are moved into it one by one, replacing those of the same name. A folder that wraps the whole
-    archive is taken off. Files get ordinary permissions; macOS's ``__MACOSX`` and ``._`` files are left out.
+    Everything is unpacked beside ``folder`` first. If ``folder`` does not exist, it then appears by one
+    renaming; if it does, the files are moved into it one by one, replacing those of the same name. A folder
+    that wraps the whole archive is taken off. Files get ordinary permissions; macOS's ``__MACOSX`` and ``._``
+    files are left out.
 
     Raises:
-        BortError: the archive is damaged, or holds a path that leads outside (absolute, ``..``, a drive, a backslash),
-            a link, a device, an encrypted file, a name twice, or more than ``limits`` allow. Nothing is left behind.
+        BortError: the archive is damaged, or holds a path that leads outside (absolute, ``..``, a drive, a
+            backslash), a link, a device, an encrypted file, a name twice, or more than ``limits`` allow.
+            Nothing is left behind.
     """
     archive, folder = Path(archive), Path(folder)
     try:
@@ -101,7 +104,8 @@ def extract(archive: PathLike, folder: PathLike, limits: Optional[Limits] = None
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=str(folder.parent), prefix=f".{folder.name}."))
     except OSError as error:
-        raise BortError(f"{error.filename or archive}: cannot be read or written ({error.strerror})") from error
+        raise BortError(
+                        f"{error.filename or archive}: cannot be read or written ({error.strerror})") from error
     try:
         root = staging / "content"
         root.mkdir()
@@ -116,9 +120,10 @@ def extract(archive: PathLike, folder: PathLike, limits: Optional[Limits] = None
         return folder
     except _Refused as error:
         raise BortError(f"{archive}: is not unpacked, {error}") from error
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError,
-            ValueError, OverflowError) as error:
-        raise BortError(f"{archive}: is damaged or not an archive ({type(error).__name__}: {error})") from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError,
+            RuntimeError, ValueError, OverflowError) as error:
+        raise BortError(
+                        f"{archive}: is damaged or not an archive ({type(error).__name__}: {error})") from error
     except OSError as error:
         raise BortError(f"{archive}: unpacking failed ({error.strerror or error})") from error
     finally:
@@ -152,8 +157,9 @@ def _safe_parts(name: str) -> Tuple[str, ...]:
     while name.startswith("./"):
         name = name[2:]
     parts = tuple(name.split("/"))
-    if (not name or len(name) > MAX_NAME or len(parts) > MAX_DEPTH or any(part in ("", ".", "..") for part in parts)
-            or any(character in name for character in "\\:\0") or any(len(part.encode()) > 255 for part in parts)):
+    if (not name or len(name) > MAX_NAME or len(parts) > MAX_DEPTH
+        or any(part in ("", ".", "..") for part in parts) or any(character in name for character in "\\:\0")
+        or any(len(part.encode()) > 255 for part in parts)):
         raise _Refused(f"it holds a file with the unsafe name {name[:200]!r}")
     return parts
 
@@ -161,7 +167,8 @@ def _safe_parts(name: str) -> Tuple[str, ...]:
 def _zip_members(archive: Path, magic: bytes, budget: _Budget) -> Iterator[Tuple[str, Any]]:
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
-            # zipfile cuts names at a NUL and turns backslashes on Windows; the archive's own spelling is what counts.
+            # zipfile cuts names at a NUL and turns backslashes on Windows; the archive's own spelling is what
+            # counts.
             name = info.orig_filename
             mode = info.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):

@@ -1,4 +1,5 @@
-"""Files over HTTP that arrive whole or not at all: resumed, verified, placed atomically. For data and checkpoints."""
+"""Files over HTTP that arrive whole or not at all: resumed, verified, placed atomically. For data and
+checkpoints."""
 from __future__ import annotations
 
 import contextlib
@@ -52,7 +53,8 @@ def _opener() -> urllib.request.OpenerDirector:
     # build_opener would add handlers for file: and ftp: addresses.
     opener = urllib.request.OpenerDirector()
     for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
-                    urllib.request.HTTPDefaultErrorHandler, _SafeRedirects, urllib.request.HTTPErrorProcessor):
+                    urllib.request.HTTPDefaultErrorHandler, _SafeRedirects,
+                    urllib.request.HTTPErrorProcessor):
         opener.add_handler(handler())
     return opener
 
@@ -60,11 +62,12 @@ def _opener() -> urllib.request.OpenerDirector:
 def mirrored(url: str, mirrors: Sequence[str] = ()) -> List[str]:
     """Where a file may be: on each mirror under its own name, then at ``url``.
 
-    ``mirrors`` and the addresses in the environment variable ``BORT_MIRRORS`` (separated by commas) are bases like
-    ``https://host/folder``.
+    ``mirrors`` and the addresses in the environment variable ``BORT_MIRRORS`` (separated by commas) are bases
+    like ``https://host/folder``.
     """
     name = urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1]
-    bases = [base.strip() for base in [*mirrors, *os.environ.get("BORT_MIRRORS", "").split(",")] if base.strip()]
+    bases = [base.strip() for base in [*mirrors, *os.environ.get("BORT_MIRRORS", "").split(",")]
+             if base.strip()]
     return list(dict.fromkeys([*(f"{base.rstrip('/')}/{name}" for base in bases), url]))
 
 
@@ -72,10 +75,12 @@ def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, p
           max_bytes: int = MAX_BYTES, timeout: float = 30.0, wait: float = 1.0, remedy: str = "") -> Path:
     """Download the first address that works to ``target``, and return that path.
 
-    A broken transfer goes on where it stopped (if the server can, and still has the same file), also in a later
-    process: what has arrived is kept in ``<target>.part``. ``target`` itself appears only when everything has arrived
-    and has the checksum. An existing ``target`` is kept if its checksum is right, or if none is given. Processes that
-    want the same target take turns.
+    A broken transfer goes on where it stopped (if the server can, and still has the same file), also in a
+    later
+    process: what has arrived is kept in ``<target>.part``. ``target`` itself appears only when everything has
+        arrived
+    and has the checksum. An existing ``target`` is kept if its checksum is right, or if none is given.
+    Processes that want the same target take turns.
 
     Args:
         urls: http or https addresses of the same file, best first.
@@ -83,7 +88,8 @@ def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, p
         max_bytes: a larger file is refused, whether announced or not.
         timeout: seconds without a byte after which a connection counts as broken.
         wait: seconds before the second attempt; doubled before each further one.
-        remedy: what the user can do when no address works, for the message; by default, to save the file by hand.
+        remedy: what the user can do when no address works, for the message; by default, to save the file by
+            hand.
 
     Raises:
         BortError: no address gave the file; the message says what happened at each and what can be done.
@@ -118,7 +124,8 @@ def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, p
 class _Transfer:
     """One file from one address."""
 
-    def __init__(self, url: str, target: Path, max_bytes: int, timeout: float, wait: float, progress: bool) -> None:
+    def __init__(self, url: str, target: Path, max_bytes: int, timeout: float, wait: float,
+                 progress: bool) -> None:
         self.url, self.target, self.max_bytes = url, target, max_bytes
         self.timeout, self.wait, self.progress = timeout, wait, progress
         self.part = target.with_name(target.name + ".part")
@@ -133,9 +140,10 @@ class _Transfer:
                 break
             self._forget()
             if not self.resumed:
-                raise _GiveUp(f"the file has the SHA-256 {found}, expected is {sha256.lower()}: it was changed or "
-                              "damaged")
-            # The two parts may be of different files: that is no verdict on the server's file, which is asked for anew.
+                raise _GiveUp(f"the file has the SHA-256 {found}, expected is {sha256.lower()}: it was "
+                              "changed or damaged")
+            # The two parts may be of different files: that is no verdict on the server's file, which is asked
+            # for anew.
             self.resumed = False
         os.replace(self.part, self.target)
         self._forget()
@@ -167,8 +175,8 @@ class _Transfer:
     def _resumable(self, checked: bool) -> Dict[str, str]:
         """Request headers that ask for the rest, if what is there came from this address.
 
-        ``If-Range`` makes the server send everything when its file has changed. Without anything to put there, only a
-        checksum can tell, so without one the transfer starts over.
+        ``If-Range`` makes the server send everything when its file has changed. Without anything to put
+        there, only a checksum can tell, so without one the transfer starts over.
         """
         have = self._have()
         if not have:
@@ -192,12 +200,14 @@ class _Transfer:
             with error:
                 if error.code == 416:
                     # Nothing is left to send: either everything is here, or more than the file has.
-                    if _number((error.headers.get("Content-Range") or "").rpartition("/")[2]) == self._have() > 0:
+                    if _number((error.headers.get("Content-Range")
+                                or "").rpartition("/")[2]) == self._have() > 0:
                         return
                     self._forget()
                     raise _Retry("the server no longer has the part that was asked for") from error
                 failure = " ".join(f"the server answered {error.code} {error.reason}".split())
-                raise (_GiveUp if error.code in _FINAL_STATUS or error.code < 400 else _Retry)(failure) from error
+                raise (_GiveUp if error.code in _FINAL_STATUS or error.code < 400
+                       else _Retry)(failure) from error
         except (http.client.HTTPException, OSError) as error:
             raise _Retry(str(getattr(error, "reason", "") or f"{type(error).__name__}: {error}")) from error
         except ValueError as error:  # an address that is none
@@ -251,8 +261,8 @@ class _Transfer:
                 received += len(block)
                 if received > self.max_bytes or (total is not None and received > total):
                     self._forget()
-                    raise _GiveUp(f"the server sends more than the {min(self.max_bytes, total or self.max_bytes):,} "
-                                  "bytes it may")
+                    raise _GiveUp("the server sends more than the "
+                                  f"{min(self.max_bytes, total or self.max_bytes):,} bytes it may")
                 stream.write(block)
                 bar.update(len(block))
 
@@ -273,7 +283,8 @@ def _content_range(text: Optional[str]) -> Any:
 
 @contextlib.contextmanager
 def lock(path: PathLike, timeout: float = 3600.0) -> Iterator[None]:
-    """Hold a file lock: whoever comes second waits. It dies with its process, so a leftover file does not block.
+    """Hold a file lock: whoever comes second waits. It dies with its process, so a leftover file does not
+    block.
 
     Raises:
         BortError: another process held it for ``timeout`` seconds, or the file cannot be made.

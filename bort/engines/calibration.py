@@ -20,7 +20,8 @@ Batch = Tuple[np.ndarray, np.ndarray]
 
 def batches_of(sequences: Sequence[np.ndarray], pad_id: int, max_length: int,
                batch_size: int = BATCH_SIZE) -> List[Batch]:
-    """Batches ``token_ids`` (B, T) int32 and ``valid_length`` (B,) float32 of similar lengths, shortest first."""
+    """Batches ``token_ids`` (B, T) int32 and ``valid_length`` (B,) float32 of similar lengths, shortest
+    first."""
     ordered = sorted(sequences, key=len)
     return [pad_batch(ordered[start:start + batch_size], pad_id, max_length)
             for start in range(0, len(ordered), batch_size)]
@@ -31,8 +32,8 @@ def calibration_batches(source: PathLike, tokenizer: Tokenizer, max_length: int,
     """``count`` inputs drawn from ``source``, encoded and batched.
 
     Args:
-        source: a text file with one input per line, two texts separated by a tab for pairs; or a data folder, of which
-            the training split of ``task`` is read.
+        source: a text file with one input per line, two texts separated by a tab for pairs; or a data folder,
+            of which the training split of ``task`` is read.
         task: needed for a folder; for a file it only says how long pairs are cut.
         seed: of the draw, without replacement.
 

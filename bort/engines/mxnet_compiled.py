@@ -1,9 +1,10 @@
 """Inference: a trained model as graphs compiled for MXNet's fast CPU operators.
 
-``compile_for_inference(model)`` is called like the model and gives the same outputs to rounding. A graph is compiled
-per batch shape at its first use (some hundredths of a second) and kept; ``trim`` keeps shapes few and batches short, which
-classifiers do by themselves.
-The model stays the owner of its parameters: nothing is saved from here, and ``refresh`` follows further training.
+``compile_for_inference(model)`` is called like the model and gives the same outputs to rounding. A graph is
+compiled per batch shape at its first use (some hundredths of a second) and kept; ``trim`` keeps shapes few
+and batches short, which classifiers do by themselves.
+The model stays the owner of its parameters: nothing is saved from here, and ``refresh`` follows further
+training.
 """
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from bort.models.classifier import Classifier
 
 DTYPES = ("float32", "int8", "bfloat16")
 LENGTH_MULTIPLES = {"float32": 4, "int8": 8, "bfloat16": 8}
-"""What the widths of large batches are rounded up to. A float32 graph costs little, a column of padding costs more."""
+"""What the widths of large batches are rounded up to. A float32 graph costs little, a column of padding costs
+more."""
 MAX_GRAPHS = 64
 MAX_GRAPH_BYTES = 1 << 30
 MAX_PRODUCT_BYTES = 256 << 20
@@ -31,16 +33,19 @@ FLAGS = (("static_alloc", True), ("static_shape", True))
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 INT8_FLAGS = ("avx512f", "avx2")
 EXACT_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")
-"""Instructions that add 8-bit products in 32 bits. Without them pairs are added in 16, where large ones are cut off."""
+"""Instructions that add 8-bit products in 32 bits. Without them pairs are added in 16, where large ones are
+cut off."""
 Batch = Tuple[Any, ...]
 
 
-def trim(token_ids: np.ndarray, valid_length: np.ndarray, max_length: int = 512, dtype: str = "float32") -> np.ndarray:
+def trim(token_ids: np.ndarray, valid_length: np.ndarray, max_length: int = 512,
+         dtype: str = "float32") -> np.ndarray:
     """``token_ids`` (B, T) cut or padded to the width at which its longest member is computed fastest.
 
-    Widths are rounded up, so that few graphs serve all lengths: to a multiple of 16 while the batch is small enough for
-    packed weights (see :func:`bort.engines.mxnet_graph.float32_form`), then to one of :data:`LENGTH_MULTIPLES`. New columns hold
-    zeros, whose value has no effect. A longer single sequence keeps its exact width and needs no mask.
+    Widths are rounded up, so that few graphs serve all lengths: to a multiple of 16 while the batch is small
+    enough for packed weights (see :func:`bort.engines.mxnet_graph.float32_form`), then to one of
+    :data:`LENGTH_MULTIPLES`. New columns hold zeros, whose value has no effect. A longer single sequence
+    keeps its exact width and needs no mask.
     """
     batch, width = token_ids.shape
     longest = int(np.max(valid_length))
@@ -85,11 +90,11 @@ def check_dtype(dtype: str, device: Any = None) -> None:
         raise BortError(f"{dtype} needs an MXNet built with oneDNN; this one is not")
     wanted, flags = BFLOAT16_FLAGS if dtype == "bfloat16" else INT8_FLAGS, cpu_flags()
     if not any(flag in flags for flag in wanted):
-        raise BortError(f"{dtype} needs a CPU with {' or '.join(wanted)}; without these instructions it is emulated, "
-                        "slower than float32")
+        raise BortError(f"{dtype} needs a CPU with {' or '.join(wanted)}; without these instructions it is "
+                        "emulated, slower than float32")
     if dtype == "bfloat16" and "amx_bf16" in flags and not AMX:
-        raise BortError("bfloat16 needs AMX on this CPU, whose vector instructions for it are slower than float32, and "
-                        "the system does not let this process use AMX (Linux 5.16 and later do)")
+        raise BortError("bfloat16 needs AMX on this CPU, whose vector instructions for it are slower than "
+                        "float32, and the system does not let this process use AMX (Linux 5.16 and later do)")
 
 
 class Compiled(NamedTuple):
@@ -142,8 +147,8 @@ class InferenceModel:
     def refresh(self) -> None:
         """Read the model's parameters again, after training steps or ``set_parameters``.
 
-        Costs a copy of the attention weights; graphs are made anew at their next use, as their operators keep packed
-        weights. Thresholds of int8 are kept: calibrate again if the model has changed much.
+        Costs a copy of the attention weights; graphs are made anew at their next use, as their operators keep
+        packed weights. Thresholds of int8 are kept: calibrate again if the model has changed much.
         """
         self.parameters = mxnet_graph.fused_parameters(self.model)
         self._device = self.parameters["word_weight"].context
@@ -159,12 +164,13 @@ class InferenceModel:
         thresholds: mxnet_int8.Thresholds = {}
         for token_ids, valid_length in ((batch[0], batch[1]) for batch in batches):
             ids, lengths, _ = self._checked(token_ids, valid_length, None)
-            for length in np.unique(lengths).astype(int):  # without padding, whose values must not widen any range
+            # without padding, whose values must not widen any range
+            for length in np.unique(lengths).astype(int):
                 alike = ids[lengths == length][:, :length]
                 shape = mxnet_graph.Shape(len(alike), length, False)
                 inputs = self._inputs(shape, alike, np.full(len(alike), length, "float32"), None)
-                mxnet_int8.calibrate(mxnet_graph.build_graph(self.spec, shape, "product"), self.parameters, [inputs], thresholds,
-                               self._attention)
+                mxnet_int8.calibrate(mxnet_graph.build_graph(self.spec, shape, "product"), self.parameters,
+                                     [inputs], thresholds, self._attention)
         if not thresholds:
             raise BortError("int8 needs calibration data: at least one batch of token ids and lengths")
         self.thresholds = thresholds
@@ -206,8 +212,10 @@ class InferenceModel:
 
     def _inputs(self, shape: mxnet_graph.Shape, ids: np.ndarray, lengths: np.ndarray,
                 positions: Optional[np.ndarray]) -> Dict[str, Any]:
-        inputs = {**mxnet_graph.batch_inputs(shape, ids, lengths, positions), **mxnet_graph.graph_inputs(self.spec, shape)}
-        return {name: mx.nd.array(value, ctx=self._device, dtype=value.dtype) for name, value in inputs.items()}
+        inputs = {**mxnet_graph.batch_inputs(shape, ids, lengths, positions),
+                  **mxnet_graph.graph_inputs(self.spec, shape)}
+        return {name: mx.nd.array(value, ctx=self._device, dtype=value.dtype) for name,
+                value in inputs.items()}
 
     def _graph(self, shape: mxnet_graph.Shape) -> Callable[[Dict[str, Any]], Any]:
         if shape in self._graphs:
@@ -218,12 +226,14 @@ class InferenceModel:
         size = mxnet_graph.graph_bytes(self.spec, shape, kind)
         self._make_room(size, MAX_GRAPH_BYTES, list(self._graphs))
         if kind == "product":
-            self._make_room(size, MAX_PRODUCT_BYTES, [key for key in self._graphs if self._graphs[key].kind == kind])
+            self._make_room(size, MAX_PRODUCT_BYTES, [key for key in self._graphs if self._graphs[key].kind
+                                                      == kind])
         self._graphs[shape] = Compiled(self._compile(shape, form), size, kind)
         return self._graphs[shape].run
 
     def _make_room(self, size: int, limit: int, old: List[mxnet_graph.Shape]) -> None:
-        """Forget graphs of ``old``, the longest unused first, until ``size`` bytes more stay within ``limit``."""
+        """Forget graphs of ``old``, the longest unused first, until ``size`` bytes more stay within
+        ``limit``."""
         total = size + sum(self._graphs[key].size for key in old)
         for key in old:
             if total <= limit and len(self._graphs) < MAX_GRAPHS:
@@ -242,7 +252,8 @@ class InferenceModel:
         symbol = self._symbols[shape]
         if self.dtype == "int8":
             if not self.thresholds:
-                raise BortError("int8 needs calibration data: give compile_for_inference batches, or call calibrate")
+                raise BortError("int8 needs calibration data: give compile_for_inference batches, or call "
+                                "calibrate")
             symbol, parameters = mxnet_int8.quantize(symbol, parameters, self.thresholds, self._attention)
         operator = mx.nd.CachedOp(symbol, FLAGS)
         names = symbol.list_arguments()
@@ -282,7 +293,8 @@ def _unfuse(symbol: Any) -> Any:
     """
     graph_json = json.loads(symbol.tojson())
     for node in graph_json["nodes"]:
-        inner = [entry for part in node.get("subgraphs", ()) for entry in part["nodes"] if entry["op"] != "null"]
+        inner = [entry for part in node.get("subgraphs", ()) for entry in part["nodes"] if entry["op"]
+                 != "null"]
         if node["op"] == "_sg_mkldnn_fully_connected" and len(inner) == 1:
             node["op"], node["attrs"] = "FullyConnected", inner[0]["attrs"]
             del node["subgraphs"]
@@ -295,10 +307,11 @@ def compile_for_inference(model: Union[Bert, Classifier], dtype: str = "float32"
 
     Args:
         model: with its parameters; it stays usable and unchanged.
-        dtype: "float32" (equal to the model to rounding), "int8" (linear layers and attention in 8 bits; warns where the
-            CPU lacks :data:`EXACT_INT8_FLAGS`) or "bfloat16" (linear layers; needs the instructions).
-        calibration: for int8, batches ``(token_ids (B, T), valid_length (B,))`` like those to come; a few dozen
-            sequences do.
+        dtype: "float32" (equal to the model to rounding), "int8" (linear layers and attention in 8 bits;
+            warns where the CPU lacks :data:`EXACT_INT8_FLAGS`) or "bfloat16" (linear layers; needs the
+            instructions).
+        calibration: for int8, batches ``(token_ids (B, T), valid_length (B,))`` like those to come; a few
+            dozen sequences do.
         attention: False keeps int8's attention products in float32.
 
     Raises:
@@ -309,6 +322,7 @@ def compile_for_inference(model: Union[Bert, Classifier], dtype: str = "float32"
     if dtype == "int8":
         compiled.calibrate(calibration)
         if not cpu_flags().intersection(EXACT_INT8_FLAGS):
-            warnings.warn("this CPU has no VNNI: int8 adds products in pairs of 16 bits, which can overflow; hold the "
-                          "accuracy on your task against float32's (benchmarks/int8_accuracy.py)", stacklevel=2)
+            warnings.warn("this CPU has no VNNI: int8 adds products in pairs of 16 bits, which can overflow; "
+                          "hold the accuracy on your task against float32's (benchmarks/int8_accuracy.py)",
+                          stacklevel=2)
     return compiled

@@ -1,18 +1,21 @@
-"""The network once more, as the symbolic graph that inference runs: same function, same parameters, other operators.
+"""The network once more, as the symbolic graph that inference runs: same function, same parameters, other
+operators.
 
 What differs from ``bort.models.bert`` and why (figures: ``benchmarks/results``):
 
-* Q, K and V are one product with interleaved weights, which MXNet's subgraph pass fuses with the attention products.
-* The score mask exists only when a batch is padded, and is gathered to the full shape of the scores: adding arrays of
-  one shape is a oneDNN kernel, broadcasting is not. Positions are gathered for the same reason.
+* Q, K and V are one product with interleaved weights, which MXNet's subgraph pass fuses with the attention
+  products.
+* The score mask exists only when a batch is padded, and is gathered to the full shape of the scores: adding
+  arrays of one shape is a oneDNN kernel, broadcasting is not. Positions are gathered for the same reason.
 * LayerNorm and softmax are MXNet's own operators, whose slow part is the backward pass.
-* Few tokens: linear layers become 1x1 convolutions, whose weights oneDNN packs once; many tokens: its plain product is
-  as fast and needs no transposition.
-* A classifier reads position 0 only, so the last layer computes its queries, output and feed-forward there only.
+* Few tokens: linear layers become 1x1 convolutions, whose weights oneDNN packs once; many tokens: its plain
+  product is as fast and needs no transposition.
+* A classifier reads position 0 only, so the last layer computes its queries, output and feed-forward there
+  only.
 
-Shapes: B batch, T length, M masked positions, A heads, H hidden, I intermediate, V vocabulary, C outputs. Activations
-are (T, B, H), the order that MXNet's interleaved attention operators want. Parameter names here are internal: they are
-never saved.
+Shapes: B batch, T length, M masked positions, A heads, H hidden, I intermediate, V vocabulary, C outputs.
+Activations are (T, B, H), the order that MXNet's interleaved attention operators want. Parameter names here
+are internal: they are never saved.
 """
 from __future__ import annotations
 
@@ -29,11 +32,13 @@ from bort.models.layers import MASKED_SCORE
 CONVOLUTION_TOKENS = 128
 """Batches of at most this many tokens (padding included) may run their linear layers as convolutions."""
 CONVOLUTION_MULTIPLE = 16
-"""... if their tokens are a multiple of this: every graph holds packed weights of its own, so there must be few."""
+"""... if their tokens are a multiple of this: every graph holds packed weights of its own, so there must be
+few."""
 MAX_PACKED_BYTES = 512 << 20
 FORMS = ("product", "convolution", "bfloat16")
-"""How a graph computes the linear layers of the encoder: float32 products, float32 1x1 convolutions with weights of the
-shape (O, I, 1, 1), or products of bfloat16 weights, biases and activations. Heads are always float32 products."""
+"""How a graph computes the linear layers of the encoder: float32 products, float32 1x1 convolutions with
+weights of the shape (O, I, 1, 1), or products of bfloat16 weights, biases and activations. Heads are always
+float32 products."""
 LAYER_MATRICES = ("qkv", "query", "kv", "proj", "ffn1", "ffn2")
 HEAD_MATRICES = ("query", "key", "value")
 
@@ -63,21 +68,22 @@ def spec_of(model: Union[Bert, Classifier]) -> Spec:
     """The :class:`Spec` of a ``Bert`` (``head`` None) or of a ``Classifier``."""
     bert = model.bort if isinstance(model, Classifier) else model
     head, outputs = (model.head, model.num_outputs) if isinstance(model, Classifier) else (None, 0)
-    return Spec(bert.architecture, bert.vocab_size, bert.max_length, bert.layer_norm_eps, bert.mlm_layer_norm_eps, head,
-                outputs)
+    return Spec(bert.architecture, bert.vocab_size, bert.max_length, bert.layer_norm_eps,
+                bert.mlm_layer_norm_eps, head, outputs)
 
 
 def fused_parameters(model: Union[Bert, Classifier]) -> Dict[str, Any]:
     """Arrays of the graph by name; those that need no other layout share the model's memory.
 
-    A full layer has ``qkv`` (3H, H), rows ordered head by head as its queries, keys, values; the last layer of a
-    classifier has ``query`` (H, H) and ``kv`` (2H, H) instead.
+    A full layer has ``qkv`` (3H, H), rows ordered head by head as its queries, keys, values; the last layer
+    of a classifier has ``query`` (H, H) and ``kv`` (2H, H) instead.
     """
     bert = model.bort if isinstance(model, Classifier) else model
     given = {name: parameter.data() for name, parameter in bert._collect_params_with_prefix().items()}
     heads, depth = bert.architecture.heads, bert.architecture.depth
     fused = {"word_weight": given["word_embed.0.weight"], "position_weight": given["encoder.position_weight"],
-             "embedding_gamma": given["encoder.layer_norm.gamma"], "embedding_beta": given["encoder.layer_norm.beta"]}
+             "embedding_gamma": given["encoder.layer_norm.gamma"],
+             "embedding_beta": given["encoder.layer_norm.beta"]}
     for index in range(depth):
         cell, here = f"encoder.transformer_cells.{index}.", f"layer{index}_"
         whole = index < depth - 1 or not isinstance(model, Classifier)
@@ -95,11 +101,14 @@ def fused_parameters(model: Union[Bert, Classifier]) -> Dict[str, Any]:
     if isinstance(model, Classifier):
         dense = [layer for layer in model.classifier if isinstance(layer, mx.gluon.nn.Dense)]
         for number, layer in enumerate(dense):
-            fused[f"head{number}_weight"], fused[f"head{number}_bias"] = layer.weight.data(), layer.bias.data()
+            fused[f"head{number}_weight"], fused[
+                                                 f"head{number}_bias"] = layer.weight.data(), layer.bias.data()
     else:
-        fused.update({"mlm_dense_weight": given["decoder.0.weight"], "mlm_dense_bias": given["decoder.0.bias"],
-                      "mlm_norm_gamma": given["decoder.2.gamma"], "mlm_norm_beta": given["decoder.2.beta"],
-                      "mlm_vocab_weight": given["word_embed.0.weight"], "mlm_vocab_bias": given["decoder.3.bias"]})
+        fused.update({"mlm_dense_weight": given["decoder.0.weight"],
+                      "mlm_dense_bias": given["decoder.0.bias"], "mlm_norm_gamma": given["decoder.2.gamma"],
+                      "mlm_norm_beta": given["decoder.2.beta"],
+                      "mlm_vocab_weight": given["word_embed.0.weight"],
+                      "mlm_vocab_bias": given["decoder.3.bias"]})
     return fused
 
 
@@ -130,7 +139,8 @@ def batch_inputs(shape: Shape, token_ids: np.ndarray, valid_length: np.ndarray,
         inputs["padding"] = np.where(past, MASKED_SCORE, 0).astype("float32")
         inputs["valid_length"] = valid_length.astype("float32")
     if masked_positions is not None:
-        inputs["masked_rows"] = masked_positions.astype("int32") * shape.batch + np.arange(shape.batch)[:, None]
+        inputs["masked_rows"] = masked_positions.astype("int32") * shape.batch + np.arange(shape.batch)[:,
+                                                                                                        None]
     return inputs
 
 
@@ -140,8 +150,8 @@ def build_graph(spec: Spec, shape: Shape, form: str) -> Any:
     Its arguments are those of :func:`fused_parameters`, :func:`graph_inputs` and :func:`batch_inputs`.
 
     Returns:
-        For a ``Bert`` hidden states (B, T, H), with ``shape.masked`` also logits (B, M, V); for a ``Classifier`` logits
-        (B, C).
+        For a ``Bert`` hidden states (B, T, H), with ``shape.masked`` also logits (B, M, V); for a
+        ``Classifier`` logits (B, C).
     """
     return _Builder(spec, shape, form).build()
 
@@ -181,19 +191,21 @@ class _Builder:
         depth = self.spec.architecture.depth
         mask = self.mask("mask_rows", self.shape.length) if self.shape.padded else None
         for index in range(depth if self.spec.head is None else depth - 1):
-            x = self.finish_layer(f"layer{index}_", x, self.attend(f"layer{index}_", x, mask), self.shape.length)
+            x = self.finish_layer(f"layer{index}_", x, self.attend(f"layer{index}_", x, mask),
+                                  self.shape.length)
         if self.spec.head is not None:
             return self.classify(self.first_position_layer(f"layer{depth - 1}_", x))
         if self.shape.padded:
-            x = mx.sym.SequenceMask(x, mx.sym.var("valid_length"), use_sequence_length=True, name="zero_padding")
+            x = mx.sym.SequenceMask(x, mx.sym.var("valid_length"), use_sequence_length=True,
+                                    name="zero_padding")
         rows = mx.sym.transpose(x, axes=(1, 0, 2), name="sequence")                                # (B, T, H)
         return mx.sym.Group([rows, self.vocabulary_logits(x)]) if self.shape.masked else rows
 
     def embed(self) -> Any:
         words = mx.sym.Embedding(mx.sym.var("token_ids"), mx.sym.var("word_weight"), name="words",
                                  input_dim=self.spec.vocab_size, output_dim=self.hidden)           # (T, B, H)
-        positions = mx.sym.Embedding(mx.sym.var("position_ids"), mx.sym.var("position_weight"), name="positions",
-                                     input_dim=self.spec.max_length, output_dim=self.hidden)
+        positions = mx.sym.Embedding(mx.sym.var("position_ids"), mx.sym.var("position_weight"),
+                                     name="positions", input_dim=self.spec.max_length, output_dim=self.hidden)
         return self.norm(mx.sym.elemwise_add(words, positions, name="embedding_sum"), "embedding")
 
     def norm(self, x: Any, name: str, epsilon: Optional[float] = None) -> Any:
@@ -223,8 +235,8 @@ class _Builder:
         return mx.sym.reshape(rows, shape=(length, self.shape.batch, units), name=f"{name}_sequence")
 
     def convolution(self, x: Any, name: str, units: int) -> Any:
-        return mx.sym.Convolution(x, mx.sym.var(f"{name}_weight"), mx.sym.var(f"{name}_bias"), name=name, kernel=(1, 1),
-                                  num_filter=units)
+        return mx.sym.Convolution(x, mx.sym.var(f"{name}_weight"), mx.sym.var(f"{name}_bias"), name=name,
+                                  kernel=(1, 1), num_filter=units)
 
     def project(self, x: Any, name: str, units: int, length: int) -> Any:
         """A linear layer of the encoder, (length, B, H) to (length, B, units)."""
@@ -233,7 +245,8 @@ class _Builder:
         return self.cast(self.linear(self.cast(x, "bfloat16"), name, units), "float32")
 
     def feed_forward(self, here: str, x: Any, length: int) -> Any:
-        """Both linear layers and the GELU between them, which stays in the layout or number format of its form."""
+        """Both linear layers and the GELU between them, which stays in the layout or number format of its
+        form."""
         images = self.form == "convolution"
         layer = self.convolution if images else self.linear
         x = self.to_image(x, f"{here}ffn1") if images else self.cast(x, "bfloat16")
@@ -248,7 +261,8 @@ class _Builder:
         if mask is not None:
             scores = mx.sym.elemwise_add(scores, mask, name=f"{here}masked_scores")              # (B*A, T, T)
         weights = mx.sym.softmax(scores, axis=-1, name=f"{here}attention")
-        return mx.sym.contrib.interleaved_matmul_selfatt_valatt(qkv, weights, heads=self.heads, name=f"{here}context")
+        return mx.sym.contrib.interleaved_matmul_selfatt_valatt(qkv, weights, heads=self.heads,
+                                                                name=f"{here}context")
 
     def finish_layer(self, here: str, x: Any, context: Any, length: int) -> Any:
         """Output projection, residual, LayerNorm, feed-forward, residual, LayerNorm over (length, B, H)."""
@@ -262,10 +276,11 @@ class _Builder:
         first = mx.sym.slice_axis(x, axis=0, begin=0, end=1, name=f"{here}first")
         query = self.project(first, f"{here}query", self.hidden, 1)
         pair = self.project(x, f"{here}kv", 2 * self.hidden, self.shape.length)
-        scores = mx.sym.contrib.interleaved_matmul_encdec_qk(query, pair, heads=self.heads, name=f"{here}scores")
+        scores = mx.sym.contrib.interleaved_matmul_encdec_qk(query, pair, heads=self.heads,
+                                                             name=f"{here}scores")
         if self.shape.padded:
             scores = mx.sym.elemwise_add(scores, self.mask("first_mask_rows", 1), name=f"{here}masked_scores")
-        weights = mx.sym.softmax(scores, axis=-1, name=f"{here}attention")                          # (B*A, 1, T)
+        weights = mx.sym.softmax(scores, axis=-1, name=f"{here}attention")  # (B*A, 1, T)
         context = mx.sym.contrib.interleaved_matmul_encdec_valatt(pair, weights, heads=self.heads,
                                                                   name=f"{here}context")
         return self.finish_layer(here, first, context, 1)
@@ -281,7 +296,7 @@ class _Builder:
 
     def vocabulary_logits(self, x: Any) -> Any:
         rows = mx.sym.reshape(x, shape=(-3, 0), name="all_rows")                                    # (T*B, H)
-        x = mx.sym.take(rows, mx.sym.var("masked_rows"), name="masked_hidden")                      # (B, M, H)
+        x = mx.sym.take(rows, mx.sym.var("masked_rows"), name="masked_hidden")  # (B, M, H)
         x = mx.sym.LeakyReLU(self.linear(x, "mlm_dense", self.hidden), act_type="gelu", name="mlm_gelu")
         return self.linear(self.norm(x, "mlm_norm", self.spec.mlm_epsilon), "mlm_vocab", self.spec.vocab_size)
 
@@ -289,17 +304,19 @@ class _Builder:
 def packed_bytes(spec: Spec, form: str) -> int:
     """Memory of the weights that a graph keeps for itself.
 
-    A plain product reads them where they are; oneDNN's other kernels want a layout of their own, and the product that
-    MXNet fuses with a GELU copies them as well.
+    A plain product reads them where they are; oneDNN's other kernels want a layout of their own, and the
+    product that MXNet fuses with a GELU copies them as well.
     """
     a = spec.architecture
     before_gelu = a.depth * a.hidden * a.intermediate
     weights = a.depth * 4 * a.hidden * a.hidden + 2 * before_gelu
-    return {"product": 4 * before_gelu, "convolution": 4 * weights, "bfloat16": 2 * weights, "int8": weights}[form]
+    return {"product": 4 * before_gelu, "convolution": 4 * weights, "bfloat16": 2 * weights,
+            "int8": weights}[form]
 
 
 def graph_bytes(spec: Spec, shape: Shape, form: str) -> int:
-    """An upper estimate of the memory that one compiled graph holds: intermediate results and packed weights."""
+    """An upper estimate of the memory that one compiled graph holds: intermediate results and packed
+    weights."""
     tokens, a = shape.batch * shape.length, spec.architecture
     scores = shape.batch * a.heads * shape.length * shape.length
     arrays = (tokens * (8 * a.hidden + 2 * a.intermediate) + scores * (3 if shape.padded else 2)

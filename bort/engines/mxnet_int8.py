@@ -1,8 +1,9 @@
 """MXNet's own 8-bit inference: symmetric int8 products with per-channel weights and calibrated activations.
 
-Calibration runs the float32 graph over sample batches and keeps, for every array that will be 8-bit, its smallest and
-largest value. They are kept under the names of ``bort.engines.mxnet_graph``, which do not depend on a batch's shape, so one
-calibration serves the graphs of all shapes. Classification and MLM heads stay in float32: they cost little and decide.
+Calibration runs the float32 graph over sample batches and keeps, for every array that will be 8-bit, its
+smallest and largest value. They are kept under the names of ``bort.engines.mxnet_graph``, which do not depend
+on a batch's shape, so one calibration serves the graphs of all shapes. Classification and MLM heads stay in
+float32: they cost little and decide.
 """
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def _nodes(symbol: Any) -> List[Dict[str, Any]]:
 
 
 def _stable_names(symbol: Any) -> Dict[str, str]:
-    """Output name to stable output name: a fused node, numbered by the pass, takes its last inner operator's name."""
+    """Output name to stable output name: a fused node, numbered by the pass, takes its last inner operator's
+    name."""
     names = {}
     for node in _nodes(symbol):
         if node["op"] == "null":
@@ -68,25 +70,30 @@ def calibrate(symbol: Any, parameters: Mapping[str, Any], batches: Iterable[Mapp
     """
     fused = symbol.get_backend_symbol(SUBGRAPH)
     stable = _stable_names(fused)
-    wanted = [name for name in _quantize(fused, parameters, attention, "naive")[3].include_layer if name in stable]
+    wanted = [name for name in _quantize(fused, parameters, attention, "naive")[3].include_layer
+              if name in stable]
     inside = fused.get_internals()
     watched = mx.sym.Group([inside[name] for name in wanted])
     run = mx.nd.CachedOp(watched)
     for batch in batches:
-        arrays = run(*[batch[name] if name in batch else parameters[name] for name in watched.list_arguments()])
+        arrays = run(*[batch[name] if name in batch else parameters[name]
+                       for name in watched.list_arguments()])
         for name, array in zip(wanted, arrays):
             low, high = array.min().asscalar(), array.max().asscalar()
             if not (abs(low) < float("inf") and abs(high) < float("inf")):
-                raise BortError(f"int8: {stable[name]} is not finite on the calibration data; the model is broken")
+                raise BortError(f"int8: {stable[name]} is not finite on the calibration data; the model is "
+                                "broken")
             known = thresholds.get(stable[name], (low, high))
             thresholds[stable[name]] = (float(min(low, known[0])), float(max(high, known[1])))
 
 
 def quantize(symbol: Any, parameters: Mapping[str, Any], thresholds: Thresholds,
              attention: bool = True) -> Tuple[Any, Dict[str, Any]]:
-    """The int8 form of the float32 graph ``symbol`` and its parameters (weights are packed at the first call)."""
+    """The int8 form of the float32 graph ``symbol`` and its parameters (weights are packed at the first
+    call)."""
     fused = symbol.get_backend_symbol(SUBGRAPH)
-    found = {name: thresholds[stable] for name, stable in _stable_names(fused).items() if stable in thresholds}
+    found = {name: thresholds[stable] for name, stable in _stable_names(fused).items()
+             if stable in thresholds}
     quantized = _quantize(fused, parameters, attention, "none")[0]
     quantized, arrays, _ = mx.contrib.quantization.calib_graph(
         quantized, dict(parameters), {}, _Collected(found), calib_mode="naive", quantized_dtype="auto")

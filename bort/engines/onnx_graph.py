@@ -5,8 +5,8 @@ Standard operators of opset 17 only; dynamic batch and length; inputs and output
     token_ids (B, T) int64, valid_length (B,) float32 [, masked_positions (B, M) int64]
     encoder: sequence (B, T, H)     classifier: scores (B, C)     mlm: logits (B, M, V)
 
-Q, K and V are one product, their scale is in the weights, and a classifier's last layer computes position 0 only.
-Nothing here imports MXNet.
+Q, K and V are one product, their scale is in the weights, and a classifier's last layer computes position 0
+only. Nothing here imports MXNet.
 """
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ HEAD_PREFIX = "head_"
 
 
 class Network(NamedTuple):
-    """What the graph depends on besides the parameters; ``head`` is a kind of ``bort.models.HEADS`` or None."""
+    """What the graph depends on besides the parameters; ``head`` is a kind of ``bort.models.HEADS`` or
+    None."""
 
     architecture: Architecture
     vocab_size: int
@@ -41,7 +42,8 @@ def build(network: Network, arrays: Mapping[str, np.ndarray], part: str, metadat
     """The ``onnx.ModelProto`` of one part.
 
     Args:
-        arrays: parameters named as in ``bort.checkpoints.parameter_arrays``, with or without ``bort.`` in front.
+        arrays: parameters named as in ``bort.checkpoints.parameter_arrays``, with or without ``bort.`` in
+            front.
         metadata: strings stored in the file (labels, padding id, ...).
 
     Raises:
@@ -108,20 +110,23 @@ class _Builder:
         inputs = [helper.make_tensor_value_info("token_ids", TensorProto.INT64, ["batch", "length"]),
                   helper.make_tensor_value_info("valid_length", TensorProto.FLOAT, ["batch"])]
         if self.part == "classifier":
-            output, shape = self.classify(x), ["batch", len(self.arrays[f"classifier.{self.last_layer()}.bias"])]
+            output, shape = self.classify(x), ["batch",
+                                               len(self.arrays[f"classifier.{self.last_layer()}.bias"])]
         elif self.part == "mlm":
-            inputs.append(helper.make_tensor_value_info("masked_positions", TensorProto.INT64, ["batch", "masked"]))
+            inputs.append(helper.make_tensor_value_info("masked_positions", TensorProto.INT64,
+                                                        ["batch", "masked"]))
             output, shape = self.vocabulary_logits(x), ["batch", "masked", self.network.vocab_size]
         else:
             real = self.op("Cast", "real", ["inside"], to=TensorProto.FLOAT)
             rows = self.op("Unsqueeze", "real_rows", [real, self.integers("last", -1)])
             output = self.op("Mul", "sequence", [x, rows])
             shape = ["batch", "length", self.hidden]
-        graph = helper.make_graph(
-            self.nodes, f"bort_{self.part}", inputs, [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
-            [numpy_helper.from_array(value, name) for name, value in self.constants.items()])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
-                                  producer_name="bort")
+        graph = helper.make_graph(self.nodes, f"bort_{self.part}", inputs,
+                                  [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
+                                  [numpy_helper.from_array(value, name) for name,
+                                   value in self.constants.items()])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)],
+                                  ir_version=IR_VERSION, producer_name="bort")
         helper.set_model_props(model, dict(metadata))
         return model
 
@@ -139,20 +144,23 @@ class _Builder:
         counts = self.op("Unsqueeze", "counts", ["valid_length", self.integers("second_axis", 1)])
         self.op("Less", "inside", [self.op("Cast", "float_steps", [steps], to=1), counts])          # (B, T)
         added = self.op("Where", "padding", ["inside", self.constant("float_zero", np.array(0, "float32")),
-                                             self.constant("masked_score", np.array(MASKED_SCORE, "float32"))])
-        self.op("Unsqueeze", "score_mask", [added, self.integers("middle_axes", 1, 2)])             # (B, 1, 1, T)
-        return self.norm(self.op("Add", "embedding_sum", [words, positions]), "embedding", "encoder.layer_norm",
-                         self.network.epsilon)
+                                             self.constant("masked_score",
+                                                           np.array(MASKED_SCORE, "float32"))])
+        self.op("Unsqueeze", "score_mask", [added, self.integers("middle_axes", 1, 2)])  # (B, 1, 1, T)
+        return self.norm(self.op("Add", "embedding_sum", [words, positions]), "embedding",
+                         "encoder.layer_norm", self.network.epsilon)
 
     def split_heads(self, x: str, name: str, axes: Sequence[int]) -> str:
         shape = self.integers("head_shape", 0, -1, self.heads, self.hidden // self.heads)
-        return self.op("Transpose", f"{name}_heads", [self.op("Reshape", f"{name}_split", [x, shape])], perm=list(axes))
+        return self.op("Transpose", f"{name}_heads", [self.op("Reshape", f"{name}_split", [x, shape])],
+                       perm=list(axes))
 
     def layer(self, index: int, x: str, first_only: bool) -> str:
         """(B, T, H) to (B, T, H), or to (B, 1, H) for position 0."""
         here, cell = f"layer{index}_", f"encoder.transformer_cells.{index}."
         scale = math.sqrt(self.hidden // self.heads)
-        given = {name: {part: self.arrays[f"{cell}attention_cell.proj_{name}.{part}"] for part in ("weight", "bias")}
+        given = {name: {part: self.arrays[f"{cell}attention_cell.proj_{name}.{part}"] for part in ("weight",
+                                                                                                   "bias")}
                  for name in ("query", "key", "value")}
         given["query"] = {part: array / np.float32(scale) for part, array in given["query"].items()}
         kept = x
@@ -165,9 +173,10 @@ class _Builder:
             query, key, value = self.projections(x, f"{here}qkv", list(given.values()))
         scores = self.op("MatMul", f"{here}scores", [self.split_heads(query, f"{here}query", (0, 2, 1, 3)),
                                                      self.split_heads(key, f"{here}key", (0, 2, 3, 1))])
-        masked = self.op("Add", f"{here}masked_scores", [scores, "score_mask"])                     # (B, A, T, T)
+        masked = self.op("Add", f"{here}masked_scores", [scores, "score_mask"])  # (B, A, T, T)
         weights = self.op("Softmax", f"{here}attention", [masked], axis=-1)
-        context = self.op("MatMul", f"{here}context", [weights, self.split_heads(value, f"{here}value", (0, 2, 1, 3))])
+        context = self.op("MatMul", f"{here}context",
+                          [weights, self.split_heads(value, f"{here}value", (0, 2, 1, 3))])
         rows = self.op("Transpose", f"{here}context_rows", [context], perm=[0, 2, 1, 3])
         merged = self.op("Reshape", f"{here}merged", [rows, self.integers("merged_shape", 0, 0, self.hidden)])
         attended = self.stored(merged, f"{here}proj", f"{cell}proj")
@@ -202,10 +211,13 @@ class _Builder:
         return self.op("Identity", "scores", [x])
 
     def vocabulary_logits(self, x: str) -> str:
-        indices = self.op("Unsqueeze", "gather_rows", ["masked_positions", self.integers("last", -1)])   # (B, M, 1)
+        # (B, M, 1)
+        indices = self.op("Unsqueeze", "gather_rows", ["masked_positions", self.integers("last", -1)])
         # The rows of padding are zero in the model, and so they are for whoever asks for one.
-        real = self.op("Unsqueeze", "real_rows", [self.op("Cast", "real", ["inside"], to=1), self.integers("last", -1)])
-        x = self.op("GatherND", f"{HEAD_PREFIX}hidden", [self.op("Mul", "sequence", [x, real]), indices], batch_dims=1)
+        real = self.op("Unsqueeze", "real_rows", [self.op("Cast", "real", ["inside"], to=1),
+                                                  self.integers("last", -1)])
+        x = self.op("GatherND", f"{HEAD_PREFIX}hidden", [self.op("Mul", "sequence", [x, real]), indices],
+                    batch_dims=1)
         x = self.gelu(self.stored(x, f"{HEAD_PREFIX}dense", "decoder.0"), f"{HEAD_PREFIX}gelu")
         x = self.norm(x, f"{HEAD_PREFIX}norm", "decoder.2", self.network.mlm_epsilon)
         product = self.op("MatMul", f"{HEAD_PREFIX}product", [

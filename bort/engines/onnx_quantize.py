@@ -1,7 +1,9 @@
-"""8-bit forms of an exported encoder, made by onnxruntime's own quantizer: the linear layers, per output channel.
+"""8-bit forms of an exported encoder, made by onnxruntime's own quantizer: the linear layers, per output
+channel.
 
-Dynamic quantization measures every activation as it comes and needs no data; static quantization fixes the ranges of
-activations beforehand. Attention, LayerNorm, embeddings and heads stay in float32. Nothing here imports MXNet.
+Dynamic quantization measures every activation as it comes and needs no data; static quantization fixes the
+ranges of activations beforehand. Attention, LayerNorm, embeddings and heads stay in float32. Nothing here
+imports MXNet.
 """
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ Batch = Tuple[np.ndarray, np.ndarray]
 
 
 class _Reader:
-    """Feeds calibration batches to onnxruntime one by one; the part "mlm" gets a position, whose head stays in float32."""
+    """Feeds calibration batches to onnxruntime one by one; the part "mlm" gets a position, whose head stays
+    in float32."""
 
     def __init__(self, batches: Sequence[Batch], masked: bool) -> None:
         self._batches, self._masked = iter(batches), masked
@@ -46,8 +49,8 @@ def write(model: Any, path: PathLike) -> None:
         BortError: it is larger than a file of this format can be, or the folder cannot be written to.
     """
     if model.ByteSize() >= 2 ** 31:
-        raise BortError(f"{path}: {model.ByteSize() / 2 ** 30:.1f} GiB are more than an ONNX file can hold (2 GiB); "
-                        "export a smaller architecture")
+        raise BortError(f"{path}: {model.ByteSize() / 2 ** 30:.1f} GiB are more than an ONNX file can hold "
+                        "(2 GiB); export a smaller architecture")
     with atomic_write(path, "wb") as stream:
         stream.write(model.SerializeToString())
 
@@ -58,7 +61,8 @@ def quantize(model: Any, path: PathLike, method: str, batches: Sequence[Batch] =
 
     Args:
         model: the ``onnx.ModelProto`` of ``bort.engines.onnx_graph``.
-        method: "dynamic", or "static", which needs ``batches`` of ``token_ids`` (B, T) and ``valid_length`` (B,).
+        method: "dynamic", or "static", which needs ``batches`` of ``token_ids`` (B, T) and ``valid_length``
+            (B,).
         reduce_range: 7-bit weights, for CPUs without VNNI instructions, whose 8-bit products can overflow.
 
     Raises:
@@ -67,7 +71,8 @@ def quantize(model: Any, path: PathLike, method: str, batches: Sequence[Batch] =
     try:
         from onnxruntime import quantization
     except ImportError as error:
-        raise BortError(f"quantization needs onnxruntime and onnx: pip install onnxruntime onnx [{error}]") from error
+        raise BortError(
+                        f"quantization needs onnxruntime and onnx: pip install onnxruntime onnx [{error}]") from error
     if method not in METHODS:
         raise BortError(f"int8 method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     if method == "static" and not batches:
@@ -81,8 +86,10 @@ def quantize(model: Any, path: PathLike, method: str, batches: Sequence[Batch] =
         if method == "dynamic":
             quantization.quantize_dynamic(source, result, **common)
         else:
-            # "min max" over a few hundred sequences; the percentile methods were no better here and far slower.
-            quantization.quantize_static(source, result, _reader(model, batches), quant_format=quantization.QuantFormat.QDQ,
+            # "min max" over a few hundred sequences; the percentile methods were no better here and far
+            # slower.
+            quantization.quantize_static(source, result, _reader(model, batches),
+                                         quant_format=quantization.QuantFormat.QDQ,
                                          activation_type=quantization.QuantType.QUInt8, **common)
         data = result.read_bytes()
     with atomic_write(path, "wb") as stream:
@@ -101,7 +108,8 @@ def _reader(model: Any, batches: Sequence[Batch]) -> Any:
 def _float_nodes(model: Any) -> List[str]:
     from bort.engines.onnx_graph import HEAD_PREFIX
 
-    return [node.name for node in model.graph.node if node.op_type == "MatMul" and node.name.startswith(HEAD_PREFIX)]
+    return [node.name for node in model.graph.node if node.op_type == "MatMul"
+            and node.name.startswith(HEAD_PREFIX)]
 
 
 def _with_metadata(data: bytes, source: Any) -> bytes:

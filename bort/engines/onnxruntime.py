@@ -34,7 +34,8 @@ class OnnxRunner:
 
     Attributes:
         part: "encoder", "classifier" or "mlm".
-        settings: what the export stored in the file: ``vocab_size``, ``max_length``, ``labels``, ``task``, ...
+        settings: what the export stored in the file: ``vocab_size``, ``max_length``, ``labels``, ``task``,
+            ...
 
     Raises:
         BortError: onnxruntime is missing, or the file is missing, broken or not one of ours.
@@ -56,7 +57,8 @@ class OnnxRunner:
         if count:
             options.intra_op_num_threads = count
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(str(path), options,
+                                                        providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base below Exception
             raise BortError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
         stored = dict(self.session.get_modelmeta().custom_metadata_map)
@@ -65,12 +67,13 @@ class OnnxRunner:
         try:
             self.settings: Dict[str, Any] = json.loads(stored["settings"])
             self.part: str = self.settings["part"]
-            fits = self.part in PARTS and all(isinstance(self.settings[key], int) for key in ("vocab_size", "max_length"))
+            fits = self.part in PARTS and all(isinstance(self.settings[key], int) for key in ("vocab_size",
+                                                                                              "max_length"))
         except (KeyError, TypeError, ValueError):
             fits = False
         if not fits:
-            raise BortError(f"{path}: what the export stored in it is damaged; export it again: python -m bort.export MODEL "
-                            f"{path}")
+            raise BortError(f"{path}: what the export stored in it is damaged; export it again: python -m "
+                            f"bort.export MODEL {path}")
         self._tokenizer: Optional[Tokenizer] = None
 
     @property
@@ -80,12 +83,13 @@ class OnnxRunner:
             self._tokenizer = load_tokenizer(self.path.parent)
             wanted = self.settings.get("tokenizer")
             if wanted is not None and self._tokenizer.fingerprint != wanted:
-                raise BortError(f"{self.path.parent}: its tokenizer is not the one that {self.path.name} was exported "
-                                "with")
+                raise BortError(f"{self.path.parent}: its tokenizer is not the one that {self.path.name} was "
+                                "exported with")
         return self._tokenizer
 
     def require(self, **wanted: Any) -> None:
-        """Refuse the file unless it was exported with these :attr:`settings`: ``part="classifier"``, ``task="RTE"``, ...
+        """Refuse the file unless it was exported with these :attr:`settings`: ``part="classifier"``,
+        ``task="RTE"``, ...
 
         Raises:
             BortError: one differs, or the file was written before exports stored it.
@@ -94,9 +98,11 @@ class OnnxRunner:
             if self.settings.get(name) != value:
                 what = "was made from other parameters than" if name == "parameters" else \
                     f"has the {name} {self.settings.get(name)!r} instead of {value!r} of"
-                raise BortError(f"{self.path}: {what} this model; export it again: python -m bort.export MODEL {self.path}")
+                raise BortError(f"{self.path}: {what} this model; export it again: python -m bort.export "
+                                f"MODEL {self.path}")
 
-    def __call__(self, token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> np.ndarray:
+    def __call__(self, token_ids: Any, valid_length: Any,
+                 masked_positions: Optional[Any] = None) -> np.ndarray:
         """Run the network.
 
         Args:
@@ -111,8 +117,8 @@ class OnnxRunner:
         """
         ids, lengths = np.asarray(token_ids), np.asarray(valid_length)
         if ids.ndim != 2 or 0 in ids.shape or lengths.shape != ids.shape[:1]:
-            raise BortError(f"token_ids must be (batch, length) and valid_length (batch,), not {ids.shape} and "
-                            f"{lengths.shape}")
+            raise BortError(f"token_ids must be (batch, length) and valid_length (batch,), not {ids.shape} "
+                            f"and {lengths.shape}")
         if ids.shape[1] > self.settings["max_length"]:
             raise BortError(f"sequences of {ids.shape[1]} tokens are longer than max_length "
                             f"{self.settings['max_length']}")
@@ -127,7 +133,8 @@ class OnnxRunner:
         if masked_positions is not None:
             positions = np.asarray(masked_positions)
             if positions.ndim != 2 or positions.shape[0] != len(ids) or 0 in positions.shape:
-                raise BortError(f"masked_positions must have the shape ({len(ids)}, M), not {positions.shape}")
+                raise BortError(f"masked_positions must have the shape ({len(ids)}, M), not "
+                                f"{positions.shape}")
             _check_range("masked position", positions, 0, ids.shape[1] - 1)
             feed["masked_positions"] = positions.astype("int64")
         return self.session.run(None, feed)[0]
@@ -149,8 +156,10 @@ class OnnxRunner:
             batch[number, :len(row)] = row
         return batch, lengths
 
-    def classify(self, texts: Sequence[Union[str, Tuple[str, str]]], batch_size: int = 16) -> List[Dict[str, Any]]:
-        """``{"label", "probabilities"}`` for every text or pair of texts; ``{"score"}`` of a regression model.
+    def classify(self, texts: Sequence[Union[str, Tuple[str, str]]], batch_size: int = 16) -> List[Dict[str,
+                                                                                                        Any]]:
+        """``{"label", "probabilities"}`` for every text or pair of texts; ``{"score"}`` of a regression
+        model.
 
         Raises:
             BortError: the file holds no classifier, or there is no tokenizer beside it.
@@ -166,16 +175,17 @@ class OnnxRunner:
             labels = [str(label) for label in self.settings.get("labels") or range(scores.shape[1])]
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             weights /= weights.sum(axis=1, keepdims=True)
-            results.extend({"label": labels[int(row.argmax())], "probabilities": dict(zip(labels, row.tolist()))}
-                           for row in weights)
+            results.extend({"label": labels[int(row.argmax())],
+                            "probabilities": dict(zip(labels, row.tolist()))} for row in weights)
         return results
 
 
 def parameters_digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 in hexadecimal of parameters as float32, under the names of ``checkpoints.parameter_arrays``: what a file
-    stores of the model that it was made from."""
+    """SHA-256 in hexadecimal of parameters as float32, under the names of ``checkpoints.parameter_arrays``:
+    what a file stores of the model that it was made from."""
     digest = hashlib.sha256()
-    for name, array in sorted((name[5:] if name.startswith("bort.") else name, array) for name, array in arrays.items()):
+    for name, array in sorted((name[5:] if name.startswith("bort.") else name, array) for name,
+                              array in arrays.items()):
         digest.update(f"{name} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array, dtype="float32").data)
     return digest.hexdigest()

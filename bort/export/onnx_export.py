@@ -1,7 +1,9 @@
-"""Export a model to ONNX: ``python -m bort.export MODEL OUT.onnx``. The file runs where MXNet is not installed.
+"""Export a model to ONNX: ``python -m bort.export MODEL OUT.onnx``. The file runs where MXNet is not
+installed.
 
-The file is checked before it appears: its outputs on random padded batches must be the model's. Its tokenizer is put
-beside it, so that ``bort.engines.onnxruntime.OnnxRunner(OUT.onnx).classify(texts)`` needs nothing else.
+The file is checked before it appears: its outputs on random padded batches must be the model's. Its tokenizer
+is put beside it, so that ``bort.engines.onnxruntime.OnnxRunner(OUT.onnx).classify(texts)`` needs nothing
+else.
 """
 from __future__ import annotations
 
@@ -28,9 +30,10 @@ from bort.text.tokenizers.loading import Tokenizer, find_tokenizer_files, load_t
 TOLERANCE = 1e-3
 """Largest difference between the file and the model that passes, relative to the largest output."""
 LEAST_CORRELATION = 0.5
-"""Between an 8-bit file's outputs and the model's on random batches. Honest files reach 0.99 as a rule and 0.8 in the worst
-case tried (a tiny random network, calibrated on one repeated token); below this, 8 bits are of no use or something is wrong.
-Outputs that hardly differ from one another pass by being close instead, within a twentieth of their size."""
+"""Between an 8-bit file's outputs and the model's on random batches. Honest files reach 0.99 as a rule and
+0.8 in the worst case tried (a tiny random network, calibrated on one repeated token); below this, 8 bits are
+of no use or something is wrong. Outputs that hardly differ from one another pass by being close instead,
+within a twentieth of their size."""
 COMMANDS = """examples:
   python -m bort.export runs/sst2/model sst2.onnx
   python -m bort.export runs/sst2/model sst2-int8.onnx --int8 dynamic --evaluate data/glue
@@ -43,14 +46,16 @@ def to_onnx(model: Union[Bert, Classifier], part: str, settings: Dict[str, Any])
     """The ``onnx.ModelProto`` of a model's part, with ``settings`` stored in it as JSON."""
     bert = model.bort if isinstance(model, Classifier) else model
     network = onnx_graph.Network(bert.architecture, bert.vocab_size, bert.max_length, bert.layer_norm_eps,
-                                 bert.mlm_layer_norm_eps, model.head if isinstance(model, Classifier) else None)
+                                 bert.mlm_layer_norm_eps, model.head if isinstance(model, Classifier)
+                                 else None)
     stored = {"part": part, "vocab_size": bert.vocab_size, "max_length": bert.max_length,
               "architecture": bert.architecture.to_dict(), **settings}
     return onnx_graph.build(network, model_folder.parameter_arrays(model), part,
                             {"bort": FORMAT, "settings": json.dumps(stored)})
 
 
-def compare(model: Union[Bert, Classifier], runner: OnnxRunner, seed: int = 0, batches: int = 4) -> Dict[str, float]:
+def compare(model: Union[Bert, Classifier], runner: OnnxRunner, seed: int = 0, batches: int = 4) -> Dict[str,
+                                                                                                         float]:
     """Outputs of the file beside the model's on random padded batches of different shapes.
 
     Returns:
@@ -79,9 +84,9 @@ def compare(model: Union[Bert, Classifier], runner: OnnxRunner, seed: int = 0, b
             "correlation": float(np.corrcoef(found, wanted)[0, 1])}
 
 
-def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] = None, int8: Optional[str] = None,
-           batches: Sequence[Batch] = (), tokenizer: Optional[Tokenizer] = None, reduce_range: bool = False,
-           settings: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] = None,
+           int8: Optional[str] = None, batches: Sequence[Batch] = (), tokenizer: Optional[Tokenizer] = None,
+           reduce_range: bool = False, settings: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
     """Write a model's part as ONNX, checked.
 
     Args:
@@ -95,13 +100,14 @@ def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] =
         What the command prints: the part, the file's size, the differences.
 
     Raises:
-        BortError: a package is missing, the folder cannot be written to or holds another tokenizer, or the file computes
-            something else than the model (it is not written then).
+        BortError: a package is missing, the folder cannot be written to or holds another tokenizer, or the
+            file computes something else than the model (it is not written then).
     """
     try:
         import onnx  # noqa: F401
     except ImportError as error:
-        raise BortError(f"the export needs onnx and onnxruntime: pip install onnx onnxruntime [{error}]") from error
+        raise BortError(
+                        f"the export needs onnx and onnxruntime: pip install onnx onnxruntime [{error}]") from error
     path = Path(path)
     part = part or ("classifier" if isinstance(model, Classifier) else "encoder")
     stored = dict(settings or {})
@@ -111,10 +117,11 @@ def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] =
     stored.update({"tokenizer": tokenizer.fingerprint if tokenizer is not None else None, "int8": int8})
     stored["parameters"] = parameters_digest(model_folder.parameter_arrays(model))
     graph = to_onnx(model, part, stored)
-    if tokenizer is not None and any(file.name != "tokenizer_config.json" for file in find_tokenizer_files(path.parent)) \
-            and load_tokenizer(path.parent).fingerprint != tokenizer.fingerprint:
-        raise BortError(f"{path.parent}: holds another tokenizer than the model's, which would take its place; choose "
-                        "another folder for the file")
+    if tokenizer is not None and any(file.name != "tokenizer_config.json"
+                                     for file in find_tokenizer_files(path.parent)) and load_tokenizer(
+                                                                                                       path.parent).fingerprint != tokenizer.fingerprint:
+        raise BortError(f"{path.parent}: holds another tokenizer than the model's, which would take its "
+                        "place; choose another folder for the file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=str(path.parent), prefix=".export-") as folder:
@@ -122,8 +129,9 @@ def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] =
             onnx_quantize.write(graph, checked)
             report = compare(model, OnnxRunner(checked))
             if not report["max_difference"] <= TOLERANCE * max(1.0, report["scale"]):
-                raise BortError(f"{path}: the exported graph differs from the model by {report['max_difference']:.2g}; it "
-                                "is not written (a bug, or parameters that are not finite)")
+                raise BortError(f"{path}: the exported graph differs from the model by "
+                                f"{report['max_difference']:.2g}; it is not written (a bug, or parameters "
+                                "that are not finite)")
             result: Dict[str, Any] = {"file": str(path), "part": part, "bytes": 0, "float32": report}
             if int8 is not None:
                 checked = Path(folder) / "int8.onnx"
@@ -142,8 +150,9 @@ def _checked_int8(report: Dict[str, float], path: Path) -> Dict[str, float]:
     close = report["max_difference"] <= 0.05 * report["scale"] or report["correlation"] >= LEAST_CORRELATION
     if not (np.isfinite(report["max_difference"]) and close):
         raise BortError(f"{path}: the 8-bit form computes something else than the model (correlation "
-                        f"{report['correlation']:.3f}, largest difference {report['max_difference']:.2g}); it is not "
-                        "written. Other --calibration data, --int8 dynamic or, on an old CPU, --reduce-range may do better")
+                        f"{report['correlation']:.3f}, largest difference {report['max_difference']:.2g}); "
+                        "it is not written. Other --calibration data, --int8 dynamic or, on an old CPU, "
+                        "--reduce-range may do better")
     return report
 
 
@@ -179,13 +188,18 @@ def _parser() -> argparse.ArgumentParser:
                                      epilog=COMMANDS, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="a model folder or a .params file")
     parser.add_argument("output", metavar="OUT.onnx")
-    parser.add_argument("--part", choices=onnx_graph.PARTS, help="default: classifier if there is one, else encoder")
-    parser.add_argument("--int8", choices=onnx_quantize.METHODS, help="8-bit linear layers; static needs --calibration")
-    parser.add_argument("--calibration", metavar="DATA", help="a text file, an input per line, or the task's folder")
+    parser.add_argument("--part", choices=onnx_graph.PARTS,
+                        help="default: classifier if there is one, else encoder")
+    parser.add_argument("--int8", choices=onnx_quantize.METHODS,
+                        help="8-bit linear layers; static needs --calibration")
+    parser.add_argument("--calibration", metavar="DATA",
+                        help="a text file, an input per line, or the task's folder")
     parser.add_argument("--examples", type=int, metavar="N",
                         help=f"drawn from it (default: {EXAMPLES})")
-    parser.add_argument("--reduce-range", action="store_true", help="7-bit weights, for CPUs without VNNI instructions")
-    parser.add_argument("--evaluate", metavar="DATA", help="the task's folder: print dev metrics before and after")
+    parser.add_argument("--reduce-range", action="store_true",
+                        help="7-bit weights, for CPUs without VNNI instructions")
+    parser.add_argument("--evaluate", metavar="DATA",
+                        help="the task's folder: print dev metrics before and after")
     parser.add_argument("--task", help="whose data these folders hold (default: the model's own)")
     parser.add_argument("--max-length", type=int, metavar="N", help="of both (default: as trained)")
     parser.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
@@ -205,7 +219,8 @@ def _open(args: argparse.Namespace) -> Tuple[Any, Optional[Tokenizer], Optional[
     training = stored.config.get("training")
     used = training.get("max_length") if isinstance(training, dict) else None
     if args.max_length is not None and not 4 <= args.max_length <= model.max_length:
-        raise BortError(f"--max-length {args.max_length}: {args.model} takes from 4 to {model.max_length} tokens")
+        raise BortError(f"--max-length {args.max_length}: {args.model} takes from 4 to {model.max_length} "
+                        "tokens")
     if not isinstance(used, int) or not 4 <= used <= model.max_length:
         used = model.max_length  # not recorded: nothing that the model takes is cut
     return model, inspection.find_tokenizer(stored, args.tokenizer), task, args.max_length or used
@@ -225,8 +240,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     model, tokenizer, task, length = _open(args)
     if tokenizer is None and (args.calibration or args.evaluate):
         raise BortError(f"{args.model}: there is no tokenizer with it; give --tokenizer DIR")
-    if args.evaluate and (task is None or not isinstance(model, Classifier) or args.part not in (None, "classifier")):
-        raise BortError("--evaluate needs a classifier and its task; give --task NAME if the model does not name one")
+    if args.evaluate and (task is None or not isinstance(model, Classifier) or args.part not in (None,
+                                                                                                 "classifier")):
+        raise BortError("--evaluate needs a classifier and its task; give --task NAME if the model does not "
+                        "name one")
     batches: Sequence[Batch] = ()
     if args.calibration and tokenizer is not None:
         batches = calibration_batches(args.calibration, tokenizer, length, task,

@@ -1,4 +1,5 @@
-"""One fine-tuning experiment, from a task's files and a model to metrics, a model folder and submission files."""
+"""One fine-tuning experiment, from a task's files and a model to metrics, a model folder and submission
+files."""
 from __future__ import annotations
 
 import shutil
@@ -46,7 +47,8 @@ class Encoded:
 
 @dataclass
 class TaskData:
-    """Everything a task's folder offers: training and dev data, and further sets to score by ``Task/split``."""
+    """Everything a task's folder offers: training and dev data, and further sets to score by
+    ``Task/split``."""
 
     task: Task
     train: Optional[Encoded]
@@ -55,7 +57,8 @@ class TaskData:
 
 
 def choose_tokenizer(model: PathLike, tokenizer: Optional[PathLike]) -> Tokenizer:
-    """The tokenizer in ``tokenizer`` if given, else the one in the model's folder, else GluonNLP's in its usual place.
+    """The tokenizer in ``tokenizer`` if given, else the one in the model's folder, else GluonNLP's in its
+    usual place.
 
     Raises:
         BortError: there is none in any of these.
@@ -67,8 +70,8 @@ def choose_tokenizer(model: PathLike, tokenizer: Optional[PathLike]) -> Tokenize
         return own
     default = find_default_tokenizer()
     if default is None:
-        raise BortError(f"{model}: no tokenizer files beside it; give --tokenizer DIR (RoBERTa's vocab.json and merges.txt, "
-                        "GluonNLP's .vocab file, or a SentencePiece model)")
+        raise BortError(f"{model}: no tokenizer files beside it; give --tokenizer DIR (RoBERTa's vocab.json "
+                        "and merges.txt, GluonNLP's .vocab file, or a SentencePiece model)")
     return load_tokenizer(default)
 
 
@@ -79,8 +82,8 @@ def own_tokenizer(model: PathLike) -> Optional[Tokenizer]:
 
 
 def content_of(path: PathLike) -> str:
-    """What is in a model folder, ``.params`` file or table of scores, as SHA-256 in hexadecimal, so that a resumed run
-    notices that another one took its place; ``"random:..."`` is its own description.
+    """What is in a model folder, ``.params`` file or table of scores, as SHA-256 in hexadecimal, so that a
+    resumed run notices that another one took its place; ``"random:..."`` is its own description.
 
     Raises:
         BortError: there is no such model.
@@ -95,14 +98,16 @@ def content_of(path: PathLike) -> str:
 
 
 def contents(data: TaskData, *models: Optional[PathLike]) -> Dict[str, Any]:
-    """Settings of a run that tell its models (None: there is none) and the sets it is scored on from others."""
+    """Settings of a run that tell its models (None: there is none) and the sets it is scored on from
+    others."""
     sets = {"dev": data.dev, **data.others}
     return {"models": [None if model is None else content_of(model) for model in models],
             "sets": {name: part.tokens.fingerprint for name, part in sets.items() if part is not None}}
 
 
 def read_task(name: str, data_dir: PathLike, tokenizer: Tokenizer, max_length: int, encoding: str = "paper",
-              cache_dir: Optional[PathLike] = None, train: bool = True, seed: int = 0, limit: int = 0) -> TaskData:
+              cache_dir: Optional[PathLike] = None, train: bool = True, seed: int = 0,
+              limit: int = 0) -> TaskData:
     """Read and encode a task's splits and those companion sets whose files are there.
 
     Args:
@@ -118,15 +123,15 @@ def read_task(name: str, data_dir: PathLike, tokenizer: Tokenizer, max_length: i
     def encoded(owner: Task, split: Split) -> Encoded:
         tokens = encode(owner, split, tokenizer, max_length, cache_dir)
         if tokens.num_truncated:
-            say(f"{owner.name} {split.name}: {tokens.num_truncated} of {len(tokens)} examples were cut to {max_length} "
-                "tokens")
+            say(f"{owner.name} {split.name}: {tokens.num_truncated} of {len(tokens)} examples were cut to "
+                f"{max_length} tokens")
         return Encoded(owner, split, tokens)
 
     training = None
     if train:
         if "train" not in task.splits:
-            raise BortError(f"{task.name} has no training data: fine-tune on {task.model_task}, whose model is scored "
-                            f"on {task.name} too")
+            raise BortError(f"{task.name} has no training data: fine-tune on {task.model_task}, whose model "
+                            f"is scored on {task.name} too")
         rng = np.random.default_rng([seed, 0x54524E])
         split = task.training_subset(task.read(data_dir, "train"), rng)
         if limit and limit < len(split):
@@ -148,7 +153,8 @@ def read_task(name: str, data_dir: PathLike, tokenizer: Tokenizer, max_length: i
 
 def classifier_for(task: Task, source: Union[Bert, Classifier], seed: int, head: Optional[str] = None,
                    dropout: Optional[float] = None) -> Classifier:
-    """``source`` with a fresh head for ``task``, drawn from ``seed``; a classifier of the same task keeps its own.
+    """``source`` with a fresh head for ``task``, drawn from ``seed``; a classifier of the same task keeps its
+    own.
 
     The head is the paper's for the task (linear; CoLA has one more layer) unless ``head`` names another.
     """
@@ -164,8 +170,9 @@ def classifier_for(task: Task, source: Union[Bert, Classifier], seed: int, head:
     return model
 
 
-def load_source(model: PathLike, tokenizer: Tokenizer, architecture: Optional[str] = None, heads: Optional[int] = None,
-                dropout: Optional[float] = None, seed: int = 0) -> Union[Bert, Classifier]:
+def load_source(model: PathLike, tokenizer: Tokenizer, architecture: Optional[str] = None,
+                heads: Optional[int] = None, dropout: Optional[float] = None, seed: int = 0) -> Union[Bert,
+                                                                                                      Classifier]:
     """A model folder or ``.params`` file; ``"random:D,A,H,I"`` (or a preset's name) is a fresh network.
 
     Raises:
@@ -193,9 +200,9 @@ def teacher_scores(teacher: Classifier, data: TaskData, name: str, data_dir: Pat
         BortError: the teacher has another number of outputs than the task.
     """
     if not isinstance(teacher, Classifier) or teacher.num_outputs != data.task.num_outputs:
-        raise BortError(f"{teacher_path}: the teacher must be a classifier with {data.task.num_outputs} outputs; fine-tune "
-                        f"it first: python run_finetune.py --task {name} --data-dir {data_dir} --model {teacher_path} "
-                        "--output TEACHER --algorithm plain")
+        raise BortError(f"{teacher_path}: the teacher must be a classifier with {data.task.num_outputs} "
+                        f"outputs; fine-tune it first: python run_finetune.py --task {name} --data-dir "
+                        f"{data_dir} --model {teacher_path} --output TEACHER --algorithm plain")
     own = load_tokenizer(teacher_path) if find_tokenizer_files(teacher_path) else tokenizer
     tokens = data.train.tokens
     if own.fingerprint != tokenizer.fingerprint:
@@ -205,7 +212,8 @@ def teacher_scores(teacher: Classifier, data: TaskData, name: str, data_dir: Pat
 
 def write_outputs(model: Classifier, data: TaskData, tokenizer: Tokenizer, folder: Path,
                   record: Mapping[str, Any]) -> Dict[str, Dict[str, float]]:
-    """Score every set, write the submission files and the model folder; metrics by set ("dev", "MNLI-mm/dev", ...)."""
+    """Score every set, write the submission files and the model folder; metrics by set ("dev", "MNLI-mm/dev",
+    ...)."""
     metrics: Dict[str, Dict[str, float]] = {}
     sets = dict(data.others)
     if data.dev is not None:
@@ -213,17 +221,20 @@ def write_outputs(model: Classifier, data: TaskData, tokenizer: Tokenizer, folde
     for name, encoded in sets.items():
         scores = score(model, encoded.tokens.token_ids, tokenizer.pad_id, describe=name)
         if encoded.split.labelled:
-            metrics[name] = {key: float(value) for key, value in encoded.task.evaluate(encoded.split, scores).items()}
+            metrics[name] = {key: float(value) for key, value in encoded.task.evaluate(encoded.split,
+                                                                                       scores).items()}
         if name.endswith("/test"):
             on_root(lambda: encoded.task.write_submission(encoded.split, scores, folder / "predictions"))
-    on_root(lambda: model_folder.save(model, folder / "model", tokenizer, extra={"training": {**record, "metrics": metrics}}))
+    on_root(lambda: model_folder.save(model, folder / "model", tokenizer,
+                                      extra={"training": {**record, "metrics": metrics}}))
     return metrics
 
 
 def run_once(data: TaskData, build: Callable[[int], Classifier], tokenizer: Tokenizer, settings: Settings,
              soft: Optional[np.ndarray], folder: Path, described: Mapping[str, Any], resume: bool,
              checkpoint_interval: int) -> Dict[str, Any]:
-    """Fine-tune with one seed in ``folder`` and return its ``results.json``; a run that has ended is not repeated."""
+    """Fine-tune with one seed in ``folder`` and return its ``results.json``; a run that has ended is not
+    repeated."""
     with RunFolder(folder, {**described, **settings.__dict__}, resume) as run:
         if run.results is not None:
             say(f"{folder}: has ended already")
@@ -231,8 +242,9 @@ def run_once(data: TaskData, build: Callable[[int], Classifier], tokenizer: Toke
         started = time.time()
         model = build(settings.seed)
         training = TrainingData(data.train.tokens.token_ids, data.train.tokens.labels, soft)
-        outcome = fine_tune(model, training, lambda network: data.dev.metrics(network, tokenizer.pad_id), settings,
-                            tokenizer.pad_id, run, checkpoint_interval, title=f"{data.task.name} seed {settings.seed}")
+        outcome = fine_tune(model, training, lambda network: data.dev.metrics(network, tokenizer.pad_id),
+                            settings, tokenizer.pad_id, run, checkpoint_interval,
+                            title=f"{data.task.name} seed {settings.seed}")
         record = {"task": data.task.name, "suite": data.task.suite, "algorithm": described["algorithm"],
                   "settings": dict(settings.__dict__), "model": described["model"],
                   "max_length": described["max_length"]}
@@ -252,16 +264,19 @@ def plot_history(history: List[Dict[str, Any]], path: Path, title: str) -> None:
     """Training loss and dev metrics by epoch."""
     epochs = [row["epoch"] + 1 for row in history]
     names = list(history[0]["metrics"]) if history else []
-    plot_curves(path, [{"x": "epoch", "y": "training loss", "lines": {"loss": (epochs, [row["loss"] for row in history])}},
-                       {"x": "epoch", "y": "dev", "lines": {name: (epochs, [row["metrics"][name] for row in history])
-                                                            for name in names}}], title)
+    plot_curves(path,
+                [{"x": "epoch", "y": "training loss",
+                  "lines": {"loss": (epochs, [row["loss"] for row in history])}},
+                 {"x": "epoch", "y": "dev",
+                  "lines": {name: (epochs, [row["metrics"][name] for row in history]) for name in names}}],
+                title)
 
 
 def summarize(results: List[Dict[str, Any]]) -> Dict[str, Any]:
     """Several seeds as one result: the best seed's, with median and maximum of every metric.
 
-    The best is that of the highest dev metric, and with Agora that of the best score on E, which may be held out from
-    the training set so that the dev set chooses nothing.
+    The best is that of the highest dev metric, and with Agora that of the best score on E, which may be held
+    out from the training set so that the dev set chooses nothing.
     """
     def merit(row: Dict[str, Any]) -> float:
         if row["algorithm"] == "agora":
@@ -272,13 +287,15 @@ def summarize(results: List[Dict[str, Any]]) -> Dict[str, Any]:
     collected: Dict[str, Dict[str, Dict[str, float]]] = {"median": {}, "maximum": {}}
     for kind, function in (("median", statistics.median), ("maximum", max)):
         for name, metrics in results[0]["metrics"].items():
-            collected[kind][name] = {key: function(row["metrics"][name][key] for row in results) for key in metrics}
+            collected[kind][name] = {key: function(row["metrics"][name][key] for row in results)
+                                     for key in metrics}
     return {**best, "seeds": [row["seed"] for row in results], "best_seed": best["seed"], **collected,
             "seconds": round(sum(row["seconds"] for row in results), 2)}
 
 
 def deliver(rows: List[Dict[str, Any]], output: Path) -> Dict[str, Any]:
-    """The result of a command with one seed or several; of several, the best seed's outputs are copied to the top."""
+    """The result of a command with one seed or several; of several, the best seed's outputs are copied to the
+    top."""
     if len(rows) == 1:
         return rows[0]
     results = summarize(rows)
@@ -297,7 +314,8 @@ def deliver(rows: List[Dict[str, Any]], output: Path) -> Dict[str, Any]:
 
 
 def final_line(results: Mapping[str, Any]) -> str:
-    """The last line a run prints: every metric in percent, with median and maximum over seeds where there are several."""
+    """The last line a run prints: every metric in percent, with median and maximum over seeds where there are
+    several."""
     parts: List[str] = []
     for name, metrics in results["metrics"].items():
         for key, value in metrics.items():
@@ -305,8 +323,10 @@ def final_line(results: Mapping[str, Any]) -> str:
             if "median" in results:
                 text += f" (median {100 * results['median'][name][key]:.2f}, maximum {100 * results['maximum'][name][key]:.2f})"
             parts.append(text)
-    return f"{results['task']}: " + ", ".join(parts) if parts else f"{results['task']}: no labelled set to score"
+    return f"{results['task']}: " + ", ".join(
+                                              parts) if parts else f"{results['task']}: no labelled set to score"
 
 
-__all__ = ["Encoded", "TaskData", "choose_tokenizer", "classifier_for", "contents", "deliver", "final_line", "load_source",
-           "own_tokenizer", "read_task", "run_once", "summarize", "teacher_scores", "write_outputs"]
+__all__ = ["Encoded", "TaskData", "choose_tokenizer", "classifier_for", "contents", "deliver", "final_line",
+           "load_source", "own_tokenizer", "read_task", "run_once", "summarize", "teacher_scores",
+           "write_outputs"]

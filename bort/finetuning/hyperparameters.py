@@ -1,11 +1,12 @@
-"""Hyper-parameter sets as data: the convergent sets of Tables 7 to 9, Agora's starting grid, and grids from files.
+"""Hyper-parameter sets as data: the convergent sets of Tables 7 to 9, Agora's starting grid, and grids from
+files.
 
-A set is the paper's ``<lr, d, wp, s>``: learning rate, weight decay, warmup proportion, random seed. Random seeds do not
-carry over between frameworks, as the paper says itself; they are kept so that a command names the same set. Nothing here
-imports MXNet.
+A set is the paper's ``<lr, d, wp, s>``: learning rate, weight decay, warmup proportion, random seed. Random
+seeds do not carry over between frameworks, as the paper says itself; they are kept so that a command names
+the same set. Nothing here imports MXNet.
 
-Where the tables deviate from the text: learning rates 1e-5 and 5e-5 and the weight decay 0.1 are convergent values but not
-members of the starting grid of section 5.
+Where the tables deviate from the text: learning rates 1e-5 and 5e-5 and the weight decay 0.1 are convergent
+values but not members of the starting grid of section 5.
 """
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ _BLANK = "Table 9 leaves its batch size blank; 16 is what the nearest row that s
 
 
 def _rows(table: int, rows: Sequence[Tuple[Any, ...]]) -> Dict[str, ConvergentSet]:
-    return {name: ConvergentSet(Theta(*theta), batch_size, table, *note) for name, theta, batch_size, *note in rows}
+    return {name: ConvergentSet(Theta(*theta), batch_size, table, *note) for name, theta, batch_size,
+            *note in rows}
 
 
 CHS: Dict[str, ConvergentSet] = {
@@ -108,7 +110,8 @@ def convergent_set(task: str) -> ConvergentSet:
 def product_grid(lr: Sequence[float], weight_decay: Sequence[float], warmup: Sequence[float],
                  seed: Sequence[int]) -> List[Theta]:
     """All combinations, the seed varying fastest."""
-    return [Theta(float(a), float(b), float(c), int(d)) for a, b, c, d in itertools.product(lr, weight_decay, warmup, seed)]
+    return [Theta(float(a), float(b), float(c), int(d)) for a, b, c, d in itertools.product(lr, weight_decay,
+                                                                                            warmup, seed)]
 
 
 def paper_grid() -> List[Theta]:
@@ -117,13 +120,14 @@ def paper_grid() -> List[Theta]:
 
 
 def small_grid(lr: float, weight_decay: float, warmup: float, seed: int = 0) -> List[Theta]:
-    """Six sets around one: a third of the learning rate, the rate itself and three times it, each with two seeds."""
+    """Six sets around one: a third of the learning rate, the rate itself and three times it, each with two
+    seeds."""
     return product_grid((lr / 3, lr, lr * 3), (weight_decay,), (warmup,), (seed, seed + 1))
 
 
 def read_grid(path: PathLike) -> List[Theta]:
-    """A grid from a JSON file, either ``{"lr": [...], "weight_decay": [...], "warmup": [...], "seed": [...]}`` for all
-    combinations, or a list of ``{"lr": x, "weight_decay": x, "warmup": x, "seed": n}``.
+    """A grid from a JSON file, either ``{"lr": [...], "weight_decay": [...], "warmup": [...], "seed":
+    [...]}`` for all combinations, or a list of ``{"lr": x, "weight_decay": x, "warmup": x, "seed": n}``.
 
     Raises:
         BortError: the file cannot be read, or is neither; the message names the entry.
@@ -146,14 +150,16 @@ def read_grid(path: PathLike) -> List[Theta]:
         raise BortError(f"{path}: a grid is an object of lists or a list of objects, with {', '.join(names)}")
     if not sets:
         raise BortError(f"{path}: the grid is empty")
-    repeated = [str(theta) for theta in dict.fromkeys(sets) if sets.count(theta) > 1] if len(sets) < 5000 else []
+    repeated = [str(theta) for theta in dict.fromkeys(sets) if sets.count(theta)
+                > 1] if len(sets) < 5000 else []
     if repeated:
         raise BortError(f"{path}: names {repeated[0]} more than once")
     return sets
 
 
 def _check_keys(entry: Dict[str, Any], names: Sequence[str], where: str) -> None:
-    missing, extra = [name for name in names if name not in entry], [str(name) for name in entry if name not in names]
+    missing, extra = [name for name in names if name not in entry], [str(name) for name in entry
+                                                                     if name not in names]
     if missing or extra:
         raise BortError(f"{where}: " + "; ".join(
             text for text in (f"lacks {', '.join(missing)}" if missing else "",
@@ -168,8 +174,9 @@ def _numbers(values: Any, name: str, where: str) -> List[Any]:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, kinds) or not limits[0] <= value <= limits[1] or (
                 name == "lr" and value == 0):
-            raise BortError(f"{where}: {name} {value!r} is not {'a whole number' if name == 'seed' else 'a number'} from "
-                            f"{limits[0]} to {limits[1]}")
+            raise BortError(f"{where}: {name} {value!r} is not "
+                            f"{'a whole number' if name == 'seed' else 'a number'} from {limits[0]} to "
+                            f"{limits[1]}")
     return list(values)
 
 

@@ -1,9 +1,10 @@
-"""Fine-tuning: one loop for plain training and distillation, for students and teachers, for Agora's trainings too.
+"""Fine-tuning: one loop for plain training and distillation, for students and teachers, for Agora's trainings
+too.
 
-Everything random is a function of the seed and the step (and, for dropout, the rank), so a run that was killed goes on
-from its last checkpoint to the same figures. Each rank's loss is divided by the size of the *global* batch and gradients
-are summed, over micro-batches and over ranks alike: K ranks with batch b, or K accumulated batches of b, are one batch
-of K b.
+Everything random is a function of the seed and the step (and, for dropout, the rank), so a run that was
+killed goes on from its last checkpoint to the same figures. Each rank's loss is divided by the size of the
+*global* batch and gradients are summed, over micro-batches and over ranks alike: K ranks with batch b, or K
+accumulated batches of b, are one batch of K b.
 """
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ class Settings:
         if self.dtype not in LOSS_SCALES:
             raise BortError(f"--dtype {self.dtype!r}: training computes in {' or '.join(LOSS_SCALES)}")
         if self.dtype == "float16" and not mx.context.num_gpus():
-            raise BortError("--dtype float16: MXNet computes in float16 on a GPU only and sees none here; leave it out")
+            raise BortError("--dtype float16: MXNet computes in float16 on a GPU only and sees none here; "
+                            "leave it out")
         for name in ("batch_size", "accumulate", "epochs"):
             if getattr(self, name) < 1:
                 raise BortError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
@@ -120,18 +122,21 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
 
 
 def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classifier], Dict[str, float]],
-              settings: Settings, pad_id: int, run: Optional[RunFolder] = None, checkpoint_interval: int = 500,
-              ranks: bool = True, title: str = "training", stop_when: Optional[Callable[[], bool]] = None) -> Outcome:
+              settings: Settings, pad_id: int, run: Optional[RunFolder] = None,
+              checkpoint_interval: int = 500, ranks: bool = True, title: str = "training",
+              stop_when: Optional[Callable[[], bool]] = None) -> Outcome:
     """Train ``model`` and give it the parameters of its best epoch.
 
     Args:
         model: a network that holds its initial parameters.
-        evaluate: metrics of the model after an epoch; the first one, larger is better, selects the best epoch.
+        evaluate: metrics of the model after an epoch; the first one, larger is better, selects the best
+            epoch.
         pad_id: what to pad batches with.
         run: where checkpoints and ``metrics.jsonl`` go, and what is resumed from.
         checkpoint_interval: steps between checkpoints; there is one after every epoch as well.
         ranks: train data-parallel over all ranks; off for trainings that are dealt out over them.
-        stop_when: asked after every step; a true answer raises KeyboardInterrupt, as a kill would (for tests).
+        stop_when: asked after every step; a true answer raises KeyboardInterrupt, as a kill would (for
+            tests).
 
     Raises:
         Diverged: gradients were not finite :data:`MAX_SKIPPED_IN_A_ROW` times in a row.
@@ -171,12 +176,13 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
             mx.random.seed(dropout_seed(settings.seed, state.step, rank))
             loss = _accumulate_gradients(model, data, batch, share(batch, rank, size), settings, pad_id)
             if ranks:
-                loss = float(distributed.allreduce_step(optimizer.gradients(), np.array([loss], "float32"))[0])
+                loss = float(distributed.allreduce_step(optimizer.gradients(),
+                                                        np.array([loss], "float32"))[0])
             norm = optimizer.step(rate(state.step), 1 / LOSS_SCALES[settings.dtype])
             row_of_bad = 0 if math.isfinite(norm) else row_of_bad + 1
             if row_of_bad >= MAX_SKIPPED_IN_A_ROW:
-                raise Diverged(f"gradients were not finite for {row_of_bad} steps in a row; use a smaller --lr (it is "
-                               f"{settings.lr:g}) or a longer --warmup")
+                raise Diverged(f"gradients were not finite for {row_of_bad} steps in a row; use a smaller "
+                               f"--lr (it is {settings.lr:g}) or a longer --warmup")
             state.loss_sum += loss
             state.step += 1
             state.batch += 1
@@ -199,7 +205,8 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
 
 
 def _train_only_what_the_loss_reaches(model: Classifier) -> None:
-    """The MLM head takes no part in classification: without a gradient, MXNet would refuse to read a stale one."""
+    """The MLM head takes no part in classification: without a gradient, MXNet would refuse to read a stale
+    one."""
     for name, parameter in model.bort.decoder._collect_params_with_prefix().items():
         if name != "3.weight":
             parameter.grad_req = "null"
@@ -210,7 +217,8 @@ def _train_only_what_the_loss_reaches(model: Classifier) -> None:
 
 def _accumulate_gradients(model: Classifier, data: TrainingData, batch: np.ndarray, mine: np.ndarray,
                           settings: Settings, pad_id: int) -> float:
-    """Leave the gradient of this rank's share of a batch in the parameters; the share's part of the mean loss."""
+    """Leave the gradient of this rank's share of a batch in the parameters; the share's part of the mean
+    loss."""
     for parameter in model._collect_params_with_prefix().values():
         if parameter.grad_req != "null":
             parameter.zero_grad()
@@ -229,7 +237,8 @@ def _accumulate_gradients(model: Classifier, data: TrainingData, batch: np.ndarr
 
 def _loss(scores: Any, data: TrainingData, chunk: np.ndarray, settings: Settings) -> Any:
     labels = nd.array(data.labels[chunk], dtype="float32", ctx=scores.context)
-    hard = losses.regression_loss(scores, labels) if scores.shape[-1] == 1 else losses.hard_loss(scores, labels)
+    hard = losses.regression_loss(scores, labels) if scores.shape[-1] == 1 else losses.hard_loss(scores,
+                                                                                                 labels)
     if data.teacher_scores is None or settings.distill_weight == 0:
         return hard
     teacher = nd.array(data.teacher_scores[chunk], dtype="float32", ctx=scores.context)
@@ -244,16 +253,17 @@ def _end_epoch(model: Classifier, evaluate: Callable[[Classifier], Dict[str, flo
     name, value = next(iter(metrics.items()))
     value = value if math.isfinite(value) else -math.inf
     loss = state.loss_sum / max(1, state.batch)
-    state.history.append({"epoch": state.epoch, "step": state.step, "loss": loss if math.isfinite(loss) else None,
-                          "metrics": metrics})
+    state.history.append({"epoch": state.epoch, "step": state.step, "loss": loss if math.isfinite(loss)
+                          else None, "metrics": metrics})
     if value > state.best_value or not best:
         state.best_epoch, state.best_value = state.epoch, max(value, -1e300)
         best.clear()
         best.update(parameter_arrays(model))
     bar.set_postfix_str(f"epoch {state.epoch + 1}/{settings.epochs} loss {loss:.4f} {name} {100 * value:.2f}")
     if run:
-        run.log({"step": state.step, "epoch": state.epoch, "train_loss": loss, "evaluation_seconds":
-                 round(time.monotonic() - started, 3), **{f"dev_{key}": number for key, number in metrics.items()}})
+        run.log({"step": state.step, "epoch": state.epoch, "train_loss": loss,
+                 "evaluation_seconds": round(time.monotonic() - started, 3), **{f"dev_{key}": number for key,
+                                                                                number in metrics.items()}})
     state.finished = bool(settings.patience) and state.epoch - state.best_epoch >= settings.patience
     state.epoch, state.batch, state.loss_sum = state.epoch + 1, 0, 0.0
 

@@ -1,4 +1,5 @@
-"""Loss functions over small outputs (classes, scores). Those over the vocabulary are in ``bort.masked_lm.losses``."""
+"""Loss functions over small outputs (classes, scores). Those over the vocabulary are in
+``bort.masked_lm.losses``."""
 from __future__ import annotations
 
 from typing import Any
@@ -20,16 +21,17 @@ def hard_loss(scores: Any, labels: Any) -> Any:
 
 
 def regression_loss(scores: Any, targets: Any) -> Any:
-    """Squared error of every example (STS-B, section 5.1); ``scores`` (B, 1), ``targets`` (B,); returns (B,)."""
+    """Squared error of every example (STS-B, section 5.1); ``scores`` (B, 1), ``targets`` (B,); returns
+    (B,)."""
     return nd.square(scores.reshape((-1,)) - targets)
 
 
 def soft_loss(scores: Any, teacher_scores: Any, temperature: float) -> Any:
     """Distillation of every example: T^2 CE(softmax(teacher / T), softmax(student / T)).
 
-    T^2 keeps the gradient's size as T varies (Hinton et al., 2015). ``scores`` and ``teacher_scores`` are (B, C)
-    logits; no gradient flows to the teacher's. For C = 1 (regression) it is the squared error to the teacher's score.
-    Returns (B,) float32.
+    T^2 keeps the gradient's size as T varies (Hinton et al., 2015). ``scores`` and ``teacher_scores`` are (B,
+    C) logits; no gradient flows to the teacher's. For C = 1 (regression) it is the squared error to the
+    teacher's score. Returns (B,) float32.
     """
     if scores.shape[-1] == 1:
         return nd.square(scores - teacher_scores).reshape((-1,))

@@ -1,4 +1,5 @@
-"""A classifier's outputs for many sequences: length-sorted batches of bounded size, dealt out over the ranks."""
+"""A classifier's outputs for many sequences: length-sorted batches of bounded size, dealt out over the
+ranks."""
 from __future__ import annotations
 
 from typing import Any, List, Optional, Sequence
@@ -13,15 +14,18 @@ from bort.models import Classifier
 from bort.training import console
 
 MAX_TOKENS = 8192
-"""Padded tokens of an evaluation batch: enough to fill the cores, small enough for a few hundred megabytes."""
+"""Padded tokens of an evaluation batch: enough to fill the cores, small enough for a few hundred
+megabytes."""
 
 SECONDS_PER_FLOP = 1e-11
 COMPILING_SECONDS = 0.2
-"""What a compiled graph costs for each shape of batch, against which what it saves is weighed. A rough figure will do."""
+"""What a compiled graph costs for each shape of batch, against which what it saves is weighed. A rough figure
+will do."""
 
 
 def token_batches(lengths: np.ndarray, max_tokens: int, max_batch: int = 256) -> List[np.ndarray]:
-    """Indices in batches of similar length, longest first, each of at most ``max_tokens`` padded tokens (or one sequence).
+    """Indices in batches of similar length, longest first, each of at most ``max_tokens`` padded tokens (or
+    one sequence).
 
     Sizes depend on the padded length alone, so that batches come in few shapes.
     """
@@ -36,16 +40,16 @@ def token_batches(lengths: np.ndarray, max_tokens: int, max_batch: int = 256) ->
     return batches
 
 
-def score(model: Any, token_ids: Sequence[np.ndarray], pad_id: int, max_tokens: int = MAX_TOKENS, ranks: bool = True,
-          describe: Optional[str] = None) -> np.ndarray:
+def score(model: Any, token_ids: Sequence[np.ndarray], pad_id: int, max_tokens: int = MAX_TOKENS,
+          ranks: bool = True, describe: Optional[str] = None) -> np.ndarray:
     """Outputs of a classifier for every sequence, in the order given.
 
     Args:
         model: a :class:`bort.models.Classifier`, or anything called like it with a ``num_outputs``.
         token_ids: N int arrays.
         pad_id: what to pad batches with.
-        ranks: share the work among the Horovod ranks; every rank gets all scores. Off inside work that is itself
-            dealt out.
+        ranks: share the work among the Horovod ranks; every rank gets all scores. Off inside work that is
+            itself dealt out.
         describe: title of a progress bar; none without.
 
     Returns:

@@ -1,15 +1,20 @@
-"""Models from Hugging Face's format and into it: ``import_folder``, ``export_folder``, ``python -m bort.huggingface``.
+"""Models from Hugging Face's format and into it: ``import_folder``, ``export_folder``, ``python -m
+bort.huggingface``.
 
-Both are pure conversions: nothing is computed but a change of type, so a round trip is exact, and one tensor at a time
-is held. ``names`` holds the one table of names. What has no place on the other side is reported, never dropped in
-silence:
+Both are pure conversions: nothing is computed but a change of type, so a round trip is exact, and one tensor
+at a time is held. ``names`` holds the one table of names. What has no place on the other side is reported,
+never dropped in silence:
 
-* Token types: ours have none. The one row of a Bort's or a RoBERTa's is added to the position embeddings, which is the
-  same function. BERT's two rows are refused unless ``token_types="fold"`` says that every text is a first segment.
-* Pooler and next-sentence head: left out, except that a sequence classifier of BERT keeps its pooler as "pooled" head.
-* Heads without tanh ("linear", "linear_extra"), while transformers' classes have one: exported with weights scaled down
-  before and up after it by a power of two, where tanh is the identity to rounding; undone on import.
-* An MLM head that is missing is drawn from a seed and marked as random; one that was never trained is marked too.
+* Token types: ours have none. The one row of a Bort's or a RoBERTa's is added to the position embeddings,
+  which is the same function. BERT's two rows are refused unless ``token_types="fold"`` says that every text
+  is a first segment.
+* Pooler and next-sentence head: left out, except that a sequence classifier of BERT keeps its pooler as
+  "pooled" head.
+* Heads without tanh ("linear", "linear_extra"), while transformers' classes have one: exported with weights
+  scaled down before and up after it by a power of two, where tanh is the identity to rounding; undone on
+  import.
+* An MLM head that is missing is drawn from a seed and marked as random; one that was never trained is marked
+  too.
 """
 from __future__ import annotations
 

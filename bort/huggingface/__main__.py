@@ -28,24 +28,28 @@ def parser() -> argparse.ArgumentParser:
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", required=True, metavar="import|export")
     inwards = commands.add_parser("import", help="a folder of transformers becomes a model folder")
-    inwards.add_argument("source", metavar="HF_FOLDER", help="holds config.json and model.safetensors, its shards, or "
+    inwards.add_argument("source", metavar="HF_FOLDER",
+                         help="holds config.json and model.safetensors, its shards, or "
                          "pytorch_model.bin; or a GluonNLP .params file")
     inwards.add_argument("out", metavar="OUT", help="the model folder to write")
     inwards.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
     inwards.add_argument("--token-types", choices=TOKEN_TYPES, default="refuse",
-                         help="what to do with a model that tells token types apart (BERT): fold = every token "
-                         "counts as type 0 (default: refuse)")
+                         help="what to do with a model that tells token types apart (BERT): fold = every "
+                         "token counts as type 0 (default: refuse)")
     inwards.add_argument("--body-only", action="store_true", help="leave every head out")
     inwards.add_argument("--heads", type=int, metavar="A", help="attention heads, for a .params file")
-    inwards.add_argument("--seed", type=int, default=0, help="of the MLM head where there is none (default: 0)")
+    inwards.add_argument("--seed", type=int, default=0,
+                         help="of the MLM head where there is none (default: 0)")
     outwards = commands.add_parser("export", help="a model folder becomes a folder for transformers")
     outwards.add_argument("source", metavar="MODEL", help="a model folder or a .params file")
     outwards.add_argument("out", metavar="OUT", help="the folder to write")
     outwards.add_argument("--architecture", metavar="D,A,H,I", help="of a bare .params file")
-    outwards.add_argument("--heads", type=int, metavar="A", help="of a bare .params file, instead of --architecture")
+    outwards.add_argument("--heads", type=int, metavar="A",
+                          help="of a bare .params file, instead of --architecture")
     outwards.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
     outwards.add_argument("--dtype", choices=DTYPES, default="float32", help="of the file (default: float32)")
-    outwards.add_argument("--layout", choices=LAYOUTS, default="bert", help="transformers' model type (default: bert)")
+    outwards.add_argument("--layout", choices=LAYOUTS, default="bert",
+                          help="transformers' model type (default: bert)")
     outwards.add_argument("--mlm-head", choices=MLM_CHOICES, default="auto",
                           help="auto keeps a trained one (default: auto)")
     return top
@@ -56,14 +60,16 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     if args.command == "export":
-        report = export_folder(args.source, args.out, args.architecture, args.heads, args.tokenizer, args.dtype,
-                               args.layout, args.mlm_head)
+        report = export_folder(args.source, args.out, args.architecture, args.heads, args.tokenizer,
+                               args.dtype, args.layout, args.mlm_head)
     elif Path(args.source).is_file():
         if args.heads is None:
-            raise BortError(f"{args.source}: a parameter file does not say how many heads it has; give --heads A")
+            raise BortError(f"{args.source}: a parameter file does not say how many heads it has; give "
+                            "--heads A")
         report = import_params(args.source, args.out, args.heads, args.tokenizer, args.token_types, args.seed)
     else:
-        report = import_folder(args.source, args.out, args.tokenizer, args.token_types, args.body_only, args.seed)
+        report = import_folder(args.source, args.out, args.tokenizer, args.token_types, args.body_only,
+                               args.seed)
     print(report.folder)
     return 0
 

@@ -24,14 +24,15 @@ DTYPES = ("float32", "float16")
 MLM_CHOICES = ("auto", "keep", "drop")
 
 
-def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] = None, heads: Optional[int] = None,
-                  tokenizer: Optional[PathLike] = None, dtype: str = "float32", layout: str = "bert",
-                  mlm_head: str = "auto") -> Report:
+def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] = None,
+                  heads: Optional[int] = None, tokenizer: Optional[PathLike] = None, dtype: str = "float32",
+                  layout: str = "bert", mlm_head: str = "auto") -> Report:
     """Make a folder for transformers of a model folder or a bare ``.params`` file.
 
     Args:
         source, architecture, heads: as for ``checkpoints.load``.
-        out: the folder to write: ``config.json``, ``model.safetensors``, the tokenizer's files and a model card.
+        out: the folder to write: ``config.json``, ``model.safetensors``, the tokenizer's files and a model
+            card.
         tokenizer: a folder to take the tokenizer from instead of the model's own.
         dtype: "float32" or "float16".
         layout: "bert" (what a Bort is at Hugging Face) or "roberta" (leading position rows, and ``lm_head``).
@@ -58,13 +59,16 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
     ours: Dict[str, Any] = {"mlm_layer_norm_eps": float(config["mlm_layer_norm_eps"])}
     if head == "classifier":
         ours["head"] = scaled(makers, config["head"], settings["hidden_size"], dtype)
-        shapes.update((f"classifier.3.{part}", makers[f"classifier.3.{part}"]().shape) for part in ("weight", "bias"))
-        shapes.update((f"classifier.1.{part}", makers[f"classifier.1.{part}"]().shape) for part in ("weight", "bias"))
+        shapes.update((f"classifier.3.{part}", makers[f"classifier.3.{part}"]().shape) for part in ("weight",
+                                                                                                    "bias"))
+        shapes.update((f"classifier.1.{part}", makers[f"classifier.1.{part}"]().shape) for part in ("weight",
+                                                                                                    "bias"))
         notes.append("the MLM head: transformers' classifiers have none")
     elif head == "mlm" and config["mlm_layer_norm_eps"] != config["layer_norm_eps"]:
         place = {"bert": "cls.predictions.transform.LayerNorm", "roberta": "lm_head.layer_norm"}[layout]
-        notes.append(f"the MLM head's own epsilon, {config['mlm_layer_norm_eps']:g}: transformers uses the encoder's, "
-                     f"{config['layer_norm_eps']:g}, there too. For equal logits set model.{place}.eps")
+        notes.append(f"the MLM head's own epsilon, {config['mlm_layer_norm_eps']:g}: transformers uses the "
+                     f"encoder's, {config['layer_norm_eps']:g}, there too. For equal logits set "
+                     f"model.{place}.eps")
     settings[names.OUR_KEY] = ours
     config["tokenizer"] = None if found is None else {"kind": found.kind, "fingerprint": found.fingerprint}
     target, target_shapes = _target(makers, shapes, layout, settings, head)
@@ -91,7 +95,8 @@ def _mlm_choice(stored: model_folder.Stored, choice: str, notes: List[str]) -> O
     state = mlm_head_state(stored.arrays, stored.config)
     if choice == "keep" or choice == "auto" and state == "trained":
         return "mlm"
-    notes.append("the MLM head" + ("" if choice == "drop" else ": it is random (--mlm-head keep exports it anyway)"))
+    notes.append("the MLM head"
+                 + ("" if choice == "drop" else ": it is random (--mlm-head keep exports it anyway)"))
     return None
 
 
@@ -101,7 +106,8 @@ def _target(makers: Makers, shapes: Mapping[str, Tuple[int, ...]], layout: str, 
     hidden, skipped = settings["hidden_size"], settings["pad_token_id"] + 1
     mapping = names.name_map(layout, settings["num_hidden_layers"], head == "mlm", head == "classifier")
     result = {theirs: makers[ours] for ours, theirs in mapping.items()}
-    sizes = {theirs: names.expected_shape(ours, shapes[ours], layout, skipped - 1) for ours, theirs in mapping.items()}
+    sizes = {theirs: names.expected_shape(ours, shapes[ours], layout, skipped - 1) for ours,
+             theirs in mapping.items()}
     if layout == "roberta":
         name, positions = mapping["encoder.position_weight"], makers["encoder.position_weight"]
         result[name] = lambda: np.concatenate([np.zeros((skipped, hidden), dtype="float32"), positions()])

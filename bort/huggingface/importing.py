@@ -38,8 +38,8 @@ class Report(NamedTuple):
 class Source(NamedTuple):
     """A foreign model, read and checked but not yet converted.
 
-    ``description`` is what ``checkpoints.describe`` would say of it, ``arrays`` its parameters by our names (float32,
-    made when asked for), ``record`` what the model folder's config remembers of its origin.
+    ``description`` is what ``checkpoints.describe`` would say of it, ``arrays`` its parameters by our names
+    (float32, made when asked for), ``record`` what the model folder's config remembers of its origin.
     """
 
     description: Dict[str, Any]
@@ -48,15 +48,19 @@ class Source(NamedTuple):
     notes: List[str]
 
 
-def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool = False, seed: int = 0) -> Source:
-    """Read a folder of transformers without writing anything; arguments and errors as :func:`import_folder`."""
+def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool = False,
+                seed: int = 0) -> Source:
+    """Read a folder of transformers without writing anything; arguments and errors as
+    :func:`import_folder`."""
     folder = Path(folder)
     where = str(folder / CONFIG_FILE)
     if not folder.is_dir():
-        raise BortError(f"{folder}: no such folder; give the one that holds {CONFIG_FILE} and {SAFETENSORS_FILE}")
+        raise BortError(f"{folder}: no such folder; give the one that holds {CONFIG_FILE} and "
+                        f"{SAFETENSORS_FILE}")
     config = read_json(inside(folder, CONFIG_FILE), max_bytes=MAX_CONFIG_BYTES)
     description = names.read_config(config, where)
-    layout, pad_id, head_dropout = config["model_type"], description.pop("pad_id"), description.pop("head_dropout")
+    layout, pad_id, head_dropout = config["model_type"], description.pop("pad_id"), description.pop(
+                                                                                                    "head_dropout")
     tensors, files = open_folder(folder)
     full = names.canonical(list(tensors), layout, str(folder))
     stored = {full[name]: tensor for name, tensor in tensors.items()}
@@ -81,8 +85,8 @@ def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool =
         kind = unscaled(makers, ours.get("head"), notes)
         description["head"]["kind"] = kind or "pooled"
         if layout == "roberta":
-            notes.append("transformers gives a RoBERTa classifier two </s> between the texts of a pair, this project "
-                         "one: expect slightly other scores on pairs")
+            notes.append("transformers gives a RoBERTa classifier two </s> between the texts of a pair, this "
+                         "project one: expect slightly other scores on pairs")
     state = _complete_mlm_head(makers, shapes, mlm, seed, notes)
     record = {"mlm_head": state, "imported_from": {
         "model_type": layout, "architectures": names.class_names(config), "notes": notes,
@@ -107,8 +111,8 @@ def _read_head(config: Mapping[str, Any], ours: Any, stored: Mapping[str, Tensor
             "labels": names.read_labels(config, tensor.shape[0])}
 
 
-def _pick(folder: Path, stored: Mapping[str, Tensor], shapes: Mapping[str, Tuple[int, ...]], mapping: Mapping[str, str],
-          layout: str, pad_id: int, body_only: bool, notes: List[str]) -> Makers:
+def _pick(folder: Path, stored: Mapping[str, Tensor], shapes: Mapping[str, Tuple[int, ...]],
+          mapping: Mapping[str, str], layout: str, pad_id: int, body_only: bool, notes: List[str]) -> Makers:
     """Our parameters' makers, after every tensor of the folder was placed, explained or refused."""
     problems = [f"missing {theirs}" for theirs in mapping.values() if theirs not in stored]
     for ours, theirs in mapping.items():
@@ -120,17 +124,20 @@ def _pick(folder: Path, stored: Mapping[str, Tensor], shapes: Mapping[str, Tuple
     used.update(f"{layout}.{name}" for name in names.NOT_PARAMETERS)
     others = [name for name in stored if name not in used]
     in_body = re.compile(rf"{layout}\.(embeddings|encoder)\.").match
-    left_out = [name for name in others if name.startswith(names.LEFT_OUT[layout]) or body_only and not in_body(name)]
+    left_out = [name for name in others if name.startswith(names.LEFT_OUT[layout]) or body_only
+                and not in_body(name)]
     problems += [f"extra {name} {stored[name].shape}" for name in others if name not in left_out]
     if problems:
         raise BortError(f"{folder}: its tensors are not those of the network in {CONFIG_FILE}: "
                         + "; ".join(problems[:20]) + ("; ..." if len(problems) > 20 else ""))
     for theirs, ours in copies.items():
         if theirs in stored and not np.array_equal(stored[theirs].array(), stored[mapping[ours]].array()):
-            raise BortError(f"{folder}: {theirs} and {mapping[ours]} differ, but the MLM head uses the same one")
+            raise BortError(f"{folder}: {theirs} and {mapping[ours]} differ, but the MLM head uses the same "
+                            "one")
     if left_out:
         parts = sorted({".".join(name.split(".")[:2]) for name in left_out})
-        notes.append(f"left out, as no network of this project has them: {', '.join(parts)} ({len(left_out)} tensors)")
+        notes.append(f"left out, as no network of this project has them: {', '.join(parts)} ({len(left_out)} "
+                     "tensors)")
     makers: Makers = {ours: stored[theirs].array for ours, theirs in mapping.items()}
     if layout == "roberta":
         positions = makers["encoder.position_weight"]
@@ -138,22 +145,23 @@ def _pick(folder: Path, stored: Mapping[str, Tensor], shapes: Mapping[str, Tuple
     return makers
 
 
-def _fold_token_types(rows: np.ndarray, makers: Makers, shapes: Mapping[str, Tuple[int, ...]], choice: str, where: str,
-                      notes: List[str]) -> None:
+def _fold_token_types(rows: np.ndarray, makers: Makers, shapes: Mapping[str, Tuple[int, ...]], choice: str,
+                      where: str, notes: List[str]) -> None:
     """Add row 0 of the token types to the positions: every token has a position, and here all have type 0."""
     if rows.ndim != 2 or not len(rows) or rows.shape[1] != shapes["encoder.position_weight"][1]:
         raise BortError(f"{where}: its token type embeddings have the shape {rows.shape}")
     if (rows != rows[0]).any():
         if choice != "fold":
-            raise BortError(f"{where}: it tells {len(rows)} types of tokens apart, and models of this project none. If "
-                            "every token is to count as one of the first segment (as in masked language modelling of "
-                            "single texts), import it with --token-types fold")
-        notes.append(f"token types 1 to {len(rows) - 1} were left out: every token counts as type 0 (--token-types "
-                     "fold)")
+            raise BortError(f"{where}: it tells {len(rows)} types of tokens apart, and models of this "
+                            "project none. If every token is to count as one of the first segment (as in "
+                            "masked language modelling of single texts), import it with --token-types fold")
+        notes.append(f"token types 1 to {len(rows) - 1} were left out: every token counts as type 0 "
+                     "(--token-types fold)")
     if rows[0].any():  # adding zeros would turn -0.0 into 0.0
         positions = makers["encoder.position_weight"]
         makers["encoder.position_weight"] = lambda: positions() + rows[0]
-        notes.append("the embedding of token type 0 was added to the position embeddings, which gives the same outputs")
+        notes.append("the embedding of token type 0 was added to the position embeddings, which gives the "
+                     "same outputs")
 
 
 def _complete_mlm_head(makers: Makers, shapes: Mapping[str, Tuple[int, ...]], there: bool, seed: int,
@@ -168,8 +176,8 @@ def _complete_mlm_head(makers: Makers, shapes: Mapping[str, Tuple[int, ...]], th
         what = f"there is no MLM head; a RANDOM one was drawn from seed {seed}"
         makers.update((name, _initial(name, shapes[name], seed)) for name in parts)
     if state != "trained":
-        notes.append(f"{what}. The body is not affected, but fill-mask and distilling from this model need a trained "
-                     "head")
+        notes.append(f"{what}. The body is not affected, but fill-mask and distilling from this model need a "
+                     "trained head")
     return state
 
 
@@ -177,13 +185,13 @@ def _initial(name: str, shape: Tuple[int, ...], seed: int) -> Callable[[], np.nd
     return lambda: initial_value(name, shape, seed)
 
 
-def import_folder(source: PathLike, out: PathLike, tokenizer: Optional[PathLike] = None, token_types: str = "refuse",
-                  body_only: bool = False, seed: int = 0) -> Report:
+def import_folder(source: PathLike, out: PathLike, tokenizer: Optional[PathLike] = None,
+                  token_types: str = "refuse", body_only: bool = False, seed: int = 0) -> Report:
     """Make a model folder of a folder that transformers wrote.
 
     Args:
-        source: holds ``config.json`` and ``model.safetensors`` (or its shards, or ``pytorch_model.bin``); its class is
-            one of ``names.CLASSES``. float64, float16 and bfloat16 become float32.
+        source: holds ``config.json`` and ``model.safetensors`` (or its shards, or ``pytorch_model.bin``); its
+            class is one of ``names.CLASSES``. float64, float16 and bfloat16 become float32.
         out: the model folder to write.
         tokenizer: a folder to take the tokenizer from instead of ``source``.
         token_types: "fold" takes token type 0 for every token; "refuse" stops where types differ.
@@ -191,18 +199,20 @@ def import_folder(source: PathLike, out: PathLike, tokenizer: Optional[PathLike]
         seed: of the MLM head where there is none.
 
     Raises:
-        BortError: a broken or hostile file, or a network that is not of this family; the message says which part.
+        BortError: a broken or hostile file, or a network that is not of this family; the message says which
+            part.
     """
     return _write(read_folder(source, token_types, body_only, seed), source, out, tokenizer)
 
 
 def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Optional[PathLike] = None,
-                  token_types: str = "refuse", seed: int = 0, layer_norm_eps: Optional[float] = None) -> Report:
+                  token_types: str = "refuse", seed: int = 0,
+                  layer_norm_eps: Optional[float] = None) -> Report:
     """Make a model folder of a GluonNLP ``.params`` file that ``bort.load`` does not take as it is: BERT's.
 
-    It has token types, a pooler and a next-sentence head beside what RoBERTa's has, and is treated as Hugging Face's
-    is. ``heads`` is A, which the file does not say. ``layer_norm_eps`` is 1e-12 for a file with token types (BERT) and
-    1e-5 for others (RoBERTa) unless given.
+    It has token types, a pooler and a next-sentence head beside what RoBERTa's has, and is treated as Hugging
+    Face's is. ``heads`` is A, which the file does not say. ``layer_norm_eps`` is 1e-12 for a file with token
+    types (BERT) and 1e-5 for others (RoBERTa) unless given.
 
     Raises:
         BortError: see :func:`import_folder`.
@@ -214,9 +224,11 @@ def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Option
     copy = arrays.pop(model_folder.TIED, None)
     needed = (model_folder.EMBEDDING, "encoder.position_weight")
     if any(name not in arrays or arrays[name].ndim != 2 for name in needed):
-        raise BortError(f"{where}: not a parameter file of this family: no {' or '.join(needed)} of two dimensions")
+        raise BortError(f"{where}: not a parameter file of this family: no {' or '.join(needed)} of two "
+                        "dimensions")
     if copy is not None and not np.array_equal(copy, arrays[model_folder.EMBEDDING]):
-        raise BortError(f"{where}: {model_folder.TIED} and {model_folder.EMBEDDING} differ, but are to be one matrix")
+        raise BortError(f"{where}: {model_folder.TIED} and {model_folder.EMBEDDING} differ, but are to be "
+                        "one matrix")
     epsilon = (1e-5 if types is None else 1e-12) if layer_norm_eps is None else layer_norm_eps
     description = {"architecture": architecture.to_dict(), "vocab_size": int(arrays[needed[0]].shape[0]),
                    "max_length": int(arrays[needed[1]].shape[0]), "dropout": 0.1, "layer_norm_eps": epsilon,
@@ -224,7 +236,8 @@ def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Option
     shapes = model_folder.expected_shapes(model_folder.build(description, where))
     left_out = [name for name in arrays if re.fullmatch(r"(pooler|classifier)\.(weight|bias)", name)]
     mlm = any(name.startswith("decoder.") for name in arrays)
-    problems = [f"missing {name}" for name in shapes if name not in arrays and (mlm or not name.startswith("decoder."))]
+    problems = [f"missing {name}" for name in shapes if name not in arrays
+                and (mlm or not name.startswith("decoder."))]
     problems += [f"extra {name} {array.shape}" for name, array in arrays.items()
                  if name not in shapes and name not in left_out]
     problems += [f"{name} is {arrays[name].shape} instead of {shape}" for name, shape in shapes.items()
@@ -250,10 +263,12 @@ def _write(model: Source, source: PathLike, out: PathLike, tokenizer: Optional[P
         raise BortError(f"{out}: the model folder must be another than the one that is imported")
     found = _find_tokenizer(Path(source if tokenizer is None else tokenizer), tokenizer is not None)
     if found is None:
-        model.notes.append(f"there is no tokenizer in it: give one with --tokenizer, or copy its files into {out}")
+        model.notes.append("there is no tokenizer in it: give one with --tokenizer, or copy its files into "
+                           f"{out}")
     elif found.vocab_size > model.description["vocab_size"]:
-        raise BortError(f"{source}: vocab_size is {model.description['vocab_size']}, less than the {found.vocab_size} "
-                        "of the tokenizer: they do not belong together (--tokenizer DIR takes another)")
+        raise BortError(f"{source}: vocab_size is {model.description['vocab_size']}, less than the "
+                        f"{found.vocab_size} of the tokenizer: they do not belong together (--tokenizer DIR "
+                        "takes another)")
     prefix = "bort." if model.description["head"] else ""
     arrays = Lazy({name if name.startswith("classifier.") else prefix + name: maker
                    for name, maker in model.arrays.makers.items()})

@@ -10,14 +10,15 @@ from bort.errors import BortError
 from bort.files import read_json
 
 RESULTS_FILE = "results.json"
-_OURS = frozenset(("format", "format_version", "architecture", "vocab_size", "max_length", "dropout", "layer_norm_eps",
-                   "mlm_layer_norm_eps", "head", "tokenizer", "sha256", "mlm_head"))
+_OURS = frozenset(("format", "format_version", "architecture", "vocab_size", "max_length", "dropout",
+                   "layer_norm_eps", "mlm_layer_norm_eps", "head", "tokenizer", "sha256", "mlm_head"))
 MAX_RECORD = 4000
 """Characters of one record that the card repeats."""
 
 
 def find_results(folder: Path) -> Optional[Dict[str, Any]]:
-    """``results.json`` in the model's folder or in the run's, one above; None when there is none that can be read."""
+    """``results.json`` in the model's folder or in the run's, one above; None when there is none that can be
+    read."""
     for path in (folder / RESULTS_FILE, folder.parent / RESULTS_FILE):
         if path.is_file():
             try:
@@ -47,18 +48,16 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
     counts = architecture.parameters(config["vocab_size"], config["max_length"])
     tags = ["bort", "text-classification" if head else "fill-mask" if classes.endswith("MaskedLM")
             else "feature-extraction"]
-    lines = ["---", "library_name: transformers", f"pipeline_tag: {tags[1]}", "tags:", *(f"- {tag}" for tag in tags),
-             "---", "", f"# A {architecture.display} encoder", "",
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {tags[1]}", "tags:",
+             *(f"- {tag}" for tag in tags), "---", "", f"# A {architecture.display} encoder", "",
              "Written by `python -m bort.huggingface export`. To load it:", "", "```python",
              f"from transformers import AutoTokenizer, {classes}", "",
              f'model = {classes}.from_pretrained("this folder"{no_pooler})',
              *(['tokenizer = AutoTokenizer.from_pretrained("this folder")'] if has_tokenizer else []), "```",
-             "", "| | |", "|---|---|",
-             f"| layers, heads, hidden, intermediate | {architecture} |",
+             "", "| | |", "|---|---|", f"| layers, heads, hidden, intermediate | {architecture} |",
              f"| vocabulary, positions | {config['vocab_size']}, {config['max_length']} |",
-             f"| parameters | {counts['body']:,} (embeddings {counts['embeddings']:,}, encoder {counts['encoder']:,}); "
-             f"MLM head {counts['mlm_head']:,} |",
-             f"| stored as | {dtype} |"]
+             f"| parameters | {counts['body']:,} (embeddings {counts['embeddings']:,}, encoder "
+             f"{counts['encoder']:,}); MLM head {counts['mlm_head']:,} |", f"| stored as | {dtype} |"]
     if has_tokenizer:
         tokenizer = config["tokenizer"]
         lines.append(f"| tokenizer | {_cell(tokenizer.get('kind'))}, fingerprint "
@@ -71,8 +70,9 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
         labels = head.get("labels")
         lines.append(f"| labels | {_cell(', '.join(map(str, labels)) if labels else 'not recorded')} |")
     lines += ["", "## Inputs", "",
-              "`<s> A </s>`, or `<s> A </s> B </s>` with one `</s>` between the texts of a pair (RoBERTa puts two)."
-              + (" The tokenizer here does so by itself." if has_tokenizer else "") + " There are no token types."]
+              "`<s> A </s>`, or `<s> A </s> B </s>` with one `</s>` between the texts of a pair (RoBERTa "
+              "puts two)." + (" The tokenizer here does so by itself." if has_tokenizer else "")
+              + " There are no token types."]
     lines += _results(results)
     lines += _records(config)
     if notes:
@@ -111,4 +111,5 @@ def _records(config: Mapping[str, Any]) -> List[str]:
     text = json.dumps(extra, indent=2, ensure_ascii=False, default=str).replace("```", "'''")
     if len(text) > MAX_RECORD:
         text = text[:MAX_RECORD] + "\n... (cut; the model folder's config.json has the rest)"
-    return ["", "## Training", "", "As recorded in the model folder's `config.json`:", "", "```json", text, "```"]
+    return ["", "## Training", "", "As recorded in the model folder's `config.json`:", "", "```json", text,
+            "```"]

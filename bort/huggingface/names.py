@@ -1,7 +1,9 @@
-"""What our parameters and settings are called at Hugging Face: one table of names, one translation of config.json.
+"""What our parameters and settings are called at Hugging Face: one table of names, one translation of
+config.json.
 
-Layouts are Hugging Face's model types. ``bert`` is what a Bort is there (plain ``BertModel`` with one token type);
-``roberta`` has two more rows of positions before the first that is used, and other names for its heads.
+Layouts are Hugging Face's model types. ``bert`` is what a Bort is there (plain ``BertModel`` with one token
+type); ``roberta`` has two more rows of positions before the first that is used, and other names for its
+heads.
 """
 from __future__ import annotations
 
@@ -12,49 +14,49 @@ from bort.errors import BortError
 
 LAYOUTS = ("bert", "roberta")
 
-# Ours on the left. Body names stand under the layout's prefix ("bert.", "roberta."), which BertModel and RobertaModel
-# leave out; {i} is a layer. At Hugging Face all of this exists in both layouts under the same names.
+# Ours on the left. Body names stand under the layout's prefix ("bert.", "roberta."), which BertModel and
+# RobertaModel leave out; {i} is a layer. At Hugging Face all of this exists in both layouts under the same
+# names.
 BODY_NAMES = (
     ("word_embed.0.weight", "embeddings.word_embeddings.weight"),
     ("encoder.position_weight", "embeddings.position_embeddings.weight"),
     ("encoder.layer_norm.gamma", "embeddings.LayerNorm.weight"),
     ("encoder.layer_norm.beta", "embeddings.LayerNorm.bias"),
 )
-LAYER_NAMES = tuple((f"encoder.transformer_cells.{{i}}.{ours}", f"encoder.layer.{{i}}.{theirs}") for ours, theirs in (
-    ("attention_cell.proj_query.weight", "attention.self.query.weight"),
-    ("attention_cell.proj_query.bias", "attention.self.query.bias"),
-    ("attention_cell.proj_key.weight", "attention.self.key.weight"),
-    ("attention_cell.proj_key.bias", "attention.self.key.bias"),
-    ("attention_cell.proj_value.weight", "attention.self.value.weight"),
-    ("attention_cell.proj_value.bias", "attention.self.value.bias"),
-    ("proj.weight", "attention.output.dense.weight"),
-    ("proj.bias", "attention.output.dense.bias"),
-    ("layer_norm.gamma", "attention.output.LayerNorm.weight"),
-    ("layer_norm.beta", "attention.output.LayerNorm.bias"),
-    ("ffn.ffn_1.weight", "intermediate.dense.weight"),
-    ("ffn.ffn_1.bias", "intermediate.dense.bias"),
-    ("ffn.ffn_2.weight", "output.dense.weight"),
-    ("ffn.ffn_2.bias", "output.dense.bias"),
-    ("ffn.layer_norm.gamma", "output.LayerNorm.weight"),
-    ("ffn.layer_norm.beta", "output.LayerNorm.bias"),
-))
-MLM_NAMES = {
-    "bert": (("decoder.0.weight", "cls.predictions.transform.dense.weight"),
-             ("decoder.0.bias", "cls.predictions.transform.dense.bias"),
-             ("decoder.2.gamma", "cls.predictions.transform.LayerNorm.weight"),
-             ("decoder.2.beta", "cls.predictions.transform.LayerNorm.bias"),
-             ("decoder.3.bias", "cls.predictions.bias")),
-    "roberta": (("decoder.0.weight", "lm_head.dense.weight"), ("decoder.0.bias", "lm_head.dense.bias"),
-                ("decoder.2.gamma", "lm_head.layer_norm.weight"), ("decoder.2.beta", "lm_head.layer_norm.bias"),
-                ("decoder.3.bias", "lm_head.bias")),
-}
-HEAD_NAMES = {
-    "bert": (("classifier.1.weight", "bert.pooler.dense.weight"), ("classifier.1.bias", "bert.pooler.dense.bias"),
-             ("classifier.3.weight", "classifier.weight"), ("classifier.3.bias", "classifier.bias")),
-    "roberta": (("classifier.1.weight", "classifier.dense.weight"), ("classifier.1.bias", "classifier.dense.bias"),
-                ("classifier.3.weight", "classifier.out_proj.weight"),
-                ("classifier.3.bias", "classifier.out_proj.bias")),
-}
+LAYER_NAMES = tuple((f"encoder.transformer_cells.{{i}}.{ours}", f"encoder.layer.{{i}}.{theirs}") for ours,
+                    theirs in (("attention_cell.proj_query.weight", "attention.self.query.weight"),
+                               ("attention_cell.proj_query.bias", "attention.self.query.bias"),
+                               ("attention_cell.proj_key.weight", "attention.self.key.weight"),
+                               ("attention_cell.proj_key.bias", "attention.self.key.bias"),
+                               ("attention_cell.proj_value.weight", "attention.self.value.weight"),
+                               ("attention_cell.proj_value.bias", "attention.self.value.bias"),
+                               ("proj.weight", "attention.output.dense.weight"),
+                               ("proj.bias", "attention.output.dense.bias"),
+                               ("layer_norm.gamma", "attention.output.LayerNorm.weight"),
+                               ("layer_norm.beta", "attention.output.LayerNorm.bias"),
+                               ("ffn.ffn_1.weight", "intermediate.dense.weight"),
+                               ("ffn.ffn_1.bias", "intermediate.dense.bias"),
+                               ("ffn.ffn_2.weight", "output.dense.weight"),
+                               ("ffn.ffn_2.bias", "output.dense.bias"),
+                               ("ffn.layer_norm.gamma", "output.LayerNorm.weight"),
+                               ("ffn.layer_norm.beta", "output.LayerNorm.bias"),))
+MLM_NAMES = {"bert": (("decoder.0.weight", "cls.predictions.transform.dense.weight"),
+                      ("decoder.0.bias", "cls.predictions.transform.dense.bias"),
+                      ("decoder.2.gamma", "cls.predictions.transform.LayerNorm.weight"),
+                      ("decoder.2.beta", "cls.predictions.transform.LayerNorm.bias"),
+                      ("decoder.3.bias", "cls.predictions.bias")),
+             "roberta": (("decoder.0.weight", "lm_head.dense.weight"),
+                         ("decoder.0.bias", "lm_head.dense.bias"),
+                         ("decoder.2.gamma", "lm_head.layer_norm.weight"),
+                         ("decoder.2.beta", "lm_head.layer_norm.bias"), ("decoder.3.bias", "lm_head.bias")),}
+HEAD_NAMES = {"bert": (("classifier.1.weight", "bert.pooler.dense.weight"),
+                       ("classifier.1.bias", "bert.pooler.dense.bias"),
+                       ("classifier.3.weight", "classifier.weight"),
+                       ("classifier.3.bias", "classifier.bias")),
+              "roberta": (("classifier.1.weight", "classifier.dense.weight"),
+                          ("classifier.1.bias", "classifier.dense.bias"),
+                          ("classifier.3.weight", "classifier.out_proj.weight"),
+                          ("classifier.3.bias", "classifier.out_proj.bias")),}
 TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 TIED_COPIES = {  # theirs -> ours; stored by older versions of transformers
     "bert": {"cls.predictions.decoder.weight": "word_embed.0.weight", "cls.predictions.decoder.bias": "decoder.3.bias"},
@@ -63,7 +65,8 @@ TIED_COPIES = {  # theirs -> ours; stored by older versions of transformers
 NOT_PARAMETERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 """Buffers that some versions of transformers stored: the numbers 0, 1, 2, ... and zeros."""
 LEFT_OUT = {"bert": ("bert.pooler.", "cls.seq_relationship."), "roberta": ("roberta.pooler.",)}
-"""Parts that no network of ours has; reported, never dropped in silence. In a classifier, BERT's pooler is its head."""
+"""Parts that no network of ours has; reported, never dropped in silence. In a classifier, BERT's pooler is
+its head."""
 CLASSES = {"bert": ("BertModel", "BertForMaskedLM", "BertForSequenceClassification", "BertForPreTraining"),
            "roberta": ("RobertaModel", "RobertaForMaskedLM", "RobertaForSequenceClassification")}
 OUR_KEY = "bort"
@@ -74,14 +77,16 @@ def name_map(layout: str, depth: int, mlm: bool, head: bool) -> Dict[str, str]:
     """Our names to Hugging Face's, prefix included, of a network with ``depth`` layers and those heads."""
     names = {ours: f"{layout}.{theirs}" for ours, theirs in BODY_NAMES}
     for index in range(depth):
-        names.update((ours.format(i=index), f"{layout}.{theirs.format(i=index)}") for ours, theirs in LAYER_NAMES)
+        names.update((ours.format(i=index), f"{layout}.{theirs.format(i=index)}") for ours,
+                     theirs in LAYER_NAMES)
     names.update(MLM_NAMES[layout] if mlm else ())
     names.update(HEAD_NAMES[layout] if head else ())
     return names
 
 
 def canonical(names: Sequence[str], layout: str, where: str) -> Dict[str, str]:
-    """Each stored name's full and present-day form: with the layout's prefix, LayerNorm's gamma and beta renamed.
+    """Each stored name's full and present-day form: with the layout's prefix, LayerNorm's gamma and beta
+    renamed.
 
     Raises:
         BortError: two names have the same form.
@@ -128,7 +133,8 @@ def read_config(config: Any, where: str) -> Dict[str, Any]:
     """Our settings out of a Hugging Face ``config.json``: what ``checkpoints.build`` takes, and ``pad_id``.
 
     Raises:
-        BortError: a member is missing or says what no network of this family can do; it is named, with the remedy.
+        BortError: a member is missing or says what no network of this family can do; it is named, with the
+        remedy.
     """
     if not isinstance(config, dict):
         raise BortError(f"{where}: not a JSON object")
@@ -142,7 +148,8 @@ def read_config(config: Any, where: str) -> Dict[str, Any]:
     rows = _whole(config, "max_position_embeddings", where)
     max_length = rows - (pad_id + 1 if layout == "roberta" else 0)
     if max_length < 1:
-        raise BortError(f"{where}: max_position_embeddings {rows} leaves no position after pad_token_id {pad_id}")
+        raise BortError(f"{where}: max_position_embeddings {rows} leaves no position after pad_token_id "
+                        f"{pad_id}")
     try:
         architecture = Architecture(*sizes)
     except BortError as error:
@@ -151,32 +158,34 @@ def read_config(config: Any, where: str) -> Dict[str, Any]:
     dropout = _fraction(config, "hidden_dropout_prob", where, 0.1)
     head_dropout = config.get("classifier_dropout")
     return {"architecture": architecture.to_dict(), "vocab_size": _whole(config, "vocab_size", where),
-            "max_length": max_length, "dropout": dropout, "layer_norm_eps": epsilon, "mlm_layer_norm_eps": epsilon,
-            "head": None, "pad_id": pad_id, "head_dropout": dropout if head_dropout is None else _fraction(
-                config, "classifier_dropout", where, 0.1)}
+            "max_length": max_length, "dropout": dropout, "layer_norm_eps": epsilon,
+            "mlm_layer_norm_eps": epsilon, "head": None, "pad_id": pad_id, "head_dropout": dropout
+            if head_dropout is None else _fraction(config, "classifier_dropout", where, 0.1)}
 
 
 def _refuse_unsupported(config: Mapping[str, Any], layout: str, where: str) -> None:
     """Members whose other values change the function that the network computes."""
-    required = (
-        ("hidden_act", "gelu", ("gelu", "gelu_python"), "the activation of this family is the exact (erf) GELU"),
-        ("position_embedding_type", "absolute", ("absolute",), "positions of this family are absolute and learned"),
-        ("is_decoder", False, (False,), "this family has encoders only"),
-        ("add_cross_attention", False, (False,), "this family has encoders only"),
-        ("tie_word_embeddings", True, (True,), "the MLM head of this family shares the word embedding's matrix"),
-        ("pruned_heads", {}, ({}, None), "every layer of this family has the same number of heads"),
-        ("quantization_config", None, (None,), "import the unquantized model"),
-    )
+    required = (("hidden_act", "gelu", ("gelu", "gelu_python"),
+                 "the activation of this family is the exact (erf) GELU"),
+                ("position_embedding_type", "absolute", ("absolute",),
+                 "positions of this family are absolute and learned"),
+                ("is_decoder", False, (False,), "this family has encoders only"),
+                ("add_cross_attention", False, (False,), "this family has encoders only"),
+                ("tie_word_embeddings", True, (True,),
+                 "the MLM head of this family shares the word embedding's matrix"),
+                ("pruned_heads", {}, ({}, None), "every layer of this family has the same number of heads"),
+                ("quantization_config", None, (None,), "import the unquantized model"),)
     for key, default, allowed, why in required:
         value = config.get(key, default)
         if not any(type(value) is type(known) and value == known for known in allowed):
             raise BortError(f"{where}: {key} is {str(value)[:80]!r}, which is not supported: {why}")
     if "embedding_size" in config and config["embedding_size"] != config.get("hidden_size"):
-        raise BortError(f"{where}: embedding_size is {str(config['embedding_size'])[:80]}, not hidden_size: a "
-                        "factorized embedding is not supported")
+        raise BortError(f"{where}: embedding_size is {str(config['embedding_size'])[:80]}, not hidden_size: "
+                        "a factorized embedding is not supported")
 
 
-def _whole(config: Mapping[str, Any], key: str, where: str, default: Optional[int] = None, lowest: int = 1) -> int:
+def _whole(config: Mapping[str, Any], key: str, where: str, default: Optional[int] = None,
+           lowest: int = 1) -> int:
     value = config.get(key)
     value = default if value is None else value
     if type(value) is not int or not lowest <= value < 1 << 28:
@@ -192,7 +201,8 @@ def _fraction(config: Mapping[str, Any], key: str, where: str, default: float) -
 
 
 def read_labels(config: Mapping[str, Any], num_outputs: int) -> Optional[List[str]]:
-    """The class names in the order of the outputs; None where the config has only placeholders (``LABEL_0``)."""
+    """The class names in the order of the outputs; None where the config has only placeholders
+    (``LABEL_0``)."""
     names = config.get("id2label")
     if not isinstance(names, dict) or len(names) != num_outputs:
         return None
@@ -230,7 +240,8 @@ def write_config(description: Mapping[str, Any], layout: str, head: Optional[str
         config["classifier_dropout"] = details.get("dropout", description["dropout"])
         config["id2label"] = {str(index): str(label) for index, label in enumerate(labels)}
         config["label2id"] = {str(label): index for index, label in enumerate(labels)}
-        config["problem_type"] = "regression" if details["num_outputs"] == 1 else "single_label_classification"
+        config["problem_type"] = "regression" if details[
+                                                         "num_outputs"] == 1 else "single_label_classification"
     return config
 
 

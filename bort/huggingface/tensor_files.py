@@ -1,8 +1,10 @@
-"""Tensor files of the outside world: safetensors (one file or shards) both ways, ``pytorch_model.bin`` inwards.
+"""Tensor files of the outside world: safetensors (one file or shards) both ways, ``pytorch_model.bin``
+inwards.
 
-A safetensors file is a uint64 length, that many bytes of JSON header ``{name: {dtype, shape, data_offsets}}``, and the
-data. Every number of the header is checked against the size of the file before anything of that size is made, and the
-data is mapped, not copied, so that time and memory are bounded by the file whatever it claims.
+A safetensors file is a uint64 length, that many bytes of JSON header ``{name: {dtype, shape,
+data_offsets}}``, and the data. Every number of the header is checked against the size of the file before
+anything of that size is made, and the data is mapped, not copied, so that time and memory are bounded by the
+file whatever it claims.
 """
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ MAX_DIMENSIONS = 8
 SAFETENSORS_FILE = "model.safetensors"
 TORCH_FILE = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
-          "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4,
+          "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16"}
 
@@ -49,7 +51,8 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
     def array(self) -> np.ndarray:
-        """The values as float32 (float16 and bfloat16 widen exactly), without a copy when they are that already.
+        """The values as float32 (float16 and bfloat16 widen exactly), without a copy when they are that
+        already.
 
         Raises:
             BortError: they are not floating-point numbers, or they are too large for float32.
@@ -57,7 +60,8 @@ class Tensor(NamedTuple):
         if self.dtype == "BF16":
             return (self.read().astype(np.uint32) << 16).view(np.float32)
         if self.dtype not in _FLOATS:
-            raise BortError(f"{self.where} holds {self.dtype}, not floating-point numbers (a quantized model?)")
+            raise BortError(f"{self.where} holds {self.dtype}, not floating-point numbers (a quantized "
+                            "model?)")
         values = self.read()
         if self.dtype != "F64":
             return values.astype(np.float32, copy=False)
@@ -71,8 +75,8 @@ class Tensor(NamedTuple):
 def inside(folder: Path, name: str) -> Path:
     """The path of the file ``name`` of ``folder``, which neither its name nor a link takes out of it.
 
-    One way out is taken: Hugging Face's download cache keeps ``snapshots/REVISION/FILE`` as links to the ``blobs``
-    folder beside ``snapshots``.
+    One way out is taken: Hugging Face's download cache keeps ``snapshots/REVISION/FILE`` as links to the
+    ``blobs`` folder beside ``snapshots``.
 
     Raises:
         BortError: the name is a path, or a link leads elsewhere.
@@ -83,7 +87,8 @@ def inside(folder: Path, name: str) -> Path:
     target = path.resolve()
     cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else None
     if target.parent != root and (cache is None or target.parent != cache):
-        raise BortError(f"{path}: a link out of its folder (to {target}), which is not followed; copy the file instead")
+        raise BortError(f"{path}: a link out of its folder (to {target}), which is not followed; copy the "
+                        "file instead")
     return path
 
 
@@ -91,8 +96,8 @@ def read_header(path: PathLike) -> Tuple[Dict[str, Dict[str, Any]], int, int]:
     """The checked header of a safetensors file, the offset of its data and the size of the file.
 
     Raises:
-        BortError: the file is unreadable, truncated or not safetensors, its header is too large, or the tensors do not
-            cover its data exactly once, each with the bytes its shape and dtype need.
+        BortError: the file is unreadable, truncated or not safetensors, its header is too large, or the
+            tensors do not cover its data exactly once, each with the bytes its shape and dtype need.
     """
     path = Path(path)
     try:
@@ -101,8 +106,9 @@ def read_header(path: PathLike) -> Tuple[Dict[str, Dict[str, Any]], int, int]:
             start = stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-                raise BortError(f"{path}: not a safetensors file, or a truncated one: its header would have {length} "
-                                f"bytes (the file has {size}, and a header at most {MAX_HEADER_BYTES})")
+                raise BortError(f"{path}: not a safetensors file, or a truncated one: its header would have "
+                                f"{length} bytes (the file has {size}, and a header at most "
+                                f"{MAX_HEADER_BYTES})")
             text = stream.read(length)
     except OSError as error:
         raise BortError(f"{path}: cannot be read ({error.strerror})") from error
@@ -128,17 +134,18 @@ def _check_layout(path: Path, header: Mapping[str, Any], data_size: int) -> None
         if not _counts(shape) or len(shape) > MAX_DIMENSIONS:
             raise BortError(f"{where} has the impossible shape {str(shape)[:80]}")
         if not _counts(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= data_size:
-            raise BortError(f"{where} lies at {str(offsets)[:80]} of {data_size} bytes of data; the file is truncated "
-                            "or damaged")
+            raise BortError(f"{where} lies at {str(offsets)[:80]} of {data_size} bytes of data; the file is "
+                            "truncated or damaged")
         needed = _SIZES[dtype] * math.prod(shape)
         if offsets[1] - offsets[0] != needed:
-            raise BortError(f"{where} has {offsets[1] - offsets[0]} bytes, {dtype} {str(shape)[:80]} needs {needed}")
+            raise BortError(f"{where} has {offsets[1] - offsets[0]} bytes, {dtype} {str(shape)[:80]} needs "
+                            f"{needed}")
         spans.append((offsets[0], offsets[1], name))
     end = 0
     for start, stop, name in sorted(spans):
         if start != end:
-            raise BortError(f"{path}: {name[:100]!r} begins at byte {start} of the data, the one before it ends at "
-                            f"{end}: tensors overlap or leave a gap")
+            raise BortError(f"{path}: {name[:100]!r} begins at byte {start} of the data, the one before it "
+                            f"ends at {end}: tensors overlap or leave a gap")
         end = stop
     if end != data_size:
         raise BortError(f"{path}: {data_size - end} bytes of its data belong to no tensor")
@@ -171,7 +178,8 @@ def _mapped(buffer: mmap.mmap, start: int, entry: Mapping[str, Any], where: str)
     stored = np.dtype(_FLOATS.get(dtype, "<u2" if dtype == "BF16" else "u1"))
 
     def read() -> np.ndarray:
-        return np.frombuffer(buffer, stored, math.prod(shape), start + entry["data_offsets"][0]).reshape(shape)
+        return np.frombuffer(buffer, stored, math.prod(shape),
+                             start + entry["data_offsets"][0]).reshape(shape)
 
     return Tensor(dtype, shape, where, read)
 
@@ -207,7 +215,8 @@ def write_safetensors(path: PathLike, arrays: Mapping[str, np.ndarray], shapes: 
 def open_folder(folder: PathLike) -> Tuple[Dict[str, Tensor], List[Path]]:
     """The tensors of a Hugging Face folder, and the files they are in.
 
-    Looked for, in this order: ``model.safetensors``, its shards with an index, ``pytorch_model.bin``, its shards.
+    Looked for, in this order: ``model.safetensors``, its shards with an index, ``pytorch_model.bin``, its
+    shards.
 
     Raises:
         BortError: none is there, one is damaged, or a link or name leads out of the folder.
@@ -219,16 +228,19 @@ def open_folder(folder: PathLike) -> Tuple[Dict[str, Tensor], List[Path]]:
             return reader(path), [path]
         if os.path.lexists(folder / (name + INDEX_SUFFIX)):
             return _open_shards(folder, name + INDEX_SUFFIX, reader)
-    others = sorted(path.name for path in folder.glob("*") if path.suffix in (".h5", ".msgpack", ".ot", ".bin", ".pt"))
-    raise BortError(f"{folder}: neither {SAFETENSORS_FILE} nor {TORCH_FILE}" + (
-        f" (only {', '.join(others[:5])}; save the model with transformers' save_pretrained)" if others else ""))
+    others = sorted(path.name for path in folder.glob("*") if path.suffix in (".h5", ".msgpack", ".ot",
+                                                                              ".bin", ".pt"))
+    raise BortError(f"{folder}: neither {SAFETENSORS_FILE} nor {TORCH_FILE}"
+                    + (f" (only {', '.join(others[:5])}; save the model with transformers' save_pretrained)"
+                       if others else ""))
 
 
 def _open_shards(folder: Path, index: str, reader: Callable[[Path], Dict[str, Tensor]]
                  ) -> Tuple[Dict[str, Tensor], List[Path]]:
     content = read_json(inside(folder, index), max_bytes=MAX_HEADER_BYTES)
     places = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str)
+                                                             for name in places.values()):
         raise BortError(f"{folder / index}: no weight_map of tensor names to file names in it")
     paths = {name: inside(folder, name) for name in sorted(set(places.values()))}
     tensors: Dict[str, Tensor] = {}
@@ -237,14 +249,15 @@ def _open_shards(folder: Path, index: str, reader: Callable[[Path], Dict[str, Te
         wanted = {tensor for tensor, place in places.items() if place == name}
         if set(found) != wanted:
             differing = sorted(set(found) ^ wanted)
-            raise BortError(f"{path}: its tensors are not those that {index} names for it ({', '.join(differing[:3])})"
-                            "; the files do not belong together")
+            raise BortError(f"{path}: its tensors are not those that {index} names for it "
+                            f"({', '.join(differing[:3])}); the files do not belong together")
         tensors.update(found)
     return tensors, list(paths.values())
 
 
 def read_torch(path: PathLike) -> Dict[str, Tensor]:
-    """The tensors of a ``pytorch_model.bin``, through PyTorch's loader for weights only, which runs no code of a file.
+    """The tensors of a ``pytorch_model.bin``, through PyTorch's loader for weights only, which runs no code
+    of a file.
 
     Raises:
         BortError: PyTorch is missing or too old for that, or the file is damaged or holds more than weights.
@@ -253,32 +266,36 @@ def read_torch(path: PathLike) -> Dict[str, Tensor]:
     try:
         import torch
     except ImportError as error:
-        raise BortError(f"{path}: reading it needs PyTorch (pip install torch). Or make safetensors of it where there "
-                        "is PyTorch: transformers' AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
-                        ) from error
+        raise BortError(f"{path}: reading it needs PyTorch (pip install torch). Or make safetensors of it "
+                        "where there is PyTorch: transformers' "
+                        "AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)") from error
     size = _refuse_bombs(path)
     try:
         with warnings.catch_warnings():  # about versions of pickle, which the user did not choose
             warnings.simplefilter("ignore")
             content = torch.load(str(path), map_location="cpu", weights_only=True)
     except TypeError as error:
-        raise BortError(f"{path}: PyTorch {torch.__version__} cannot load weights only; upgrade it") from error
+        raise BortError(
+                        f"{path}: PyTorch {torch.__version__} cannot load weights only; upgrade it") from error
     except Exception as error:  # whatever a hostile file provokes in the unpickler
-        raise BortError(f"{path}: not a file of weights, or a damaged one ({type(error).__name__}: {str(error)[:200]})"
-                        ) from error
+        raise BortError(f"{path}: not a file of weights, or a damaged one ({type(error).__name__}: "
+                        f"{str(error)[:200]})") from error
     return dict(_torch_tensors(path, content, size, torch))
 
 
 def _refuse_bombs(path: Path) -> int:
-    """The size of the file, after a check that its archive is stored as it is (as PyTorch does) and not compressed."""
+    """The size of the file, after a check that its archive is stored as it is (as PyTorch does) and not
+    compressed."""
     try:
         size = path.stat().st_size
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
-            if len(members) > MAX_TENSORS or any(member.compress_type != zipfile.ZIP_STORED for member in members) \
-                    or sum(member.file_size for member in members) > size:
-                raise BortError(f"{path}: a compressed archive, which PyTorch does not write; it is not opened")
+            if len(members) > MAX_TENSORS or any(member.compress_type != zipfile.ZIP_STORED
+                                                 for member in members) or sum(member.file_size
+                                                                               for member in members) > size:
+                raise BortError(f"{path}: a compressed archive, which PyTorch does not write; it is not "
+                                "opened")
         return size
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise BortError(f"{path}: cannot be read ({error}); the file is damaged") from error
@@ -303,7 +320,8 @@ def _torch_tensors(path: Path, content: Any, size: int, torch: Any) -> Iterator[
 def _torch_reader(value: Any, torch: Any) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         plain = value.detach().contiguous()
-        return (plain.view(torch.int16).numpy().view(np.uint16) if value.dtype == torch.bfloat16 else plain.numpy())
+        return (plain.view(torch.int16).numpy().view(np.uint16) if value.dtype == torch.bfloat16
+                else plain.numpy())
 
     return read
 

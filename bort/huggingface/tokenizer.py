@@ -1,7 +1,8 @@
 """A tokenizer for transformers' ``AutoTokenizer`` that gives the ids this project's models were trained on.
 
-Beside the vocabulary's own files goes a ``tokenizer.json`` whose template puts one ``</s>`` between the segments of a
-pair (RoBERTa's class at Hugging Face puts two) and token type 0 everywhere (an exported model has no other).
+Beside the vocabulary's own files goes a ``tokenizer.json`` whose template puts one ``</s>`` between the
+segments of a pair (RoBERTa's class at Hugging Face puts two) and token type 0 everywhere (an exported model
+has no other).
 """
 from __future__ import annotations
 
@@ -15,13 +16,15 @@ from bort.text.tokenizers.base import Tokenizer
 from bort.text.tokenizers.pieces import MODEL_FILE
 
 CONFIG_FILE = "tokenizer_config.json"
-_PROBES = ("Hello world! It's 3.14 o'clock, isn't it?", "  two  blanks\tand a tab ", "a", "don't THE Ünïcödé ﬁne ½ ①",
-           "中文 日本語 한국어", "emoji 🙂 and \u200b zero width", "x" * 40 + " antidisestablishmentarianism",
-           "\u00a0nbsp\u2028line", "www.example.com/a_b-c?d=e&f=%20", "")
+_PROBES = ("Hello world! It's 3.14 o'clock, isn't it?", "  two  blanks\tand a tab ", "a",
+           "don't THE Ünïcödé ﬁne ½ ①", "中文 日本語 한국어", "emoji 🙂 and \u200b zero width",
+           "x" * 40 + " antidisestablishmentarianism", "\u00a0nbsp\u2028line",
+           "www.example.com/a_b-c?d=e&f=%20", "")
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Optional[str]:
-    """Write a tokenizer's own files and, if its kind can be expressed, ``tokenizer.json``; a note if it cannot.
+    """Write a tokenizer's own files and, if its kind can be expressed, ``tokenizer.json``; a note if it
+    cannot.
 
     Raises:
         BortError: the folder cannot be written to.
@@ -44,11 +47,11 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Opti
         found = read_json(folder / CONFIG_FILE)
         settings = found if isinstance(found, dict) else {}
     names = tokenizer.names
-    settings.update({
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length, "bos_token": names["bos"],
-        "cls_token": names["bos"], "eos_token": names["eos"], "sep_token": names["eos"], "unk_token": names["unk"],
-        "pad_token": names["pad"], "mask_token": names["mask"], "model_input_names": ["input_ids", "attention_mask"],
-        "clean_up_tokenization_spaces": False})
+    settings.update({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length,
+                     "bos_token": names["bos"], "cls_token": names["bos"], "eos_token": names["eos"],
+                     "sep_token": names["eos"], "unk_token": names["unk"], "pad_token": names["pad"],
+                     "mask_token": names["mask"], "model_input_names": ["input_ids", "attention_mask"],
+                     "clean_up_tokenization_spaces": False})
     write_json(folder / CONFIG_FILE, settings)
     return None if note is None else f"{note}: transformers cannot load this tokenizer, use bort.load_tokenizer"
 
@@ -58,7 +61,8 @@ def _ids(engine: Any, text: str) -> List[int]:
 
 
 def _engine(tokenizer: Tokenizer, folder: Path) -> Any:
-    """The same tokenizer out of the ``tokenizers`` package, without special tokens; None if that has no such kind."""
+    """The same tokenizer out of the ``tokenizers`` package, without special tokens; None if that has no such
+    kind."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
@@ -100,8 +104,8 @@ def _finish(engine: Any, tokenizer: Tokenizer) -> None:
 def _unigram(tokenizer: Tokenizer, proto: bytes) -> Any:
     """A SentencePiece unigram model in the ``tokenizers`` package; None for other types of model.
 
-    The protocol buffer's fields: 1 pieces (1 text, 2 score), 2 trainer (3 type, 1 is unigram; 35 byte fallback),
-    3 normalizer (2 character map).
+    The protocol buffer's fields: 1 pieces (1 text, 2 score), 2 trainer (3 type, 1 is unigram; 35 byte
+    fallback), 3 normalizer (2 character map).
     """
     import tokenizers
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
@@ -112,7 +116,8 @@ def _unigram(tokenizer: Tokenizer, proto: bytes) -> Any:
         for field, value in _fields(proto):
             if field == 1:
                 members = dict(_fields(value))
-                pieces.append((members[1].decode("utf-8"), struct.unpack("<f", members.get(2, b"\0\0\0\0"))[0]))
+                pieces.append((members[1].decode("utf-8"),
+                               struct.unpack("<f", members.get(2, b"\0\0\0\0"))[0]))
             elif field == 2:
                 members = dict(_fields(value))
                 kind, fallback = members.get(3, 1), bool(members.get(35, 0))

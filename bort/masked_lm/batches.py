@@ -1,4 +1,5 @@
-"""Masked batches of a corpus in an order that only the seed and the epoch decide, dealt out to ranks. No MXNet."""
+"""Masked batches of a corpus in an order that only the seed and the epoch decide, dealt out to ranks. No
+MXNet."""
 from __future__ import annotations
 
 from typing import Any, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
@@ -32,7 +33,8 @@ class MaskedLMBatch(NamedTuple):
     Attributes:
         token_ids: int32 (B, T), masked.
         valid_length: float32 (B,).
-        rows: int32 (N,), the masked positions counted through the batch, b * T + t; sequence by sequence, ascending.
+        rows: int32 (N,), the masked positions counted through the batch, b * T + t; sequence by sequence,
+        ascending.
         labels: int32 (N,), the tokens that were there.
         examples: int64 (B,), which sequences of the corpus these are.
         tokens: tokens of the batch that are not padding.
@@ -48,20 +50,21 @@ class MaskedLMBatch(NamedTuple):
     mask_epoch: int
 
 
-def make_batch(data: Sequences, examples: np.ndarray, policy: MaskingPolicy, seed: int, mask_epoch: int, pad_id: int,
-               max_length: int) -> MaskedLMBatch:
+def make_batch(data: Sequences, examples: np.ndarray, policy: MaskingPolicy, seed: int, mask_epoch: int,
+               pad_id: int, max_length: int) -> MaskedLMBatch:
     """Read, pad and mask some sequences of a corpus."""
     ids, valid = pad_batch([data[int(index)] for index in examples], pad_id, max_length)
     masked = policy.mask_batch(ids, valid, seed, mask_epoch, examples)
     chosen = masked.weights > 0
     rows = (masked.positions + np.arange(len(ids), dtype=np.int32)[:, None] * ids.shape[1])[chosen]
-    return MaskedLMBatch(masked.inputs, valid, rows.astype(np.int32), masked.labels[chosen], np.asarray(examples),
-                         int(valid.sum()), mask_epoch)
+    return MaskedLMBatch(masked.inputs, valid, rows.astype(np.int32), masked.labels[chosen],
+                         np.asarray(examples), int(valid.sum()), mask_epoch)
 
 
 def shuffled_token_batches(lengths: np.ndarray, max_tokens: int, parts: int, rng: np.random.Generator,
                            window: int = 65536) -> List[np.ndarray]:
-    """One epoch of batches for ``parts`` shares of at most ``max_tokens`` padded tokens each (or one sequence).
+    """One epoch of batches for ``parts`` shares of at most ``max_tokens`` padded tokens each (or one
+    sequence).
 
     Every index is in exactly one batch; otherwise as :func:`bort.batching.shuffled_batches`.
     """
@@ -73,8 +76,10 @@ def shuffled_token_batches(lengths: np.ndarray, max_tokens: int, parts: int, rng
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def token_groups(lengths: np.ndarray, order: np.ndarray, max_tokens: int, parts: int = 1) -> Iterator[np.ndarray]:
-    """``order`` in groups of similar length, longest first, whose ``parts`` shares are within ``max_tokens``."""
+def token_groups(lengths: np.ndarray, order: np.ndarray, max_tokens: int,
+                 parts: int = 1) -> Iterator[np.ndarray]:
+    """``order`` in groups of similar length, longest first, whose ``parts`` shares are within
+    ``max_tokens``."""
     order = order[np.argsort(-np.asarray(lengths)[order], kind="stable")]
     start = 0
     while start < len(order):
@@ -87,12 +92,14 @@ def token_groups(lengths: np.ndarray, order: np.ndarray, max_tokens: int, parts:
 class BatchStream:
     """The endless sequence of global batches of one training, and a rank's share of each.
 
-    A global batch is cut into ``size * accumulate`` shares, of which rank r takes every one congruent to r: K ranks, or
+    A global batch is cut into ``size * accumulate`` shares, of which rank r takes every one congruent to r: K
+        ranks, or
     K micro-batches, or one batch K times as large, see the same sequences at the same step.
 
     Args:
         data: the corpus.
-        batch_size: sequences per rank and micro-batch; ignored when ``max_tokens`` bounds the padded tokens instead.
+        batch_size: sequences per rank and micro-batch; ignored when ``max_tokens`` bounds the padded tokens
+            instead.
         accumulate: micro-batches per step.
         seed: decides the order, and the masks where there is no ``mask_seed``.
         mask_passes: after this many epochs the masks repeat; 0 is fresh masks for ever.
@@ -103,8 +110,8 @@ class BatchStream:
     """
 
     def __init__(self, data: Sequences, policy: MaskingPolicy, pad_id: int, max_length: int, seed: int,
-                 batch_size: int = 8, accumulate: int = 1, max_tokens: int = 0, mask_passes: int = 0, rank: int = 0,
-                 size: int = 1, mask_seed: Optional[int] = None) -> None:
+                 batch_size: int = 8, accumulate: int = 1, max_tokens: int = 0, mask_passes: int = 0,
+                 rank: int = 0, size: int = 1, mask_seed: Optional[int] = None) -> None:
         check_corpus(data, max_length)
         self.data, self.policy, self.pad_id, self.max_length, self.seed = data, policy, pad_id, max_length, seed
         self._batch_size, self._max_tokens, self._mask_passes = batch_size, max_tokens, mask_passes
@@ -118,8 +125,11 @@ class BatchStream:
         if self._planned != self.epoch:
             rng = np.random.default_rng([self.seed, 0x4D4C4D, self.epoch])
             parts = self._size * self._accumulate
-            self._plan = shuffled_token_batches(self.data.lengths, self._max_tokens, parts, rng) if self._max_tokens \
-                else shuffled_batches(self.data.lengths, self._batch_size * parts, rng)
+            self._plan = shuffled_token_batches(self.data.lengths, self._max_tokens, parts,
+                                                rng) if self._max_tokens else shuffled_batches(
+                                                                                               self.data.lengths,
+                                                                                               self._batch_size
+                                                                                               * parts, rng)
             self._planned = self.epoch
         return self._plan
 
@@ -128,7 +138,8 @@ class BatchStream:
         return len(self._batches())
 
     def next(self) -> List[MaskedLMBatch]:
-        """This rank's micro-batches of the next step; fewer at the end of an epoch, where they may run out."""
+        """This rank's micro-batches of the next step; fewer at the end of an epoch, where they may run
+        out."""
         if self.index >= len(self._batches()):
             self.epoch, self.index = self.epoch + 1, 0
         batch = self._batches()[self.index]
@@ -136,8 +147,8 @@ class BatchStream:
         mask_epoch = self.epoch % self._mask_passes if self._mask_passes else self.epoch
         parts = [share(batch, self._rank + self._size * turn, self._size * self._accumulate)
                  for turn in range(self._accumulate)]
-        made = [make_batch(self.data, part, self.policy, self._mask_seed, mask_epoch, self.pad_id, self.max_length)
-                for part in parts if len(part)]
+        made = [make_batch(self.data, part, self.policy, self._mask_seed, mask_epoch, self.pad_id,
+                           self.max_length) for part in parts if len(part)]
         return [part for part in made if len(part.rows)]
 
 
@@ -151,8 +162,8 @@ def check_corpus(data: Sequences, max_length: int) -> None:
         raise BortError("the corpus has no sequences in this split; prepare more text, or another --split")
     longest = int(np.max(data.lengths))
     if longest > max_length:
-        raise BortError(f"the corpus has sequences of {longest} tokens, the model takes {max_length}; prepare it with "
-                        f"--max-length {max_length}")
+        raise BortError(f"the corpus has sequences of {longest} tokens, the model takes {max_length}; "
+                        f"prepare it with --max-length {max_length}")
 
 
 def evaluation_batches(data: Sequences, policy: MaskingPolicy, pad_id: int, max_length: int, max_tokens: int,
@@ -165,6 +176,7 @@ def evaluation_batches(data: Sequences, policy: MaskingPolicy, pad_id: int, max_
     batches = list(token_groups(data.lengths, np.arange(count), max_tokens))
 
     def make(examples: Sequence[int]) -> MaskedLMBatch:
-        return make_batch(data, np.asarray(examples), policy, EVALUATION_SEED, EVALUATION_EPOCH, pad_id, max_length)
+        return make_batch(data, np.asarray(examples), policy, EVALUATION_SEED, EVALUATION_EPOCH, pad_id,
+                          max_length)
 
     return batches[rank::size], make

@@ -1,8 +1,9 @@
 """Dynamic masking (section 4.2 of the paper, after RoBERTa): a fresh choice of masked tokens at every pass.
 
 What is masked in an example is a pure function of (seed, epoch, example, position): a counter-based generator
-(SplitMix64) is evaluated for all tokens of a batch at once. It therefore depends neither on the other examples of the
-batch, nor on padding, nor on the number of ranks, and a resumed run sees the masks of an uninterrupted one.
+(SplitMix64) is evaluated for all tokens of a batch at once. It therefore depends neither on the other
+examples of the batch, nor on padding, nor on the number of ranks, and a resumed run sees the masks of an
+uninterrupted one.
 """
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from bort.errors import BortError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
-# Values drawn for each position: the order in which tokens are chosen, what happens to one, what may replace it.
+# Values drawn for each position: the order in which tokens are chosen, what happens to one, what may replace
+# it.
 _ORDER, _ACTION, _REPLACEMENT, _DRAWS = 0, 1, 2, 3
 
 
@@ -64,12 +66,15 @@ def _unit(bits: np.ndarray) -> np.ndarray:
 class MaskingPolicy:
     """Chooses ``ratio`` of a sequence's ordinary tokens; of these, most become the mask, some a random token.
 
-    Per sequence with n tokens that are neither special nor padding, max(1, floor(ratio * n + 1/2)) are chosen, none
-    when n is 0. A chosen token becomes ``mask_id`` with probability ``mask_prob``, a token drawn evenly from the
-    ordinary ones with ``random_prob``, and stays as it is otherwise (80, 10 and 10% in the paper).
+    Per sequence with n tokens that are neither special nor padding, max(1, floor(ratio * n + 1/2)) are
+    chosen, none when n is 0. A chosen token becomes ``mask_id`` with probability ``mask_prob``, a token drawn
+    evenly from the ordinary ones with ``random_prob``, and stays as it is otherwise (80, 10 and 10% in the
+    paper).
 
-    With ``word_starts``, whole words are chosen, in random order, as long as the middle of the next one is still within
-    the number above: the number is then right on average and not for each sequence; at least one word is chosen.
+    With ``word_starts``, whole words are chosen, in random order, as long as the middle of the next one is
+    still within
+    the number above: the number is then right on average and not for each sequence; at least one word is
+    chosen.
     """
 
     def __init__(self, vocab_size: int, mask_id: int, special_ids: Iterable[int], ratio: float = 0.15,
@@ -83,7 +88,8 @@ class MaskingPolicy:
             special_ids: never chosen and never drawn as a replacement; ``mask_id`` is always one of them.
             ratio: share of the tokens to choose, above 0 and at most 1.
             mask_prob, random_prob: see above; their sum is at most 1.
-            word_starts: bool (V,), whether a token begins a word (``Tokenizer.word_starts()``), for whole words.
+            word_starts: bool (V,), whether a token begins a word (``Tokenizer.word_starts()``), for whole
+                words.
             multiple_of: M is rounded up to a multiple of this, so that fewer shapes occur.
 
         Raises:
@@ -92,8 +98,8 @@ class MaskingPolicy:
         if not 0 < ratio <= 1:
             raise BortError(f"the masking ratio must be above 0 and at most 1, not {ratio}")
         if mask_prob < 0 or random_prob < 0 or not mask_prob + random_prob <= 1 + 1e-9:
-            raise BortError(f"mask_prob {mask_prob} and random_prob {random_prob} must be probabilities that add up to "
-                            "at most 1")
+            raise BortError(f"mask_prob {mask_prob} and random_prob {random_prob} must be probabilities that "
+                            "add up to at most 1")
         if multiple_of < 1:
             raise BortError(f"multiple_of must be at least 1, not {multiple_of}")
         special = sorted({int(index) for index in special_ids} | {int(mask_id)})
@@ -102,7 +108,8 @@ class MaskingPolicy:
         if word_starts is not None and np.shape(word_starts) != (vocab_size,):
             raise BortError(f"word_starts has the shape {np.shape(word_starts)} for {vocab_size} tokens")
         self.vocab_size, self.mask_id, self.ratio = int(vocab_size), int(mask_id), float(ratio)
-        self.mask_prob, self.random_prob, self.multiple_of = float(mask_prob), float(random_prob), int(multiple_of)
+        self.mask_prob, self.random_prob, self.multiple_of = float(mask_prob), float(random_prob), int(
+                                                                                                       multiple_of)
         self._ordinary = np.ones(vocab_size, dtype=bool)
         self._ordinary[special] = False
         self._replacements = np.flatnonzero(self._ordinary).astype(np.int32)
@@ -157,9 +164,11 @@ class MaskingPolicy:
         if not np.issubdtype(ids.dtype, np.integer) or not np.issubdtype(examples.dtype, np.integer):
             raise BortError(f"token and example ids must be integers, not {ids.dtype} and {examples.dtype}")
         if ids.size and not (0 <= ids.min() and ids.max() < self.vocab_size):
-            raise BortError(f"token ids from {ids.min()} to {ids.max()} do not fit a vocabulary of {self.vocab_size}")
+            raise BortError(f"token ids from {ids.min()} to {ids.max()} do not fit a vocabulary of "
+                            f"{self.vocab_size}")
         if lengths.size and not (0 <= lengths.min() and lengths.max() <= ids.shape[1]):
-            raise BortError(f"valid lengths from {lengths.min()} to {lengths.max()} do not fit {ids.shape[1]} columns")
+            raise BortError(f"valid lengths from {lengths.min()} to {lengths.max()} do not fit "
+                            f"{ids.shape[1]} columns")
         return ids, lengths, examples
 
     def _replaced(self, tokens: np.ndarray, keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -169,7 +178,8 @@ class MaskingPolicy:
         replaced = np.where(action < self.mask_prob + self.random_prob, random, tokens)
         return np.where(action < self.mask_prob, self.mask_id, replaced)
 
-    def _whole_words(self, ids: np.ndarray, maskable: np.ndarray, order: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    def _whole_words(self, ids: np.ndarray, maskable: np.ndarray, order: np.ndarray,
+                     wanted: np.ndarray) -> np.ndarray:
         batch, length = ids.shape
         positions = np.arange(length)
         after_other = np.ones_like(maskable)

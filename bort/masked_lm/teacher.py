@@ -1,4 +1,5 @@
-"""The teacher of a distillation: forward passes without gradients, at the masked positions of the student's batches."""
+"""The teacher of a distillation: forward passes without gradients, at the masked positions of the student's
+batches."""
 from __future__ import annotations
 
 from typing import Any
@@ -20,7 +21,8 @@ def on_device(batch: MaskedLMBatch) -> Any:
 
 
 def masked_states(model: Bert, token_ids: Any, valid_length: Any, rows: Any) -> Any:
-    """What ``model``'s vocabulary projection takes at the masked positions, (N, H); recorded if the caller records."""
+    """What ``model``'s vocabulary projection takes at the masked positions, (N, H); recorded if the caller
+    records."""
     return model.masked_states(token_ids, valid_length, rows)
 
 

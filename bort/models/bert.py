@@ -1,7 +1,8 @@
-"""``Bert``: the one network of the project, from Bort to the RoBERTa-large teacher, parametrized by the 4-tuple.
+"""``Bert``: the one network of the project, from Bort to the RoBERTa-large teacher, parametrized by the
+4-tuple.
 
-Shapes: B batch, T length, M masked positions of a sequence, A heads, H hidden, I intermediate, V vocabulary. Parameter
-names are those of the released checkpoints (their table is in ``bort.checkpoints``).
+Shapes: B batch, T length, M masked positions of a sequence, A heads, H hidden, I intermediate, V vocabulary.
+Parameter names are those of the released checkpoints (their table is in ``bort.checkpoints``).
 """
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from bort.models.selected_positions import SelectedStates
 RELEASED_EPSILON = 1e-5
 RELEASED_MLM_EPSILON = 1e-12
 INITIAL_DEVIATION, INITIAL_DEVIATION_HIDDEN = 0.02, 1024
-"""BERT's standard deviation of the initial weights, and the width it is meant for: that of BERT-large and of Bort."""
+"""BERT's standard deviation of the initial weights, and the width it is meant for: that of BERT-large and of
+Bort."""
 
 
 class Encoder(gluon.HybridBlock):
@@ -36,7 +38,8 @@ class Encoder(gluon.HybridBlock):
             self.layer_norm = LayerNorm(architecture.hidden, epsilon)
             self.transformer_cells = gluon.nn.HybridSequential(prefix="")
             for index in range(architecture.depth):
-                self.transformer_cells.add(TransformerCell(architecture, dropout, epsilon, prefix=f"cell{index}_"))
+                self.transformer_cells.add(TransformerCell(architecture, dropout, epsilon,
+                                                           prefix=f"cell{index}_"))
 
     def hybrid_forward(self, F: Any, x: Any, valid_length: Any, position_weight: Any) -> Any:
         """``x`` (B, T, H), ``valid_length`` (B,); returns (B, T, H) with zeros in the rows of padding."""
@@ -48,14 +51,16 @@ class Encoder(gluon.HybridBlock):
     def enter(self, F: Any, x: Any, valid_length: Any, position_weight: Any) -> Any:
         """What goes into the first layer, (B, T, H), and what every layer adds to its scores, (B*A, T, T)."""
         first_unit = F.BlockGrad(F.slice_axis(x, axis=2, begin=0, end=1))        # (B, T, 1)
+        # (B, T)
         positions = F.broadcast_add(F.zeros_like(F.reshape(first_unit, shape=(0, 0))),
-                                    F.expand_dims(F.contrib.arange_like(first_unit, axis=1), axis=0))  # (B, T)
+                                    F.expand_dims(F.contrib.arange_like(first_unit, axis=1), axis=0))
         x = x + F.Embedding(positions, position_weight, input_dim=self._max_length, output_dim=self._hidden)
         x = self.layer_norm(self.dropout(x))
         padding = F.broadcast_greater_equal(positions, F.expand_dims(valid_length, axis=1)) * MASKED_SCORE
-        # The mask is expanded once for all layers: adding arrays of one shape is fast here, broadcasting is not.
-        rows = F.zeros_like(F.BlockGrad(F.slice_axis(
-            F.reshape(x, shape=(0, 0, -4, self._heads, -1)), axis=3, begin=0, end=1)))            # (B, T, A, 1)
+        # The mask is expanded once for all layers: adding arrays of one shape is fast here, broadcasting is
+        # not.
+        rows = F.zeros_like(F.BlockGrad(F.slice_axis(F.reshape(x, shape=(0, 0, -4, self._heads, -1)), axis=3,
+                                                     begin=0, end=1)))  # (B, T, A, 1)
         score_mask = F.broadcast_add(F.transpose(rows, axes=(0, 2, 1, 3)),                        # (B, A, T, 1)
                                      F.expand_dims(F.expand_dims(padding, axis=1), axis=1))       # (B, 1, 1, T)
         return x, F.reshape(score_mask, shape=(-3, 0, 0))
@@ -72,13 +77,13 @@ class Bert(gluon.HybridBlock):
         vocab_size: V.
         max_length: rows of the position embedding; longer inputs are an error.
         dropout: probability on embeddings, attention weights, attention output and feed-forward output.
-        layer_norm_eps: epsilon of the encoder's LayerNorms; ``mlm_layer_norm_eps`` that of the MLM head (the release
-            uses 1e-5 and 1e-12).
+        layer_norm_eps: epsilon of the encoder's LayerNorms; ``mlm_layer_norm_eps`` that of the MLM head (the
+            release uses 1e-5 and 1e-12).
     """
 
-    def __init__(self, architecture: Architecture, vocab_size: int, max_length: int = 512, dropout: float = 0.1,
-                 layer_norm_eps: float = RELEASED_EPSILON, mlm_layer_norm_eps: float = RELEASED_MLM_EPSILON,
-                 **kwargs: Any) -> None:
+    def __init__(self, architecture: Architecture, vocab_size: int, max_length: int = 512,
+                 dropout: float = 0.1, layer_norm_eps: float = RELEASED_EPSILON,
+                 mlm_layer_norm_eps: float = RELEASED_MLM_EPSILON, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._selected: Tuple[SelectedStates, ...] = ()  # not a child: its blocks are the encoder's
         hidden = architecture.hidden
@@ -109,8 +114,8 @@ class Bert(gluon.HybridBlock):
             masked_positions: (B, M) integers below T, or None.
 
         Returns:
-            Hidden states (B, T, H), zero in padded rows; with ``masked_positions`` a pair of them and the logits
-            (B, M, V).
+            Hidden states (B, T, H), zero in padded rows; with ``masked_positions`` a pair of them and the
+            logits (B, M, V).
 
         Raises:
             BortError: an id, length or position is out of range, or the shapes do not fit together.
@@ -130,21 +135,23 @@ class Bert(gluon.HybridBlock):
     def decode(self, sequence: Any, masked_positions: Any) -> Any:
         """Vocabulary logits (B, M, V) of hidden states (B, T, H) at ``masked_positions`` (B, M)."""
         F = mx.sym if isinstance(sequence, mx.sym.Symbol) else mx.nd
-        first_unit = F.BlockGrad(F.reshape(F.slice_axis(sequence, axis=2, begin=0, end=1), shape=(0, 0)))   # (B, T)
-        row_start = F.slice_axis(F.contrib.arange_like(first_unit), axis=1, begin=0, end=1)                 # (B, 1)
+        # (B, T)
+        first_unit = F.BlockGrad(F.reshape(F.slice_axis(sequence, axis=2, begin=0, end=1), shape=(0, 0)))
+        row_start = F.slice_axis(F.contrib.arange_like(first_unit), axis=1, begin=0, end=1)  # (B, 1)
         index = F.broadcast_add(F.cast(masked_positions, dtype="float32"), row_start)
         return self.decoder(F.take(F.reshape(sequence, shape=(-3, 0)), index))
 
     def states_at(self, token_ids: Any, valid_length: Any, rows: Any) -> Any:
-        """The last hidden states at some positions, for less than the whole costs (:mod:`bort.models.selected_positions`).
+        """The last hidden states at some positions, for less than the whole costs
+        (:mod:`bort.models.selected_positions`).
 
         Args:
             token_ids, valid_length: as for :meth:`forward`, NDArrays.
             rows: (N,) int32, positions counted through the batch: b * T + t.
 
         Returns:
-            (N, H): ``model(token_ids, valid_length)`` there, with the gradients it would have. Rows of padding are
-            undefined.
+            (N, H): ``model(token_ids, valid_length)`` there, with the gradients it would have. Rows of
+            padding are undefined.
 
         Raises:
             BortError: as :meth:`forward`, or a row is outside the batch.
@@ -156,10 +163,11 @@ class Bert(gluon.HybridBlock):
         return self._selected[0](self.word_embed(token_ids), self._lengths(valid_length), rows)
 
     def masked_states(self, token_ids: Any, valid_length: Any, rows: Any) -> Any:
-        """What the MLM head multiplies with the vocabulary matrix, for training without an array of logits per batch.
+        """What the MLM head multiplies with the vocabulary matrix, for training without an array of logits
+        per batch.
 
-        Arguments and errors are those of :meth:`states_at`, ``rows`` the masked positions; returns (N, H), of which
-        ``decoder[3]`` makes the logits (N, V).
+        Arguments and errors are those of :meth:`states_at`, ``rows`` the masked positions; returns (N, H), of
+        which ``decoder[3]`` makes the logits (N, V).
         """
         states = self.states_at(token_ids, valid_length, rows)
         for layer in list(self.decoder)[:-1]:
@@ -171,7 +179,8 @@ class Bert(gluon.HybridBlock):
         super()._clear_cached_op()
 
 
-def check_inputs(model: Union[Bert, Any], token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> None:
+def check_inputs(model: Union[Bert, Any], token_ids: Any, valid_length: Any,
+                 masked_positions: Optional[Any] = None) -> None:
     """Refuse inputs on which MXNet would silently clip, wrap or read padding.
 
     Raises:
@@ -183,18 +192,22 @@ def check_inputs(model: Union[Bert, Any], token_ids: Any, valid_length: Any, mas
         raise BortError(f"token_ids must have the shape (batch, length), not {token_ids.shape}")
     batch, length = token_ids.shape
     if length > model.max_length:
-        raise BortError(f"sequences of {length} tokens are longer than the model's max_length {model.max_length}; "
-                        "truncate them")
-    _check_range("token id", token_ids, 0, model.vocab_size - 1, "the vocabulary and the model do not belong together")
+        raise BortError(f"sequences of {length} tokens are longer than the model's max_length "
+                        f"{model.max_length}; truncate them")
+    _check_range("token id", token_ids, 0, model.vocab_size - 1,
+                 "the vocabulary and the model do not belong together")
     if valid_length.shape != (batch,):
         raise BortError(f"valid_length must have the shape ({batch},), not {valid_length.shape}")
     if np.dtype(valid_length.dtype) != np.float32:
         raise BortError(f"valid_length must be float32, not {np.dtype(valid_length.dtype).name}")
-    _check_range("valid_length", valid_length, 1, length, "it counts the tokens of each sequence that are not padding")
+    _check_range("valid_length", valid_length, 1, length,
+                 "it counts the tokens of each sequence that are not padding")
     if masked_positions is not None:
         if masked_positions.ndim != 2 or masked_positions.shape[0] != batch or 0 in masked_positions.shape:
-            raise BortError(f"masked_positions must have the shape ({batch}, M), not {masked_positions.shape}")
-        _check_range("masked position", masked_positions, 0, length - 1, "positions count from 0 within the sequence")
+            raise BortError(f"masked_positions must have the shape ({batch}, M), not "
+                            f"{masked_positions.shape}")
+        _check_range("masked position", masked_positions, 0, length - 1,
+                     "positions count from 0 within the sequence")
 
 
 def _check_range(what: str, array: Any, lowest: int, highest: int, hint: str) -> None:
@@ -207,11 +220,12 @@ def _check_range(what: str, array: Any, lowest: int, highest: int, hint: str) ->
 def initialize(block: gluon.Block, seed: int, only_missing: bool = False) -> None:
     """Draw every parameter from ``seed``: matrices normal, cut at two deviations, biases 0, gammas 1.
 
-    The deviation is 0.02 at a width of 1024 and 0.02 sqrt(1024 / H) at others. What a matrix makes of a unit vector is
-    then the same at every width; with 0.02 at H = 128, Adam's first steps are so large beside the weights that networks
-    of three layers often forget everything but how frequent each word is.
+    The deviation is 0.02 at a width of 1024 and 0.02 sqrt(1024 / H) at others. What a matrix makes of a unit
+    vector is then the same at every width; with 0.02 at H = 128, Adam's first steps are so large beside the
+    weights that networks of three layers often forget everything but how frequent each word is.
 
-    The draw depends on the seed and on the parameter's name alone, so two networks that share a part share its values.
+    The draw depends on the seed and on the parameter's name alone, so two networks that share a part share
+    its values.
 
     Args:
         only_missing: leave parameters that already hold values as they are.

@@ -9,11 +9,11 @@ from bort.backend.mxnet import gluon, mx
 from bort.errors import BortError
 from bort.models.bert import Bert, initial_deviation
 
-HEADS: Dict[str, str] = {
-    "linear": "one linear layer, drawn from U(-1/2, 1/2) (section 5.1)",
-    "linear_extra": "the same with one more linear layer before it, which the paper uses for CoLA (section 5.1)",
-    "pooled": "Dense(H, tanh), then a linear layer: the classifier of the original release",
-}
+HEADS: Dict[str, str] = {"linear": "one linear layer, drawn from U(-1/2, 1/2) (section 5.1)",
+                         "linear_extra": "the same with one more linear layer before it, which the paper "
+                         "uses for CoLA (section 5.1)",
+                         "pooled": "Dense(H, tanh), then a linear layer: the classifier of the original "
+                         "release",}
 CLASSIFIER_RANGE = 0.5
 
 
@@ -24,11 +24,12 @@ class Classifier(gluon.HybridBlock):
         bert: the body; its parameters are saved under ``bort.``.
         num_outputs: classes C, or 1 for regression.
         head: a key of :data:`HEADS`.
-        dropout: probability before every linear layer of the head. Layers keep their names with dropout 0, as the
-            numbering of ``classifier.1`` and ``classifier.3`` counts the dropout layers.
+        dropout: probability before every linear layer of the head. Layers keep their names with dropout 0, as
+            the numbering of ``classifier.1`` and ``classifier.3`` counts the dropout layers.
     """
 
-    def __init__(self, bert: Bert, num_outputs: int, head: str = "linear", dropout: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, bert: Bert, num_outputs: int, head: str = "linear", dropout: float = 0.1,
+                 **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if head not in HEADS:
             raise BortError(f"head {head!r} is unknown; choose one of {', '.join(HEADS)}")

@@ -1,7 +1,8 @@
 """The layers of the family, written for what MXNet is fast at on a CPU.
 
-Shapes: B batch, T length, A heads, H hidden, I intermediate. Attribute names give the parameter names of the released
-checkpoints (``attention_cell.proj_query.weight``, ``ffn.layer_norm.gamma``, ...): they are part of the file format.
+Shapes: B batch, T length, A heads, H hidden, I intermediate. Attribute names give the parameter names of the
+released checkpoints (``attention_cell.proj_query.weight``, ``ffn.layer_norm.gamma``, ...): they are part of
+the file format.
 """
 from __future__ import annotations
 
@@ -18,10 +19,12 @@ MASKED_SCORE = -1e4
 class LayerNorm(gluon.HybridBlock):
     """Layer normalization over the last axis: (x - mean) / sqrt(var + eps) * gamma + beta.
 
-    MXNet's own operator spends thirty times its forward pass in the backward pass, which reduces over rows one element
-    at a time. The same function out of what is fast here in both directions trains several times faster and is equal to
-    rounding: sums over rows and copies along them are matrix products with vectors, all else is between arrays of one
-    shape. (``bort.engines.mxnet_compiled`` uses MXNet's operator, as inference needs only the forward pass.)
+    MXNet's own operator spends thirty times its forward pass in the backward pass, which reduces over rows
+    one element at a time. The same function out of what is fast here in both directions trains several times
+    faster and is equal to
+    rounding: sums over rows and copies along them are matrix products with vectors, all else is between
+    arrays of one shape. (``bort.engines.mxnet_compiled`` uses MXNet's operator, as inference needs only the
+    forward pass.)
     """
 
     def __init__(self, units: int, epsilon: float, **kwargs: Any) -> None:
@@ -54,7 +57,8 @@ class LayerNorm(gluon.HybridBlock):
 class SelfAttention(gluon.HybridBlock):
     """Multi-head self-attention without its output projection (equation 7).
 
-    Three matrix products instead of one over concatenated weights: MXNet would concatenate again at every call.
+    Three matrix products instead of one over concatenated weights: MXNet would concatenate again at every
+    call.
     """
 
     def __init__(self, architecture: Architecture, dropout: float, **kwargs: Any) -> None:
@@ -77,7 +81,8 @@ class SelfAttention(gluon.HybridBlock):
         return self.attend(F, x, x, score_mask)
 
     def attend(self, F: Any, asking: Any, x: Any, score_mask: Any) -> Any:
-        """What ``asking`` (B, M, H) draws from ``x`` (B, T, H), with a mask (B*A, M, T); returns (B, M, H)."""
+        """What ``asking`` (B, M, H) draws from ``x`` (B, T, H), with a mask (B*A, M, T); returns (B, M,
+        H)."""
         query = self._split(F, self.proj_query(asking) * self._scale)
         key = self._split(F, self.proj_key(x))
         value = self._split(F, self.proj_value(x))
@@ -88,7 +93,8 @@ class SelfAttention(gluon.HybridBlock):
 
 
 class FeedForward(gluon.HybridBlock):
-    """The position-wise network of a layer with its residual and LayerNorm (equation 5); erf-GELU, no dropout after it."""
+    """The position-wise network of a layer with its residual and LayerNorm (equation 5); erf-GELU, no dropout
+    after it."""
 
     def __init__(self, architecture: Architecture, dropout: float, epsilon: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -25,7 +25,8 @@ EXAMPLES = """examples:
 
 
 class Candidate(NamedTuple):
-    """A token for a mask: its text, its probability, and the whole text with it (and the best tokens elsewhere)."""
+    """A token for a mask: its text, its probability, and the whole text with it (and the best tokens
+    elsewhere)."""
 
     token: str
     probability: float
@@ -76,7 +77,8 @@ class MaskFiller:
         if len(ids) > self.model.max_length:
             raise BortError(f"the text has {len(ids)} tokens, the model takes {self.model.max_length}")
         masks = [place for place, token in enumerate(ids) if token == self.tokenizer.mask_id]
-        token_ids, valid_length = pad_batch([np.asarray(ids)], self.tokenizer.pad_id, self.model.max_length, multiple=1)
+        token_ids, valid_length = pad_batch([np.asarray(ids)], self.tokenizer.pad_id, self.model.max_length,
+                                            multiple=1)
         _, logits = self.model(mx.nd.array(token_ids, dtype="int32"), mx.nd.array(valid_length),
                                mx.nd.array([masks], dtype="int32"))
         scores = logits.asnumpy()[0].astype(np.float64)
@@ -84,8 +86,9 @@ class MaskFiller:
         scores /= scores.sum(axis=1, keepdims=True)
         order = np.argsort(-scores[:, :self.tokenizer.vocab_size], axis=1, kind="stable")[:, :top]
         best = dict(zip(masks, order[:, 0].tolist()))
-        return [[Candidate(self._spell(token), float(scores[row, token]), self._with(ids, {**best, place: token}))
-                 for token in order[row].tolist()] for row, place in enumerate(masks)]
+        return [[Candidate(self._spell(token), float(scores[row, token]),
+                           self._with(ids, {**best, place: token})) for token in order[row].tolist()] for row,
+                place in enumerate(masks)]
 
     def _spell(self, token: int) -> str:
         text = self.tokenizer.decode([token]).strip()
@@ -121,7 +124,8 @@ def _texts(args: argparse.Namespace) -> Iterator[str]:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m bort.predict fill-mask", epilog=EXAMPLES, description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m bort.predict fill-mask", epilog=EXAMPLES,
+                                     description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="a model folder or a .params file")
     parser.add_argument("--text", action="append",

@@ -1,6 +1,8 @@
-"""Classify texts or fill masks with a trained model: ``Predictor`` in Python, ``python -m bort.predict`` in the shell.
+"""Classify texts or fill masks with a trained model: ``Predictor`` in Python, ``python -m bort.predict`` in
+the shell.
 
-A window of inputs is read, tokenised in a thread of its own, sorted by length, run in batches, and given out in the
+A window of inputs is read, tokenised in a thread of its own, sorted by length, run in batches, and given out
+in the
 order it came: memory does not grow with the input, and tokenising overlaps with the network.
 """
 from __future__ import annotations
@@ -85,28 +87,30 @@ class Predictor:
         tokenizer: a tokenizer or its folder; by default the one in the model's folder.
         task: the task whose format the inputs have, by name; by default the one the model was fine-tuned for.
         batch_size: sequences per batch.
-        max_length: longer inputs are cut, as the task says; by default the length that the model was fine-tuned with.
+        max_length: longer inputs are cut, as the task says; by default the length that the model was
+            fine-tuned with.
         engine: "mxnet", or "onnx": the file ``onnx`` (by default ``model.onnx`` in the model's folder).
         architecture, heads: of a bare ``.params`` file.
         dtype: "float32", "int8" or "bfloat16", what the engine "mxnet" computes in.
-        calibration: a text file or the task's data folder, from which int8 learns the ranges of activations; by default
-            it learns them from the first inputs it is given.
+        calibration: a text file or the task's data folder, from which int8 learns the ranges of activations;
+            by default it learns them from the first inputs it is given.
 
     Raises:
-        BortError: the model is no classifier, has no tokenizer, or was not fine-tuned for that task; or this machine
-            computes slower in ``dtype`` than in float32; or the onnx file is not this model's.
+        BortError: the model is no classifier, has no tokenizer, or was not fine-tuned for that task; or this
+            machine computes slower in ``dtype`` than in float32; or the onnx file is not this model's.
     """
 
     def __init__(self, model: Union[PathLike, Classifier], tokenizer: Union[None, PathLike, Tokenizer] = None,
                  task: Optional[str] = None, batch_size: int = 32, max_length: Optional[int] = None,
                  engine: str = "mxnet", onnx: Optional[PathLike] = None, architecture: Optional[str] = None,
-                 heads: Optional[int] = None, dtype: str = "float32", calibration: Optional[PathLike] = None) -> None:
+                 heads: Optional[int] = None, dtype: str = "float32",
+                 calibration: Optional[PathLike] = None) -> None:
         if engine not in ENGINES:
             raise BortError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
         check_dtype(dtype)
         if engine == "onnx" and dtype != "float32":
-            raise BortError("an onnx file computes in what it was exported for (python -m bort.export --int8); --dtype "
-                            "is for the engine mxnet")
+            raise BortError("an onnx file computes in what it was exported for (python -m bort.export "
+                            "--int8); --dtype is for the engine mxnet")
         if calibration is not None and dtype != "int8":
             raise BortError("calibration data is for the dtype int8")
         if batch_size < 1:
@@ -118,15 +122,16 @@ class Predictor:
             stored, where = model_folder.read(model, architecture, heads), str(model)
             network = model_folder.build(stored.config, str(stored.located.config_file))
             if not isinstance(network, Classifier):
-                raise BortError(f"{where}: has no classification head: fine-tune it first (run_finetune.py); only "
-                                "fill-mask needs none")
+                raise BortError(f"{where}: has no classification head: fine-tune it first (run_finetune.py); "
+                                "only fill-mask needs none")
             if not isinstance(tokenizer, Tokenizer):
                 tokenizer = inspection.find_tokenizer(stored, tokenizer)
             training = stored.config.get("training")
             used = training.get("max_length") if isinstance(training, dict) else None
             arrays: Any = stored.arrays
             if engine == "mxnet":
-                network.collect_params().setattr("grad_req", "null")  # gradients would take as much memory again
+                # gradients would take as much memory again
+                network.collect_params().setattr("grad_req", "null")
                 model_folder.set_parameters(network, stored.arrays, where)
             else:
                 onnx = onnx or stored.located.folder / "model.onnx"
@@ -148,15 +153,19 @@ class Predictor:
         if dtype != "int8" and engine == "mxnet":
             self._run = inference_function(network, dtype)
         elif calibration is not None:
-            self._run = inference_function(network, dtype, calibration_batches(
-                calibration, tokenizer, self.max_length, None if isinstance(self.task, PlainTask) else self.task))
+            self._run = inference_function(network, dtype, calibration_batches(calibration, tokenizer,
+                                                                               self.max_length,
+                                                                               None if isinstance(self.task,
+                                                                                                  PlainTask)
+                                                                               else self.task))
 
     def __call__(self, inputs: Iterable[Texts]) -> List[Dict[str, Any]]:
         """Predictions for all ``inputs``: texts, pairs of texts, or records with the task's members.
 
         Returns:
-            A dict for each: ``label`` and ``probabilities`` (label to float), or ``score`` in regression; for tasks
-            that ask several things of one record, ``predictions`` in the official form and ``probabilities``.
+            A dict for each: ``label`` and ``probabilities`` (label to float), or ``score`` in regression; for
+            tasks that ask several things of one record, ``predictions`` in the official form and
+            ``probabilities``.
 
         Raises:
             BortError: an input does not suit the task; it is named by number.
@@ -185,7 +194,8 @@ class Predictor:
             # Not for ever: the thread may be waiting for a line of a pipe that nobody writes to.
             worker.join(timeout=2.0)
 
-    def _tokenise(self, records: Iterable[Record], windows: "queue.Queue[Any]", stop: threading.Event) -> None:
+    def _tokenise(self, records: Iterable[Record], windows: "queue.Queue[Any]",
+                  stop: threading.Event) -> None:
         """The thread's work: put windows, then None; an exception is put in place of a window."""
         def put(item: Any) -> bool:
             while not stop.is_set():
@@ -212,7 +222,8 @@ class Predictor:
 
     def scores(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """The model's outputs (N, C) for token sequences, in the order of the task's labels."""
-        # Now up, now down: the graphs for the lengths that one window ended with are those that the next begins with.
+        # Now up, now down: the graphs for the lengths that one window ended with are those that the next
+        # begins with.
         self._direction = -self._direction
         order = np.argsort([self._direction * len(sequence) for sequence in sequences], kind="stable")
         result: Optional[np.ndarray] = None
@@ -254,7 +265,8 @@ class Predictor:
             return {"predictions": [task.submission_kind.record(idx, value) for idx, value in official],
                     "probabilities": [float(row[1]) if len(row) == 2 else row.tolist() for row in weights]}
         names = [str(task.spell(index)) for index in range(len(weights[0]))]
-        return {"label": task.spell(int(weights[0].argmax())), "probabilities": dict(zip(names, weights[0].tolist()))}
+        return {"label": task.spell(int(weights[0].argmax())),
+                "probabilities": dict(zip(names, weights[0].tolist()))}
 
 
 class _Window(NamedTuple):
@@ -269,8 +281,8 @@ def _task(model: Classifier, name: Optional[str], where: str) -> Task:
     task = get_task(name or recorded, getattr(model, "encoding", None) or "paper")
     folded = model.num_outputs == 3 and task.labels == ("entailment", "not_entailment")
     if task.num_outputs != model.num_outputs and not folded:
-        raise BortError(f"{where}: has {model.num_outputs} outputs, {task.name} needs {task.num_outputs}: it was "
-                        f"fine-tuned for {recorded or 'another task'}")
+        raise BortError(f"{where}: has {model.num_outputs} outputs, {task.name} needs {task.num_outputs}: it "
+                        f"was fine-tuned for {recorded or 'another task'}")
     return task
 
 
@@ -294,12 +306,14 @@ def _order(model: Classifier, task: Task, where: str) -> Optional[np.ndarray]:
     return np.asarray([own.index(label) for label in wanted])
 
 
-def _onnx_function(path: Any, network: Classifier, arrays: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> Run:
+def _onnx_function(path: Any, network: Classifier, arrays: Mapping[str, np.ndarray],
+                   tokenizer: Tokenizer) -> Run:
     """The exported file, which must be this model's: another one's answers would look as good."""
     from bort.engines.onnxruntime import OnnxRunner
 
     runner = OnnxRunner(path)
-    runner.require(part="classifier", num_outputs=network.num_outputs, task=getattr(network, "task_name", None),
+    runner.require(part="classifier", num_outputs=network.num_outputs, task=getattr(network, "task_name",
+                                                                                    None),
                    labels=getattr(network, "labels", None), vocab_size=network.vocab_size,
                    parameters=parameters_digest(arrays))
     if runner.settings.get("tokenizer") is not None:
@@ -312,22 +326,30 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m bort.predict", epilog=EXAMPLES,
                                      description="Classify texts with a fine-tuned model.",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("model", metavar="MODEL", help="a model folder or a .params file with a head ('fill-mask' as "
+    result.add_argument("model", metavar="MODEL",
+                        help="a model folder or a .params file with a head ('fill-mask' as "
                         "first argument fills masks instead)")
-    result.add_argument("--input", required=True, metavar="FILE", help="what to classify; - is standard input")
+    result.add_argument("--input", required=True, metavar="FILE",
+                        help="what to classify; - is standard input")
     result.add_argument("--task", help="the task whose format and labels to use (default: the model's own)")
     result.add_argument("--format", choices=FORMATS, default="auto",
                         help="of the input (default: by its name or first line)")
-    result.add_argument("--output", metavar="FILE", help="where to write, columns if it ends in .tsv (default: stdout)")
+    result.add_argument("--output", metavar="FILE",
+                        help="where to write, columns if it ends in .tsv (default: stdout)")
     result.add_argument("--strict", action="store_true", help="stop at the first line that cannot be read")
-    result.add_argument("--batch-size", type=int, default=32, metavar="N", help="sequences per batch (default: 32)")
-    result.add_argument("--max-length", type=int, metavar="N", help="cut longer inputs (default: as fine-tuned)")
+    result.add_argument("--batch-size", type=int, default=32, metavar="N",
+                        help="sequences per batch (default: 32)")
+    result.add_argument("--max-length", type=int, metavar="N",
+                        help="cut longer inputs (default: as fine-tuned)")
     result.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
     result.add_argument("--architecture", metavar="D,A,H,I", help="of a bare .params file")
     result.add_argument("--heads", type=int, metavar="A", help="of a bare .params file, instead")
-    result.add_argument("--engine", choices=ENGINES, default="mxnet", help="what runs the network (default: mxnet)")
-    result.add_argument("--dtype", choices=DTYPES, default="float32", help="what the mxnet engine computes in")
-    result.add_argument("--calibration", metavar="DATA", help="for --dtype int8: a text file or the task's data folder "
+    result.add_argument("--engine", choices=ENGINES, default="mxnet",
+                        help="what runs the network (default: mxnet)")
+    result.add_argument("--dtype", choices=DTYPES, default="float32",
+                        help="what the mxnet engine computes in")
+    result.add_argument("--calibration", metavar="DATA",
+                        help="for --dtype int8: a text file or the task's data folder "
                         "(default: the first inputs)")
     result.add_argument("--onnx", metavar="FILE", help="for --engine onnx (default: model.onnx in MODEL)")
     return result
@@ -342,16 +364,20 @@ def main(argv: Optional[List[str]] = None) -> int:
         return fill_mask.main(arguments[1:])
     args = parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    predictor = Predictor(args.model, args.tokenizer, args.task, args.batch_size, args.max_length, args.engine,
-                          args.onnx, args.architecture, args.heads, args.dtype, args.calibration)
+    predictor = Predictor(args.model, args.tokenizer, args.task, args.batch_size, args.max_length,
+                          args.engine, args.onnx, args.architecture, args.heads, args.dtype, args.calibration)
     columns = args.output is not None and Path(args.output).suffix.lower() == ".tsv"
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(open_input(args.input))
-        target: IO[str] = sys.stdout if args.output is None else stack.enter_context(atomic_write(args.output))
+        target: IO[str] = sys.stdout if args.output is None else stack.enter_context(
+                                                                                     atomic_write(
+                                                                                                  args.output))
         rows = predictor.stream(read_records(source, predictor.task, args.format, args.input))
-        bad, lines = write_rows(rows, (TsvWriter if columns else JsonWriter)(target, predictor.task), args.input, args.strict)
+        bad, lines = write_rows(rows, (TsvWriter if columns else JsonWriter)(target, predictor.task),
+                                args.input, args.strict)
         if lines and bad == lines:
-            raise BortError(f"{args.input}: none of its {lines} lines could be read; is --format or --task another?")
+            raise BortError(f"{args.input}: none of its {lines} lines could be read; is --format or --task "
+                            "another?")
     if bad:
         print(f"{args.input}: {bad} of {lines} lines could not be read", file=sys.stderr)
     return 0

@@ -1,4 +1,5 @@
-"""What ``bort.predict`` reads and writes: lines, TSV or JSON lines in, TSV or JSON lines out, one after the other."""
+"""What ``bort.predict`` reads and writes: lines, TSV or JSON lines in, TSV or JSON lines out, one after the
+other."""
 from __future__ import annotations
 
 import json
@@ -54,7 +55,8 @@ class Record(NamedTuple):
 
 
 def text_names(task: Task) -> List[Tuple[str, ...]]:
-    """The names under which a task's texts may come, best first; empty where its rows have a structure of their own."""
+    """The names under which a task's texts may come, best first; empty where its rows have a structure of
+    their own."""
     own = tuple(getattr(task, "text_columns", ()) or getattr(task, "text_keys", ()))
     if own:
         return [own, *(names for names in GENERIC if len(names) == len(own) and names != own)]
@@ -65,8 +67,8 @@ def example_split(task: Task, texts: Texts, idx: Any) -> Split:
     """One input of the Python interface, or one JSON value, as a split of its examples.
 
     Args:
-        texts: a string; a pair of strings; or a mapping with the task's own members (an official JSON record), or
-            ``sentence``, or ``sentence1`` and ``sentence2``.
+        texts: a string; a pair of strings; or a mapping with the task's own members (an official JSON
+            record), or ``sentence``, or ``sentence1`` and ``sentence2``.
 
     Raises:
         BadRow: it does not suit the task.
@@ -104,12 +106,14 @@ def _mapping_split(task: Task, record: Dict[str, Any], idx: Any) -> Split:
         split.examples = task.passage(record, str(idx), "test")
     else:
         wanted = " or ".join(", ".join(names) for names in text_names(task))
-        raise BadRow(f"expected the members {wanted}, found {', '.join(map(shorten, list(record)[:8])) or 'none'}")
+        raise BadRow(f"expected the members {wanted}, found "
+                     f"{', '.join(map(shorten, list(record)[:8])) or 'none'}")
     return split
 
 
 def _lines(stream: IO[bytes]) -> Iterator[Tuple[int, Union[str, BadRow]]]:
-    """``(number, text)`` of every line, ended by LF alone; what cannot be a line is a BadRow. Memory is bounded."""
+    """``(number, text)`` of every line, ended by LF alone; what cannot be a line is a BadRow. Memory is
+    bounded."""
     number = 0
     while True:
         raw = stream.readline(MAX_LINE_BYTES + 1)
@@ -171,7 +175,8 @@ def read_records(stream: IO[bytes], task: Task, form: str = "auto", name: str = 
     """Every line of a binary stream as a :class:`Record`, in order; a TSV header is no record.
 
     Args:
-        form: "lines" (a text each), "tsv" (the texts in columns), "jsonl", or "auto" by ``name`` and the first line.
+        form: "lines" (a text each), "tsv" (the texts in columns), "jsonl", or "auto" by ``name`` and the
+            first line.
     """
     reader: Optional[_TsvReader] = None
     for number, line in _lines(stream):
@@ -229,16 +234,18 @@ class TsvWriter:
 
     def __init__(self, stream: IO[str], task: Task) -> None:
         self.stream = stream
-        self.names = [] if task.labels is None else [str(task.spell(index)) for index in range(len(task.labels))]
+        self.names = [] if task.labels is None else [str(task.spell(index))
+                                                     for index in range(len(task.labels))]
         self.value = "score" if task.is_regression else "label"
         stream.write("\t".join(["line", self.value, *self.names, "error"]) + "\n")
 
     def write(self, row: Dict[str, Any]) -> None:
         if "predictions" in row:
-            raise BortError("this task asks several things of one record, which columns cannot hold: use JSON output")
+            raise BortError("this task asks several things of one record, which columns cannot hold: use "
+                            "JSON output")
         cells = [str(row["line"]), str(row.get(self.value, "")),
-                 *(f"{row['probabilities'][name]:.6f}" if "probabilities" in row else "" for name in self.names),
-                 " ".join(str(row.get("error", "")).split())]
+                 *(f"{row['probabilities'][name]:.6f}" if "probabilities" in row else ""
+                   for name in self.names), " ".join(str(row.get("error", "")).split())]
         self.stream.write("\t".join(cells) + "\n")
 
 

@@ -1,8 +1,11 @@
-"""Pre-training (section 4): the masked language model alone, or distilled from a teacher, on any number of ranks.
+"""Pre-training (section 4): the masked language model alone, or distilled from a teacher, on any number of
+ranks.
 
-Everything random is a function of the seed, the step and the rank, so a run that was killed goes on from its last
-checkpoint as if nothing had happened. A step's gradient is the sum over the masked positions of the global batch
-divided by their number: K ranks with batch b, K accumulated micro-batches of b, and one batch of K b are the same step.
+Everything random is a function of the seed, the step and the rank, so a run that was killed goes on from its
+last checkpoint as if nothing had happened. A step's gradient is the sum over the masked positions of the
+global batch
+divided by their number: K ranks with batch b, K accumulated micro-batches of b, and one batch of K b are the
+same step.
 """
 from __future__ import annotations
 
@@ -43,7 +46,8 @@ class Diverged(BortError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines the result of a training. ``batch_size`` and ``max_tokens`` are per rank and micro-batch.
+    """What determines the result of a training. ``batch_size`` and ``max_tokens`` are per rank and
+    micro-batch.
 
     ``seed`` decides the order and the dropout, and the masks too where ``mask_seed`` is None.
     """
@@ -74,7 +78,8 @@ class Settings:
         if self.dtype not in INITIAL_LOSS_SCALE:
             raise BortError(f"--dtype {self.dtype!r}: training computes in {' or '.join(INITIAL_LOSS_SCALE)}")
         if self.dtype == "float16" and not mx.context.num_gpus():
-            raise BortError("--dtype float16: MXNet computes in float16 on a GPU only and sees none here; leave it out")
+            raise BortError("--dtype float16: MXNet computes in float16 on a GPU only and sees none here; "
+                            "leave it out")
         make_schedule(self.schedule, self.lr, self.steps, self.warmup_ratio)
 
 
@@ -90,8 +95,8 @@ class Intervals:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name, option, least in (("log", "log-interval", 1), ("evaluate", "eval-interval", 1), ("keep", "keep", 0),
-                                    ("checkpoint", "checkpoint-interval", 1),
+        for name, option, least in (("log", "log-interval", 1), ("evaluate", "eval-interval", 1),
+                                    ("keep", "keep", 0), ("checkpoint", "checkpoint-interval", 1),
                                     ("evaluation_sequences", "eval-sequences", 0)):
             if getattr(self, name) < least:
                 raise BortError(f"--{option} must be at least {least}, not {getattr(self, name)}")
@@ -99,7 +104,8 @@ class Intervals:
 
 @dataclass
 class Corpus:
-    """Training and evaluation sequences, how to mask and pad them, and the tokenizer that goes into model folders.
+    """Training and evaluation sequences, how to mask and pad them, and the tokenizer that goes into model
+    folders.
 
     ``max_length`` is what the corpus was prepared for, where that is known.
     """
@@ -139,9 +145,10 @@ class Pretraining:
         self.student, self.corpus, self.settings, self.teacher = student, corpus, settings, teacher
         check_corpus(corpus.dev, student.max_length)
         self.rank, self.ranks = distributed.rank(), distributed.size()
-        self.stream = BatchStream(
-            corpus.train, corpus.policy, corpus.pad_id, student.max_length, settings.seed, settings.batch_size,
-            settings.accumulate, settings.max_tokens, settings.mask_passes, self.rank, self.ranks, settings.mask_seed)
+        self.stream = BatchStream(corpus.train, corpus.policy, corpus.pad_id, student.max_length,
+                                  settings.seed, settings.batch_size, settings.accumulate,
+                                  settings.max_tokens, settings.mask_passes, self.rank, self.ranks,
+                                  settings.mask_seed)
         self.rate = make_schedule(settings.schedule, settings.lr, settings.steps, settings.warmup_ratio)
         self.progress = Progress(loss_scale=INITIAL_LOSS_SCALE[settings.dtype])
         if settings.dtype != "float32":
@@ -162,9 +169,18 @@ class Pretraining:
         if self.adds or not parts:
             self.optimizer.zero_gradients()
         sums = [self._backward(part) for part in parts]
-        mlm, kd, correct, positions, tokens = map(float, distributed.allreduce_step(self.optimizer.gradients(), np.array([
-            *(sum(getattr(part, name) for part in sums) for name in LossSums._fields),
-            sum(part.tokens for part in parts)], dtype="float32")))
+        mlm, kd, correct, positions, tokens = map(float,
+                                                  distributed.allreduce_step(self.optimizer.gradients(),
+                                                                             np.array(
+                                                                                      [
+                                                                                       *(
+                                                                                         sum(getattr(part,
+                                                                                                     name)
+                                                                                             for part in sums)
+                                                                                         for name in LossSums._fields),
+                                                                                       sum(part.tokens
+                                                                                           for part in parts)],
+                                                                                      dtype="float32")))
         norm = math.nan
         if math.isfinite(mlm) and math.isfinite(kd):
             norm = self.optimizer.step(self.rate(now.step), 1 / (max(1.0, positions) * now.loss_scale))
@@ -186,8 +202,8 @@ class Pretraining:
         with autograd.record():
             states = masked_states(self.student, token_ids, valid_length, rows)
         projection = self.student.decoder[3]
-        return head_backward(states, projection.weight, projection.bias, batch.labels, self.settings.loss, teacher,
-                             self.adds, self.progress.loss_scale)
+        return head_backward(states, projection.weight, projection.bias, batch.labels, self.settings.loss,
+                             teacher, self.adds, self.progress.loss_scale)
 
     def _judge(self, finite: bool) -> None:
         """Count what was skipped; in float16, keep the loss scale as large as gradients allow."""
@@ -201,18 +217,20 @@ class Pretraining:
             elif now.good_steps % GOOD_STEPS_BEFORE_DOUBLING == 0:
                 now.loss_scale *= 2
         if now.skipped_in_a_row >= self.settings.max_skipped:
-            raise Diverged(f"losses or gradients were not finite for {now.skipped_in_a_row} steps in a row (up to step "
-                           f"{now.step}); those steps changed nothing and the last checkpoint is intact. Go on from "
-                           f"the best weights with a smaller rate (it is {self.settings.lr:g}), in a new folder as this "
-                           f"one keeps its settings: --init {self.folder}/best --output NEW --lr "
-                           f"{self.settings.lr / 4:.1g}; a longer --warmup-ratio or a smaller --clip also help")
+            raise Diverged(f"losses or gradients were not finite for {now.skipped_in_a_row} steps in a row "
+                           f"(up to step {now.step}); those steps changed nothing and the last checkpoint is "
+                           "intact. Go on from the best weights with a smaller rate (it is "
+                           f"{self.settings.lr:g}), in a new folder as this one keeps its settings: --init "
+                           f"{self.folder}/best --output NEW --lr {self.settings.lr / 4:.1g}; a longer "
+                           "--warmup-ratio or a smaller --clip also help")
 
     def window(self) -> Dict[str, Any]:
-        """The averages since the last call, as a row for ``metrics.jsonl``; None where every step was skipped."""
+        """The averages since the last call, as a row for ``metrics.jsonl``; None where every step was
+        skipped."""
         now, loss = self.progress, self.settings.loss
         sums, now.window = now.window, {}
-        row: Dict[str, Any] = {"step": now.step, "epoch": now.epoch, "lr": self.rate(now.step - 1), "mlm_loss": None,
-                               "mlm_accuracy": None, "loss": None}
+        row: Dict[str, Any] = {"step": now.step, "epoch": now.epoch, "lr": self.rate(now.step - 1),
+                               "mlm_loss": None, "mlm_accuracy": None, "loss": None}
         if self.teacher is not None:
             row["kd_loss"] = None
         if "positions" in sums:
@@ -229,7 +247,8 @@ class Pretraining:
         """Loss and accuracy on the evaluation set, whose masks are the same for every run."""
         projection, totals = self.student.decoder[3], np.zeros(3)
         batches, make = evaluation_batches(self.corpus.dev, self.corpus.policy, self.corpus.pad_id,
-                                           self.student.max_length, EVALUATION_TOKENS, limit, self.rank, self.ranks)
+                                           self.student.max_length, EVALUATION_TOKENS, limit, self.rank,
+                                           self.ranks)
         for examples in batches:
             batch = make(examples)
             if len(batch.rows):
@@ -237,8 +256,8 @@ class Pretraining:
                 sums = head_losses(states, projection.weight, projection.bias, batch.labels)
                 totals += (sums.mlm, sums.correct, sums.positions)
         mlm, correct, positions = np.sum(distributed.gather(totals.tolist()), axis=0)
-        return {"eval_mlm_loss": mlm / max(1.0, positions), "eval_mlm_accuracy": correct / max(1.0, positions),
-                "eval_positions": int(positions)}
+        return {"eval_mlm_loss": mlm / max(1.0, positions), "eval_mlm_accuracy": correct
+                / max(1.0, positions), "eval_positions": int(positions)}
 
     def save(self, run: RunFolder, keep: int) -> None:
         """Write a checkpoint."""
@@ -263,14 +282,18 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
 
 
 def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, teacher: Any = None,
-             intervals: Intervals = Intervals(), after_step: Optional[Callable[[int], None]] = None) -> Dict[str, Any]:
-    """Train ``student`` and write ``model/`` (the last step), ``best/`` (the best evaluation), curves and results.
+             intervals: Intervals = Intervals(), after_step: Optional[Callable[[int], None]] = None) -> Dict[
+                                                                                                             str,
+                                                                                                             Any]:
+    """Train ``student`` and write ``model/`` (the last step), ``best/`` (the best evaluation), curves and
+    results.
 
     Args:
         student: a network that holds its initial parameters.
         run: an open run folder; a checkpoint in it is continued.
-        teacher: a :class:`~bort.masked_lm.teacher.LiveTeacher` or :class:`~bort.pretraining.teacher_cache.CachedTeacher`; None
-            trains the masked language model alone.
+        teacher: a :class:`~bort.masked_lm.teacher.LiveTeacher` or
+            :class:`~bort.pretraining.teacher_cache.CachedTeacher`; None trains the masked language model
+            alone.
         after_step: called with the number of steps done (for tests).
 
     Returns:
@@ -278,7 +301,8 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
 
     Raises:
         Diverged: losses or gradients were not finite ``settings.max_skipped`` times in a row.
-        BortError: the corpus does not fit the model, a file of it or of the teacher is damaged, or the disk is full.
+        BortError: the corpus does not fit the model, a file of it or of the teacher is damaged, or the disk
+            is full.
     """
     training = Pretraining(student, corpus, settings, teacher, run.path)
     training.restore(run)
@@ -325,15 +349,16 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
         last.update(training.evaluate(intervals.evaluation_sequences))
     _save_model(student, run, "model", corpus, settings, now)
     cores = distributed.size() * threads()
-    results = {**last, "best_eval_mlm_accuracy": now.best_accuracy, "best_step": now.best_step, "steps": now.step,
-               "epochs": now.epoch, "tokens": now.tokens, "seconds": now.seconds,
-               "tokens_per_second": now.tokens / max(1e-9, now.seconds), "core_hours": now.seconds * cores / 3600,
-               "ranks": distributed.size(), "cores": cores, "skipped": now.skipped}
+    results = {**last, "best_eval_mlm_accuracy": now.best_accuracy, "best_step": now.best_step,
+               "steps": now.step, "epochs": now.epoch, "tokens": now.tokens, "seconds": now.seconds,
+               "tokens_per_second": now.tokens / max(1e-9, now.seconds), "core_hours": now.seconds * cores
+               / 3600, "ranks": distributed.size(), "cores": cores, "skipped": now.skipped}
     run.finish(results)
     on_root(lambda: draw_curves(run.path))
     return results
 
 
-def _save_model(student: Bert, run: RunFolder, name: str, corpus: Corpus, settings: Settings, now: Progress) -> None:
+def _save_model(student: Bert, run: RunFolder, name: str, corpus: Corpus, settings: Settings,
+                now: Progress) -> None:
     extra = {"pretraining": {"step": now.step, "tokens": now.tokens, "settings": asdict(settings)}}
     on_root(lambda: model_folder.save(student, run.path / name, corpus.tokenizer, extra) and None)

@@ -1,13 +1,15 @@
 """A teacher's answers on disk, so that a second epoch or a second student does not pay for the teacher again.
 
-For every masked position the K most probable tokens are kept with their log-probabilities at the run's temperature,
-and the mass of the V - K others, which is spread evenly over them when the answers are read. What that loses is
-measured while the answers are computed, position by position, as the divergence KL(teacher || approximation) in nats,
-and stands in ``index.json`` beside the mass outside of the K tokens. (By Pinsker's inequality, the gradient with
-respect to the student's logits is off by at most kd_weight * T * sqrt(2 KL) in the sum of absolute values.)
+For every masked position the K most probable tokens are kept with their log-probabilities at the run's
+temperature, and the mass of the V - K others, which is spread evenly over them when the answers are read.
+What that loses is measured while the answers are computed, position by position, as the divergence KL(teacher
+|| approximation) in nats, and stands in ``index.json`` beside the mass outside of the K tokens. (By Pinsker's
+inequality, the gradient with respect to the student's logits is off by at most kd_weight * T * sqrt(2 KL) in
+the sum of absolute values.)
 
-A cache belongs to one teacher, one prepared corpus, one seed of the masks, one way of masking and one temperature; its
-folder is named after all of them. As masks are drawn anew in every epoch, it covers a number of *mask passes*, which training
+A cache belongs to one teacher, one prepared corpus, one seed of the masks, one way of masking and one
+temperature; its folder is named after all of them. As masks are drawn anew in every epoch, it covers a number
+of *mask passes*, which training
 then repeats: with one pass, every epoch has the same masks.
 
     FOLDER/KEY/index.json                      what it is of, its blocks with their checksums, the error
@@ -43,7 +45,8 @@ LEAST_MASS = 1e-7
 
 
 def cache_key(facts: Mapping[str, Any]) -> str:
-    """The folder name of the cache that ``facts`` (JSON-able, everything that determines its content) describe."""
+    """The folder name of the cache that ``facts`` (JSON-able, everything that determines its content)
+    describe."""
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode("utf-8")).hexdigest()[:20]
 
 
@@ -78,10 +81,13 @@ def build_cache(folder: PathLike, facts: Mapping[str, Any], teacher: LiveTeacher
         blocks: Dict[str, Any] = {}
         for part in distributed.gather(mine):
             blocks.update(part)
-        on_root(lambda: write_json(path / "index.json", {
-            "format": "bort-teacher-cache", "format_version": FORMAT_VERSION, "facts": dict(facts), "block": block,
-            "examples": len(data), "vocab_size": policy.vocab_size, "blocks": dict(sorted(blocks.items())),
-            "error": _error(blocks)}))
+        on_root(lambda: write_json(path / "index.json", {"format": "bort-teacher-cache",
+                                                         "format_version": FORMAT_VERSION,
+                                                         "facts": dict(facts), "block": block,
+                                                         "examples": len(data),
+                                                         "vocab_size": policy.vocab_size,
+                                                         "blocks": dict(sorted(blocks.items())),
+                                                         "error": _error(blocks)}))
     finally:
         for held in lock:
             held.release()
@@ -96,8 +102,8 @@ def _locked(path: Path) -> FileLock:
     except Timeout as error:
         raise BortError(f"{path}: another process is computing this cache; wait for it") from error
     except OSError as error:
-        raise BortError(f"{path}: cannot be made or written to ({error.strerror}); choose another --cache-folder"
-                        ) from error
+        raise BortError(f"{path}: cannot be made or written to ({error.strerror}); choose another "
+                        "--cache-folder") from error
     return lock
 
 
@@ -109,8 +115,9 @@ def _finished(path: Path) -> Optional[Dict[str, Any]]:
     return facts if isinstance(facts, dict) and facts.get("sha256") == sha256_file(path) else None
 
 
-def _compute_block(path: Path, facts: Mapping[str, Any], teacher: LiveTeacher, data: Sequences, policy: MaskingPolicy,
-                   pad_id: int, max_length: int, turn: int, examples: np.ndarray) -> Dict[str, Any]:
+def _compute_block(path: Path, facts: Mapping[str, Any], teacher: LiveTeacher, data: Sequences,
+                   policy: MaskingPolicy, pad_id: int, max_length: int, turn: int,
+                   examples: np.ndarray) -> Dict[str, Any]:
     counts = np.zeros(len(examples), dtype=np.int32)
     answers: Dict[int, Any] = {}
     divergences, outside = [], []
@@ -124,14 +131,16 @@ def _compute_block(path: Path, facts: Mapping[str, Any], teacher: LiveTeacher, d
         outside.append(kept["outside"])
         ends = np.cumsum(counts[group])
         for member, end in zip(group, ends):
-            answers[int(member)] = {name: kept[name][end - counts[member]:end] for name in ("ids", "logs", "outside")}
+            answers[int(member)] = {name: kept[name][end - counts[member]:end] for name in ("ids", "logs",
+                                                                                            "outside")}
     order = sorted(answers)
     width = facts["top_k"]
-    ids = np.concatenate([answers[member]["ids"] for member in order] or [np.zeros((0, width))]).astype(np.int64)
+    ids = np.concatenate([answers[member]["ids"] for member in order] or [np.zeros((0, width))]).astype(
+                                                                                                        np.int64)
     logs = np.concatenate([answers[member]["logs"] for member in order] or [np.zeros((0, width))])
     rest = np.concatenate([answers[member]["outside"] for member in order] or [np.zeros(0)])
-    write_ndarrays(path, {"counts": counts, "ids": _pack(ids, policy.vocab_size), "logs": logs.astype(np.float16),
-                          "outside": rest.astype(np.float32)})
+    write_ndarrays(path, {"counts": counts, "ids": _pack(ids, policy.vocab_size),
+                          "logs": logs.astype(np.float16), "outside": rest.astype(np.float32)})
     every, mass = (np.concatenate(parts or [np.zeros(0)]) for parts in (divergences, outside))
     record = {"sha256": sha256_file(path), "positions": int(counts.sum()), "kl_sum": float(every.sum()),
               "kl_max": float(every.max(initial=0)), "outside_sum": float(mass.sum())}
@@ -158,7 +167,8 @@ def _top(probabilities: Any, top_k: int) -> Dict[str, np.ndarray]:
     outside = np.maximum(LEAST_MASS, 1 - values.sum(axis=1)).astype(np.float32)
     kept, rest = _approximate(logs, outside, probabilities.shape[1])
     # Sum over all tokens of p log p, on the device as it is V terms for each position.
-    entropy = (probabilities * nd.log(nd.maximum(probabilities, 1e-37))).sum(axis=1).asnumpy().astype(np.float64)
+    entropy = (probabilities * nd.log(nd.maximum(probabilities, 1e-37))).sum(axis=1).asnumpy().astype(
+                                                                                                      np.float64)
     tail = outside * np.log(rest) if top_k < probabilities.shape[1] else 0.0
     divergence = entropy - (values * np.log(np.maximum(kept, 1e-37))).sum(axis=1) - tail
     return {"ids": ids, "logs": logs, "divergence": np.maximum(divergence, 0), "outside": outside}
@@ -177,8 +187,8 @@ def _approximate(logs: np.ndarray, outside: np.ndarray, vocab_size: int) -> Any:
 
 def _error(blocks: Mapping[str, Any]) -> Dict[str, float]:
     positions = max(1, sum(block["positions"] for block in blocks.values()))
-    return {"positions": positions, "mean_kl_nats": sum(block["kl_sum"] for block in blocks.values()) / positions,
-            "max_kl_nats": max((block["kl_max"] for block in blocks.values()), default=0.0),
+    return {"positions": positions, "mean_kl_nats": sum(block["kl_sum"] for block in blocks.values())
+            / positions, "max_kl_nats": max((block["kl_max"] for block in blocks.values()), default=0.0),
             "mean_mass_outside": sum(block["outside_sum"] for block in blocks.values()) / positions}
 
 
@@ -189,15 +199,16 @@ class CachedTeacher:
         path: a folder made by :func:`build_cache`.
 
     Raises:
-        BortError: it is not a cache, or of another version. Later, from :meth:`targets`: a block is missing, damaged,
-            or of other masks.
+        BortError: it is not a cache, or of another version. Later, from :meth:`targets`: a block is missing,
+            damaged, or of other masks.
     """
 
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
         index = read_json(self.path / "index.json")
         if not isinstance(index, dict) or index.get("format_version") != FORMAT_VERSION:
-            raise BortError(f"{self.path}: not a teacher cache of this version; remove it and compute it again")
+            raise BortError(f"{self.path}: not a teacher cache of this version; remove it and compute it "
+                            "again")
         self.facts, self.error = index["facts"], index["error"]
         self._blocks, self._block, self._vocabulary = index["blocks"], index["block"], index["vocab_size"]
         self._open: Dict[str, Dict[str, np.ndarray]] = {}
@@ -217,11 +228,13 @@ class CachedTeacher:
         """As :meth:`bort.masked_lm.teacher.LiveTeacher.targets`, approximately."""
         ids, logs, outside = [], [], []
         for example, count in zip(batch.examples, expected_positions(batch)):
-            arrays = self._arrays(f"pass-{batch.mask_epoch:04d}/block-{int(example) // self._block:06d}.params")
+            arrays = self._arrays(
+                                  f"pass-{batch.mask_epoch:04d}/block-{int(example) // self._block:06d}.params")
             member = int(example) % self._block
             if arrays["counts"][member] != count:
-                raise BortError(f"{self.path}: the cache has {arrays['counts'][member]} masked positions in sequence "
-                                f"{example} where the batch has {count}; it is of another corpus or masking, remove it")
+                raise BortError(f"{self.path}: the cache has {arrays['counts'][member]} masked positions in "
+                                f"sequence {example} where the batch has {count}; it is of another corpus or "
+                                "masking, remove it")
             end = int(arrays["ends"][member])
             ids.append(arrays["ids"][end - count:end])
             logs.append(arrays["logs"][end - count:end])

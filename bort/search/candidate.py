@@ -1,4 +1,5 @@
-"""Step 3 of the search: a candidate is trained for n steps on T's outputs, then scored on the held-out lines."""
+"""Step 3 of the search: a candidate is trained for n steps on T's outputs, then scored on the held-out
+lines."""
 from __future__ import annotations
 
 import math
@@ -26,8 +27,8 @@ TO_THE_TEACHER = LossWeights(mlm_weight=0.0, kd_weight=1.0, temperature=1.0)
 class InitialValues:
     """The values that ``bort.models.initialize`` draws, kept between candidates.
 
-    A parameter's values depend on its name and shape alone, and the tuples of a space share most of both. Drawing them
-    anew would take longer than a short training.
+    A parameter's values depend on its name and shape alone, and the tuples of a space share most of both.
+    Drawing them anew would take longer than a short training.
 
     Args:
         seed: of the draws.
@@ -59,8 +60,8 @@ def train(xi: Architecture, lines: Lines, teacher: TeacherOutputs, settings: Sea
           initial: InitialValues) -> Tuple[Bert, List[float]]:
     """A candidate after n steps of SGD on its cross-entropy to T, and the loss before every step.
 
-    Step k takes lines k B to (k + 1) B, B the batch size, in micro-batches whose gradients add up. Everything random
-    depends on the seed, the step and the names of the candidate's parameters alone.
+    Step k takes lines k B to (k + 1) B, B the batch size, in micro-batches whose gradients add up. Everything
+    random depends on the seed, the step and the names of the candidate's parameters alone.
     """
     model = Bert(xi, lines.vocab_size, settings.positions, settings.dropout)
     model.collect_params().setattr("grad_req", "add")
@@ -91,11 +92,13 @@ def sgd_step(parameters: Sequence[Any], rate: float, clip: float) -> None:
     norm = math.sqrt(sum(nd.dot(gradient, gradient).asscalar() for gradient in flat))
     scale = clip / norm if clip and norm > clip else 1.0
     for parameter in parameters:
-        nd.sgd_update(parameter.data(), parameter.grad(), lr=rate, wd=0, rescale_grad=scale, out=parameter.data())
+        nd.sgd_update(parameter.data(), parameter.grad(), lr=rate, wd=0, rescale_grad=scale,
+                      out=parameter.data())
 
 
 def error(model: Bert, lines: Lines, teacher: TeacherOutputs, settings: SearchSettings) -> Dict[str, float]:
-    """e of a trained candidate: mean cross-entropy to T on the held-out lines ("ce"), and less T's entropy ("kl")."""
+    """e of a trained candidate: mean cross-entropy to T on the held-out lines ("ce"), and less T's entropy
+    ("kl")."""
     first, last = settings.steps * settings.batch_size, settings.lines
     total, rows = 0.0, max(1, MAX_CHUNK_ELEMENTS // lines.vocab_size)
     for start, stop in micro_batches(first, last, settings.micro_batch):
@@ -110,7 +113,8 @@ def error(model: Bert, lines: Lines, teacher: TeacherOutputs, settings: SearchSe
 
 
 def training_work(xi: Architecture, settings: SearchSettings, vocab_size: int) -> float:
-    """About how many floating-point operations a candidate takes, drawing and updating its parameters included.
+    """About how many floating-point operations a candidate takes, drawing and updating its parameters
+    included.
 
     For the order of the work and the time left, which it need not know better than by a factor of two.
     """

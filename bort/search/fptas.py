@@ -1,4 +1,5 @@
-"""The FPTAS for optimal subarchitecture extraction (section 3; de Wynter, arXiv:2010.08512), over the family ``Bert``.
+"""The FPTAS for optimal subarchitecture extraction (section 3; de Wynter, arXiv:2010.08512), over the family
+``Bert``.
 
     Input: a search space Xi, a maximum point T, a corpus, n training steps, an interval size epsilon.
 
@@ -12,9 +13,9 @@
     5.  return the argmax of W, and the top k                                                          :func:`search`
 
 Equations, hyper-parameters and Xi are the paper's. Ours, as the paper leaves them open: the order and the
-representative in step 2, the scored positions (``bort.search.lines``), that all candidates share the batches, the
-held-out lines and the initial values of the parts they have in common, and that W is taken without error (e = 1) when
-n = 0.
+representative in step 2, the scored positions (``bort.search.lines``), that all candidates share the batches,
+the held-out lines and the initial values of the parts they have in common, and that W is taken without error
+(e = 1) when n = 0.
 """
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ Row = Dict[str, Any]
 SMALLEST_ERROR = 1e-6
 """Divergences of a candidate that equals T are rounding errors of either sign; W stays finite."""
 WITHOUT_TRAINING = {"ce": 1.0, "kl": 1.0}
-"""e of every candidate when n = 0: W then weighs size against speed only, and needs neither corpus nor teacher."""
+"""e of every candidate when n = 0: W then weighs size against speed only, and needs neither corpus nor
+teacher."""
 
 
 class Surrogates(NamedTuple):
@@ -59,7 +61,8 @@ class Surrogates(NamedTuple):
 
 def surrogates(architectures: Sequence[Architecture], settings: SearchSettings, vocab_size: int,
                seconds: Optional[Mapping[Architecture, float]] = None) -> Dict[Architecture, Surrogates]:
-    """p and i of every network (step 1): Lemmas 1 and 2, exact counts, or measured ``seconds`` per sample for i."""
+    """p and i of every network (step 1): Lemmas 1 and 2, exact counts, or measured ``seconds`` per sample for
+    i."""
     found = {}
     for xi in architectures:
         size = (xi.lemma2_parameters(vocab_size) if settings.counts == "lemma"
@@ -80,17 +83,19 @@ def check_maximum(costs: Mapping[Architecture, Surrogates], maximum: Architectur
         for what, unit, value, most in (("larger", "parameters", cost.size, limit.size),
                                         ("slower", "per sample", cost.speed, limit.speed)):
             if value > most:
-                raise BortError(f"candidate {xi.display} is {what} than the teacher {maximum.display} ({value:,.6g} "
-                                f"{unit} against {most:,.6g}), which must be the maximum point; take a larger "
-                                "--teacher, or leave values out of --depths, --heads, --hidden and --intermediate")
+                raise BortError(f"candidate {xi.display} is {what} than the teacher {maximum.display} "
+                                f"({value:,.6g} {unit} against {most:,.6g}), which must be the maximum "
+                                "point; take a larger --teacher, or leave values out of --depths, --heads, "
+                                "--hidden and --intermediate")
 
 
-def representatives(costs: Mapping[Architecture, Surrogates], maximum: Surrogates, epsilon: int) -> List[Architecture]:
+def representatives(costs: Mapping[Architecture, Surrogates], maximum: Surrogates,
+                    epsilon: int) -> List[Architecture]:
     """One member of every interval of ``epsilon`` candidates in the order of (p, i, tuple) (step 2).
 
     Returns:
-        ceil(len(costs) / epsilon) candidates in that order; of equals in an interval the first. The order in which
-        ``costs`` holds them does not matter.
+        ceil(len(costs) / epsilon) candidates in that order; of equals in an interval the first. The order in
+        which ``costs`` holds them does not matter.
     """
     ordered = sorted(costs, key=lambda xi: (costs[xi], xi))
     intervals = [ordered[start:start + epsilon] for start in range(0, len(ordered), epsilon)]
@@ -104,82 +109,89 @@ def w_coefficient(cost: Surrogates, maximum: Surrogates, error_rate: float) -> f
             / (maximum.size * maximum.speed * max(error_rate, SMALLEST_ERROR)))
 
 
-def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-large", corpus: PathLike = EMBEDDED,
-           tokenizer: Optional[PathLike] = None, tokenizer_size: int = 8000, resume: bool = False,
-           teacher_architecture: Optional[str] = None) -> List[Row]:
+def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-large",
+           corpus: PathLike = EMBEDDED, tokenizer: Optional[PathLike] = None, tokenizer_size: int = 8000,
+           resume: bool = False, teacher_architecture: Optional[str] = None) -> List[Row]:
     """Run the FPTAS in the folder ``output``, together with every other process that does so.
 
     Args:
         teacher: T: a model folder, or an architecture whose weights are drawn at random (with a warning).
         corpus: shards, a text file or folder, or ``"embedded"``; not read when ``settings.steps`` is 0.
-        tokenizer: see :func:`bort.search.lines.choose_tokenizer`; ``tokenizer_size`` ids if one must be trained.
+        tokenizer: see :func:`bort.search.lines.choose_tokenizer`; ``tokenizer_size`` ids if one must be
+            trained.
         resume: go on with, or join, the search in ``output``.
         teacher_architecture: of a T that is a bare ``.params`` file.
 
     Returns:
-        One row per trained candidate, the largest W first. The first one is the result; rows whose training diverged
-        have no W and come last. Keys are those of ``candidates.jsonl``.
+        One row per trained candidate, the largest W first. The first one is the result; rows whose training
+        diverged have no W and come last. Keys are those of ``candidates.jsonl``.
 
     Raises:
         BortError: bad settings or files, other settings than the folder's, or T is not the maximum point.
     """
     maximum, space = find_maximum(teacher, teacher_architecture), settings.space
-    with SearchFolder(output, {
-            **asdict(settings), "teacher": str(maximum.architecture), "weights": maximum.identity,
-            "corpus": str(corpus), "tokenizer": str(tokenizer), "tokenizer_size": tokenizer_size}, resume) as folder:
+    with SearchFolder(output, {**asdict(settings), "teacher": str(maximum.architecture),
+                               "weights": maximum.identity, "corpus": str(corpus),
+                               "tokenizer": str(tokenizer), "tokenizer_size": tokenizer_size},
+                      resume) as folder:
         return _search_in(folder, settings, maximum, space, corpus, tokenizer, tokenizer_size)
 
 
-def _search_in(folder: SearchFolder, settings: SearchSettings, maximum: Maximum, space: Sequence[Architecture],
-               corpus: PathLike, tokenizer: Optional[PathLike], tokenizer_size: int) -> List[Row]:
+def _search_in(folder: SearchFolder, settings: SearchSettings, maximum: Maximum,
+               space: Sequence[Architecture], corpus: PathLike, tokenizer: Optional[PathLike],
+               tokenizer_size: int) -> List[Row]:
     """Steps 1 to 5."""
     lines, vocab_size = None, settings.vocab_size or ROBERTA_VOCAB_SIZE
     if settings.steps:
         if maximum.folder is None and distributed.is_root():
-            warnings.warn(f"the teacher {maximum.architecture.display} has no weights and is drawn at random from seed "
-                          f"{settings.seed}: errors say how well candidates imitate noise; give --teacher a model "
-                          "folder", stacklevel=2)
+            warnings.warn(f"the teacher {maximum.architecture.display} has no weights and is drawn at random "
+                          f"from seed {settings.seed}: errors say how well candidates imitate noise; give "
+                          "--teacher a model folder", stacklevel=2)
         lines = shared_lines(folder, corpus, tokenizer, maximum.folder, tokenizer_size, settings.lines,
                              settings.max_length, settings.mask_ratio, settings.seed)
         check_teacher(maximum, lines)  # now, and not after hours of timing
         vocab_size = settings.vocab_size or lines.vocab_size
 
     everything = list(dict.fromkeys([*space, *settings.include, maximum.architecture]))
-    costs = surrogates(everything, settings, vocab_size)                                                      # step 1
+    costs = surrogates(everything, settings, vocab_size)  # step 1
     check_maximum(costs, maximum.architecture)
     seconds = None
     if settings.speed == "measured":
-        seconds = measured_speed(folder, everything, settings.max_length, settings.timed_lines, settings.speed_lines)
+        seconds = measured_speed(folder, everything, settings.max_length, settings.timed_lines,
+                                 settings.speed_lines)
         costs = surrogates(everything, settings, vocab_size, seconds)
         check_maximum(costs, maximum.architecture)
     limit = costs[maximum.architecture]
 
-    chosen = representatives({xi: costs[xi] for xi in space}, limit, settings.epsilon)                        # step 2
+    chosen = representatives({xi: costs[xi] for xi in space}, limit, settings.epsilon)  # step 2
     interval = {xi: number for number, xi in enumerate(chosen)}
-    described = {str(xi): describe(xi, costs[xi], settings, vocab_size, seconds, interval.get(xi)) for xi in everything}
+    described = {str(xi): describe(xi, costs[xi], settings, vocab_size, seconds, interval.get(xi))
+                 for xi in everything}
     if distributed.is_root():
-        write_json(folder.path / "space.json", {"vocab_size": vocab_size, "maximum": str(maximum.architecture),
-                                                "weights": maximum.identity, "tuples": list(described.values())})
+        write_json(folder.path / "space.json",
+                   {"vocab_size": vocab_size, "maximum": str(maximum.architecture),
+                    "weights": maximum.identity, "tuples": list(described.values())})
 
-    candidates = {str(xi): xi for xi in [*chosen, *settings.include]}                                       # steps 3, 4
+    candidates = {str(xi): xi for xi in [*chosen, *settings.include]}  # steps 3, 4
     if lines is None:
         def append_missing(_: str) -> None:
             known = {row["name"] for row in folder.rows()}
-            folder.append(*(scored(described[name], limit, WITHOUT_TRAINING, [], settings) for name in candidates
-                            if name not in known))
+            folder.append(*(scored(described[name], limit, WITHOUT_TRAINING, [], settings)
+                            for name in candidates if name not in known))
 
         # One process does it, and all wait until it is done.
-        folder.deal({"costs": 1.0}, lambda: ["costs"] if set(candidates) <= {row["name"] for row in folder.rows()}
-                    else [], append_missing)
+        folder.deal({"costs": 1.0}, lambda: ["costs"] if set(candidates)
+                    <= {row["name"] for row in folder.rows()} else [], append_missing)
     else:
         train_candidates(folder, candidates, described, limit, lines, teacher_outputs(
             folder, lines, lambda: build_teacher(maximum, lines, settings.positions, settings.seed),
             settings.micro_batch), settings)
-    return ranked(folder.rows())                                                                              # step 5
+    return ranked(folder.rows())  # step 5
 
 
-def train_candidates(folder: SearchFolder, candidates: Mapping[str, Architecture], described: Mapping[str, Row],
-                     limit: Surrogates, lines: Lines, teacher: TeacherOutputs, settings: SearchSettings) -> None:
+def train_candidates(folder: SearchFolder, candidates: Mapping[str, Architecture],
+                     described: Mapping[str, Row], limit: Surrogates, lines: Lines, teacher: TeacherOutputs,
+                     settings: SearchSettings) -> None:
     """Train and score every candidate once, among all processes that search in ``folder``."""
     initial = InitialValues(settings.seed)
 
@@ -193,18 +205,18 @@ def train_candidates(folder: SearchFolder, candidates: Mapping[str, Architecture
 
     # The largest first: ranks finish together, and memory that does not suffice shows at once.
     work = {name: training_work(xi, settings, lines.vocab_size) for name, xi in candidates.items()}
-    folder.deal(dict(sorted(work.items(), key=lambda item: -item[1])), lambda: {row["name"] for row in folder.rows()},
-                evaluate, "candidates")
+    folder.deal(dict(sorted(work.items(), key=lambda item: -item[1])),
+                lambda: {row["name"] for row in folder.rows()}, evaluate, "candidates")
 
 
 def describe(xi: Architecture, cost: Surrogates, settings: SearchSettings, vocab_size: int,
              seconds: Optional[Mapping[Architecture, float]], interval: Optional[int]) -> Row:
     """What is known of a tuple before any training: the members of ``space.json``."""
-    return {"name": str(xi), "architecture": xi.to_dict(), "interval": interval, "size": cost.size, "speed": cost.speed,
-            "parameters": xi.parameters(vocab_size, settings.positions)["total"],
-            "lemma2_parameters": xi.lemma2_parameters(vocab_size),
-            "flops": xi.flops(settings.max_length, vocab_size), "lemma1_flops": xi.lemma1_flops(),
-            "seconds_per_sample": None if seconds is None else seconds[xi]}
+    return {"name": str(xi), "architecture": xi.to_dict(), "interval": interval, "size": cost.size,
+            "speed": cost.speed, "parameters": xi.parameters(vocab_size, settings.positions)["total"],
+            "lemma2_parameters": xi.lemma2_parameters(vocab_size), "flops": xi.flops(settings.max_length,
+                                                                                     vocab_size),
+            "lemma1_flops": xi.lemma1_flops(), "seconds_per_sample": None if seconds is None else seconds[xi]}
 
 
 def scored(described: Row, limit: Surrogates, rates: Mapping[str, float], losses: Sequence[float],
@@ -219,7 +231,8 @@ def scored(described: Row, limit: Surrogates, rates: Mapping[str, float], losses
 
 
 def ranked(rows: Sequence[Row]) -> List[Row]:
-    """Rows by falling W, those without one last; each candidate once. The order of ``rows`` does not matter."""
+    """Rows by falling W, those without one last; each candidate once. The order of ``rows`` does not
+    matter."""
     distinct = {row["name"]: row for row in rows}
     return sorted(distinct.values(), key=lambda row: (
         math.inf if row["W"] is None else -row["W"], *row["architecture"].values()))

@@ -1,9 +1,10 @@
 """The lines a search trains and scores on: drawn once, masked once, the same for every candidate. No MXNet.
 
-A *line* is a packed sequence ``<s> ... </s>`` of at most s tokens, as RoBERTa is fed (section 3.3: s = 512, maintained
-casing, RoBERTa's vocabulary). Section 3.3 does not say at which positions the last layers of T and of a candidate are
-compared. We mask the lines as section 4 does for distillation (15%, 80/10/10) and compare at the masked positions: this
-is the error of what the winner will be trained for, and costs a seventh of comparing everywhere.
+A *line* is a packed sequence ``<s> ... </s>`` of at most s tokens, as RoBERTa is fed (section 3.3: s = 512,
+maintained casing, RoBERTa's vocabulary). Section 3.3 does not say at which positions the last layers of T and
+of a candidate are compared. We mask the lines as section 4 does for distillation (15%, 80/10/10) and compare
+at the masked positions: this is the error of what the winner will be trained for, and costs a seventh of
+comparing everywhere.
 """
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class Lines:
         self.tokens, self.offsets, self.tokenizer = tokens, offsets, tokenizer
         self.lengths = np.diff(offsets)
         self.vocab_size, self.max_length, self.seed = tokenizer.vocab_size, max_length, seed
-        self.policy = MaskingPolicy(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids, mask_ratio)
+        self.policy = MaskingPolicy(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids,
+                                    mask_ratio)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -68,14 +70,15 @@ def is_shards(corpus: PathLike) -> bool:
 
 
 def choose_tokenizer(given: Optional[PathLike], teacher: Optional[PathLike]) -> Optional[PathLike]:
-    """The tokenizer's folder: ``given``, else the teacher's own, else where RoBERTa's is kept; None to train one."""
+    """The tokenizer's folder: ``given``, else the teacher's own, else where RoBERTa's is kept; None to train
+    one."""
     if given is None and teacher is not None and Path(teacher).is_dir() and find_tokenizer_files(teacher):
         return teacher
     return given if given is not None else find_default_tokenizer()
 
 
-def open_corpus(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[PathLike], teacher: Optional[PathLike],
-                tokenizer_size: int, max_length: int, seed: int) -> ShardDataset:
+def open_corpus(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[PathLike],
+                teacher: Optional[PathLike], tokenizer_size: int, max_length: int, seed: int) -> ShardDataset:
     """The corpus as shards: as it is, or prepared in ``RUN/shards`` when it is text.
 
     Args:
@@ -87,8 +90,8 @@ def open_corpus(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[Path
     if is_shards(corpus):
         dataset = ShardDataset(corpus)
         if tokenizer is not None and load_tokenizer(tokenizer).fingerprint != dataset.fingerprint:
-            raise BortError(f"{corpus}: was made with another tokenizer than {tokenizer}; leave --tokenizer out, or "
-                            "prepare the corpus with it")
+            raise BortError(f"{corpus}: was made with another tokenizer than {tokenizer}; leave --tokenizer "
+                            "out, or prepare the corpus with it")
         return dataset
     if str(corpus) == EMBEDDED:
         corpus = folder.path / "corpus.txt"
@@ -96,12 +99,13 @@ def open_corpus(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[Path
             stream.write("\n\n".join(embedded_documents()) + "\n")
     chosen = choose_tokenizer(tokenizer, teacher)
     prepare(PrepareOptions(inputs=[corpus], output=folder.path / "shards", tokenizer=chosen,
-                           vocab_size=tokenizer_size if chosen is None else None, max_length=max_length, split="1,0,0",
-                           seed=seed))
+                           vocab_size=tokenizer_size if chosen is None else None, max_length=max_length,
+                           split="1,0,0", seed=seed))
     return ShardDataset(folder.path / "shards")
 
 
-def draw_lines(dataset: ShardDataset, wanted: int, max_length: int, seed: int, name: str) -> Dict[str, np.ndarray]:
+def draw_lines(dataset: ShardDataset, wanted: int, max_length: int, seed: int, name: str) -> Dict[str,
+                                                                                                  np.ndarray]:
     """Draw ``wanted`` different sequences (section 3.3: without substitution); those longer than s are cut.
 
     Returns:
@@ -111,17 +115,22 @@ def draw_lines(dataset: ShardDataset, wanted: int, max_length: int, seed: int, n
         BortError: the corpus has fewer.
     """
     if len(dataset) < wanted:
-        raise BortError(f"{name}: gives {len(dataset)} lines of at most {max_length} tokens, but {wanted} are needed "
-                        "(--steps x --batch-size + --speed-lines); lower these, or take a larger corpus")
+        raise BortError(f"{name}: gives {len(dataset)} lines of at most {max_length} tokens, but {wanted} "
+                        "are needed (--steps x --batch-size + --speed-lines); lower these, or take a larger "
+                        "corpus")
     chosen = np.random.default_rng([seed, 0x4C494E45]).permutation(len(dataset))[:wanted]
     lines = [dataset[int(index)] for index in chosen]
-    lines = [line if len(line) <= max_length else np.append(line[:max_length - 1], line[-1]) for line in lines]
-    return {"tokens": np.concatenate(lines).astype(np.int32), "offsets": np.cumsum([0] + [len(line) for line in lines])}
+    lines = [line if len(line) <= max_length else np.append(line[:max_length - 1], line[-1])
+             for line in lines]
+    return {"tokens": np.concatenate(lines).astype(np.int32),
+            "offsets": np.cumsum([0] + [len(line) for line in lines])}
 
 
-def shared_lines(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[PathLike], teacher: Optional[PathLike],
-                 tokenizer_size: int, wanted: int, max_length: int, mask_ratio: float, seed: int) -> Lines:
-    """The lines of a search, drawn by one of its processes and stored in ``RUN/lines``; the tokenizer goes beside them.
+def shared_lines(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[PathLike],
+                 teacher: Optional[PathLike], tokenizer_size: int, wanted: int, max_length: int,
+                 mask_ratio: float, seed: int) -> Lines:
+    """The lines of a search, drawn by one of its processes and stored in ``RUN/lines``; the tokenizer goes
+    beside them.
 
     A rerun reads what is stored, so a corpus that has changed since does not change the search.
     """
@@ -130,19 +139,21 @@ def shared_lines(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[Pat
     def draw(_: str) -> None:
         dataset = open_corpus(folder, corpus, tokenizer, teacher, tokenizer_size, max_length, seed)
         if dataset.max_length < max_length:
-            warnings.warn(f"{corpus}: was prepared with at most {dataset.max_length} tokens a line, so lines are that "
-                          f"long and not --max-length {max_length}; prepare it again for longer ones", stacklevel=2)
+            warnings.warn(f"{corpus}: was prepared with at most {dataset.max_length} tokens a line, so lines "
+                          f"are that long and not --max-length {max_length}; prepare it again for longer "
+                          "ones", stacklevel=2)
         for name, array in draw_lines(dataset, wanted, max_length, seed, str(corpus)).items():
             save_array(path / f"{name}.npy", array)
         load_tokenizer(dataset.tokenizer_path).save(folder.path / "tokenizer")
-        write_json(path / "lines.json", {"corpus": str(corpus), "lines": wanted, "tokenizer": dataset.fingerprint,
+        write_json(path / "lines.json", {"corpus": str(corpus), "lines": wanted,
+                                         "tokenizer": dataset.fingerprint,
                                          "max_length": min(dataset.max_length, max_length)})
 
     folder.deal({"lines": 1.0}, lambda: ["lines"] if (path / "lines.json").is_file() else [], draw)
     stored = load_tokenizer(folder.path / "tokenizer")
     if stored.fingerprint != read_json(path / "lines.json").get("tokenizer"):
-        raise BortError(f"{folder.path}: its lines were made with another tokenizer than it holds; choose another "
-                        "--output")
+        raise BortError(f"{folder.path}: its lines were made with another tokenizer than it holds; choose "
+                        "another --output")
     tokens, offsets = load_array(path / "tokens.npy"), load_array(path / "offsets.npy")
     return Lines(tokens, offsets, stored, max_length, mask_ratio, seed)
 
@@ -162,4 +173,5 @@ def load_array(path: PathLike) -> np.ndarray:
     try:
         return np.load(str(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise BortError(f"{path}: missing or damaged ({error}); remove its folder to have it made again") from error
+        raise BortError(
+                        f"{path}: missing or damaged ({error}); remove its folder to have it made again") from error

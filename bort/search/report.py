@@ -1,4 +1,5 @@
-"""What a search leaves for people and for the next command: Table 1 beside the paper's, ``best.json``, a picture."""
+"""What a search leaves for people and for the next command: Table 1 beside the paper's, ``best.json``, a
+picture."""
 from __future__ import annotations
 
 import csv
@@ -19,7 +20,8 @@ Row = Mapping[str, Any]
 
 
 class PaperRow(NamedTuple):
-    """A row of Table 1: W, parameters in millions as printed, and seconds per sample on 8 Xeon cores at s = 512."""
+    """A row of Table 1: W, parameters in millions as printed, and seconds per sample on 8 Xeon cores at s =
+    512."""
 
     label: str
     architecture: Architecture
@@ -45,8 +47,10 @@ def architecture_of(row: Row) -> Architecture:
 
 
 def pareto(rows: Sequence[Row], keys: Sequence[str] = ("size", "speed", "error")) -> List[int]:
-    """Indices of the rows that no other row beats: none is at most as large in every key and smaller in one."""
-    values = np.array([[row[key] for key in keys] for row in rows], dtype="float64").reshape(len(rows), len(keys))
+    """Indices of the rows that no other row beats: none is at most as large in every key and smaller in
+    one."""
+    values = np.array([[row[key] for key in keys] for row in rows], dtype="float64").reshape(len(rows),
+                                                                                             len(keys))
     return [index for index, own in enumerate(values)
             if not ((values <= own).all(axis=1) & (values < own).any(axis=1)).any()]
 
@@ -87,10 +91,11 @@ def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], set
     length = facts.get("max_length", settings.max_length) if isinstance(facts, dict) else settings.max_length
     error = {"ce": "cross-entropy to T", "kl": "divergence from T"}[settings.error]
     lines = ["# Table 1, searched again", "",
-             f"{len(rows)} of {len(settings.space)} tuples were {'trained' if settings.steps else 'looked at'} "
-             f"(ε = {settings.epsilon}, n = {settings.steps} steps of {settings.batch_size} lines of "
-             f"{settings.max_length} tokens"
-             + (f", of which the shards give at most {length}" if length < settings.max_length else "") + f", V = {space['vocab_size']:,}, seed {settings.seed}). Maximum point "
+             f"{len(rows)} of {len(settings.space)} tuples were "
+             f"{'trained' if settings.steps else 'looked at'} (ε = {settings.epsilon}, n = {settings.steps} "
+             f"steps of {settings.batch_size} lines of {settings.max_length} tokens"
+             + (f", of which the shards give at most {length}" if length < settings.max_length else "")
+             + f", V = {space['vocab_size']:,}, seed {settings.seed}). Maximum point "
              f"{space['maximum']}{', random weights' if space['weights'] == 'random' else ''}. Error: "
              f"{error if settings.steps else '1 for all, as nothing was trained'}. Sizes and FLOPs by "
              f"{settings.counts} counts; W takes the speed {settings.speed}.", ""]
@@ -98,8 +103,8 @@ def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], set
     if settings.speed == "measured" and speed.is_file():
         facts = read_json(speed)
         lines += [f"Seconds per sample: medians of {facts['passes']} passes over {facts['batch_size']} x "
-                  f"{facts['length']} tokens in {facts['rounds']} interleaved rounds, {facts['threads']} threads "
-                  f"({facts['wait_policy']} waiting).", ""]
+                  f"{facts['length']} tokens in {facts['rounds']} interleaved rounds, {facts['threads']} "
+                  f"threads ({facts['wait_policy']} waiting).", ""]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(_cell(row[key]) for key in header) + " |" for row in table]
     lines += ["", *_absent(rows, space["tuples"]),
@@ -134,10 +139,11 @@ def write_best(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], sett
         BortError: every candidate's training diverged.
     """
     if not rows or rows[0]["W"] is None:
-        raise BortError(f"{folder}: the training of every candidate diverged, so there is no best one; lower --lr")
-    kept = [{key: row[key] for key in ("architecture", "W", "error", "ce", "kl", "size", "speed", "parameters",
-                                       "lemma2_parameters", "flops", "lemma1_flops", "seconds_per_sample")}
-            for row in rows[:settings.top]]
+        raise BortError(f"{folder}: the training of every candidate diverged, so there is no best one; lower "
+                        "--lr")
+    kept = [{key: row[key] for key in ("architecture", "W", "error", "ce", "kl", "size", "speed",
+                                       "parameters", "lemma2_parameters", "flops", "lemma1_flops",
+                                       "seconds_per_sample")} for row in rows[:settings.top]]
     write_json(folder / "best.json", {
         "architecture": rows[0]["architecture"], "W": rows[0]["W"], "top": kept, "candidates": len(rows),
         "search_space": len(settings.space), "vocab_size": space["vocab_size"],
@@ -145,9 +151,11 @@ def write_best(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], sett
 
 
 def plot(path: Path, rows: Sequence[Row], space: Sequence[Row], settings: SearchSettings) -> bool:
-    """Draw W over size and speed and, after training, over size and error; False where matplotlib is not installed.
+    """Draw W over size and speed and, after training, over size and error; False where matplotlib is not
+    installed.
 
-    Bort's own tuple is marked where it lies in size and speed even when another member of its interval was trained.
+    Bort's own tuple is marked where it lies in size and speed even when another member of its interval was
+    trained.
     """
     try:
         import matplotlib
@@ -162,7 +170,8 @@ def plot(path: Path, rows: Sequence[Row], space: Sequence[Row], settings: Search
     bort = [row for row in [*rows, *space] if architecture_of(row) == BORT][:1]
     panels = [("speed", *_speed_unit(settings))]
     if settings.steps:
-        panels.append(("error", 1.0, "cross-entropy to T" if settings.error == "ce" else "KL divergence from T"))
+        panels.append(("error", 1.0, "cross-entropy to T" if settings.error == "ce"
+                       else "KL divergence from T"))
     figure, axes = pyplot.subplots(1, len(panels), figsize=(1.5 + 5.5 * len(panels), 4.8), squeeze=False)
     for axis, (key, scale, label) in zip(axes[0], panels):
         def place(some: Sequence[Row], key: str = key, scale: float = scale) -> Any:
@@ -172,17 +181,19 @@ def plot(path: Path, rows: Sequence[Row], space: Sequence[Row], settings: Search
         axis.scatter(*place(front), s=90, facecolors="none", edgecolors="black", linewidths=0.8,
                      label=f"Pareto front in size, speed, error ({len(front)} of {len(rows)})")
         points = axis.scatter(*place(rows), c=[row["W"] for row in rows], s=26, cmap="viridis", zorder=2)
-        axis.scatter(*place(rows[:1]), s=230, marker="*", facecolors="none", edgecolors="tab:red", linewidths=1.5,
-                     zorder=3, label=f"largest W: {architecture_of(rows[0]).display}")
+        axis.scatter(*place(rows[:1]), s=230, marker="*", facecolors="none", edgecolors="tab:red",
+                     linewidths=1.5, zorder=3, label=f"largest W: {architecture_of(rows[0]).display}")
         if bort:
-            axis.scatter(*place(bort), s=80, marker="D", facecolors="none", edgecolors="tab:red", linewidths=1.5,
-                         zorder=4, label=f"Bort {BORT.display}" + ("" if "W" in bort[0] else ", not trained"))
+            axis.scatter(*place(bort), s=80, marker="D", facecolors="none", edgecolors="tab:red",
+                         linewidths=1.5, zorder=4, label=f"Bort {BORT.display}"
+                         + ("" if "W" in bort[0] else ", not trained"))
         axis.set_xlabel("parameters (millions)")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.colorbar(points, ax=list(axes[0]), label="W")
-    figure.suptitle(f"{len(rows)} candidates, ε = {settings.epsilon}, n = {settings.steps}, seed {settings.seed}")
+    figure.suptitle(f"{len(rows)} candidates, ε = {settings.epsilon}, n = {settings.steps}, seed "
+                    f"{settings.seed}")
     with atomic_write(path, "wb") as stream:
         figure.savefig(stream, dpi=120, bbox_inches="tight", format="png")
     pyplot.close(figure)

@@ -19,12 +19,14 @@ class SearchSettings:
         epsilon: interval size, from 1 to the size of Xi; n is ``steps``, s is ``max_length``.
         counts: size and FLOPs by "exact" counts of our network, or by the paper's "lemma" 2 and 1.
         speed: "flops" (of one line of s tokens), or "measured" seconds per sample.
-        speed_lines: held-out lines; they give e(xi) and, when speed is measured, are what is timed (section 3.3).
+        speed_lines: held-out lines; they give e(xi) and, when speed is measured, are what is timed (section
+        3.3).
         speed_batch_size: lines of a timed pass; 0 takes ``micro_batch_size``.
         error: "ce", the paper's cross-entropy, or "kl", that less T's own entropy.
         vocab_size: the vocabulary that sizes count, 0 for the tokenizer's (RoBERTa's if nothing is trained).
         micro_batch_size: lines in memory at once, 0 for about 2,048 tokens of them.
-        include: tuples to train whatever their interval, or outside of the space; they compete like the others.
+        include: tuples to train whatever their interval, or outside of the space; they compete like the
+        others.
     """
 
     depths: Tuple[int, ...] = tuple(PAPER_SPACE["depths"])
@@ -56,11 +58,12 @@ class SearchSettings:
                               ("error", ("ce", "kl"))):
             if getattr(self, name) not in choices:
                 raise BortError(f"--{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
-        for name, least in (("epsilon", 1), ("steps", 0), ("batch_size", 1), ("max_length", 8), ("speed_lines", 1),
-                            ("speed_batch_size", 0), ("top", 1), ("seed", 0), ("vocab_size", 0),
-                            ("micro_batch_size", 0)):
+        for name, least in (("epsilon", 1), ("steps", 0), ("batch_size", 1), ("max_length", 8),
+                            ("speed_lines", 1), ("speed_batch_size", 0), ("top", 1), ("seed", 0),
+                            ("vocab_size", 0), ("micro_batch_size", 0)):
             if getattr(self, name) < least:
-                raise BortError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+                raise BortError(f"--{name.replace('_', '-')} must be at least {least}, not "
+                                f"{getattr(self, name)}")
         if not self.lr > 0 or self.clip < 0 or not 0 <= self.warmup_ratio < 1 or not 0 <= self.dropout < 1:
             raise BortError("--lr must be above 0, --clip at least 0, --warmup-ratio and --dropout in [0, 1)")
 

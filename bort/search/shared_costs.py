@@ -34,7 +34,8 @@ SPEED_ROUNDS = 3
 TEACHER_SEED = 0x54454143
 """Added to the seed for a teacher without weights."""
 TIMING_VOCABULARY = 1000
-"""Timed networks embed this many words: looking up a word takes as long in a small table as in a large one."""
+"""Timed networks embed this many words: looking up a word takes as long in a small table as in a large
+one."""
 
 
 class Maximum(NamedTuple):
@@ -69,8 +70,8 @@ def find_maximum(source: str, architecture: Optional[str] = None) -> Maximum:
     given = None if architecture is None else parse(architecture, "--teacher-architecture")
     if not path.exists() or path.suffix == ".json":
         if given is not None:
-            raise BortError(f"--teacher-architecture says what network a .params file is of, and --teacher {source} is "
-                            "no file; leave it out")
+            raise BortError("--teacher-architecture says what network a .params file is of, and --teacher "
+                            f"{source} is no file; leave it out")
         return Maximum(parse(source, "--teacher"), "random", None)
     located = locate(path)
     if located.config is None:
@@ -79,10 +80,11 @@ def find_maximum(source: str, architecture: Optional[str] = None) -> Maximum:
         except BortError as error:
             if given is not None:
                 raise
-            raise BortError(f"--teacher {path} is a bare parameter file, whose network --teacher-architecture D,A,H,I "
-                            f"(or a preset) says ({error})") from error
+            raise BortError(f"--teacher {path} is a bare parameter file, whose network "
+                            f"--teacher-architecture D,A,H,I (or a preset) says ({error})") from error
         body = model.bort if isinstance(model, Classifier) else model
-        return Maximum(body.architecture, sha256_file(located.parameters), path, None, body.vocab_size, body.max_length)
+        return Maximum(body.architecture, sha256_file(located.parameters), path, None, body.vocab_size,
+                       body.max_length)
     found = Architecture.from_dict(located.config.get("architecture"), str(path))
     if given not in (None, found):
         raise BortError(f"{path}: holds {found.display}, not the {given.display} of --teacher-architecture")
@@ -102,9 +104,11 @@ def check_teacher(maximum: Maximum, lines: Lines) -> None:
     """
     if maximum.folder is None:
         return
-    if maximum.vocab_size not in (None, lines.vocab_size) or maximum.tokenizer not in (None, lines.tokenizer.fingerprint):
-        raise BortError(f"{maximum.folder}: was trained with another tokenizer (V = {maximum.vocab_size}) than the lines "
-                        f"are made with (V = {lines.vocab_size}); give its own with --tokenizer, or its shards")
+    if maximum.vocab_size not in (None, lines.vocab_size) or maximum.tokenizer not in (None,
+                                                                                       lines.tokenizer.fingerprint):
+        raise BortError(f"{maximum.folder}: was trained with another tokenizer (V = {maximum.vocab_size}) "
+                        f"than the lines are made with (V = {lines.vocab_size}); give its own with "
+                        "--tokenizer, or its shards")
     if maximum.max_length is not None and maximum.max_length < lines.max_length:
         raise BortError(f"{maximum.folder}: takes {maximum.max_length} tokens; lower --max-length to that")
 
@@ -121,7 +125,8 @@ def build_teacher(maximum: Maximum, lines: Lines, positions: int, seed: int) -> 
     if maximum.folder is None:
         model = Bert(maximum.architecture, lines.vocab_size, positions)
         model.collect_params().setattr("grad_req", "null")
-        # Another seed than the candidates': draws go by name, and those of its width would begin with its word matrix.
+        # Another seed than the candidates': draws go by name, and those of its width would begin with its
+        # word matrix.
         initialize(model, seed + TEACHER_SEED)
         return model
     loaded = load(maximum.folder, maximum.architecture)
@@ -132,16 +137,19 @@ def build_teacher(maximum: Maximum, lines: Lines, positions: int, seed: int) -> 
 
 
 class TeacherOutputs:
-    """T's outputs at the scored positions: what its last layer multiplies with the vocabulary matrix, from disk.
+    """T's outputs at the scored positions: what its last layer multiplies with the vocabulary matrix, from
+    disk.
 
-    Storing probabilities would take V / H times the space (50 times for RoBERTa-large), running T again 24 layers. They
-    are recomputed from the states with T's own matrix, for as many positions at a time as the caller asks for.
+    Storing probabilities would take V / H times the space (50 times for RoBERTa-large), running T again 24
+    layers. They are recomputed from the states with T's own matrix, for as many positions at a time as the
+    caller asks for.
     """
 
     def __init__(self, folder: Path, blocks: Sequence[str]) -> None:
         self._states = [load_array(folder / f"{name}.npy") for name in blocks]
         lines = np.concatenate([load_array(folder / f"{name}-lines.npy") for name in blocks])
-        self._first = np.concatenate([[0], np.cumsum(lines[:, 0])]).astype(np.int64)  # a line's first position
+        # a line's first position
+        self._first = np.concatenate([[0], np.cumsum(lines[:, 0])]).astype(np.int64)
         self._block = np.cumsum([0] + [len(states) for states in self._states])       # a block's
         self._entropy = lines[:, 1]
         arrays = read_ndarrays(folder / "projection.params")
@@ -156,14 +164,16 @@ class TeacherOutputs:
         return float(self._entropy[start:stop].sum())
 
     def probabilities(self, start: int, stop: int) -> Teacher:
-        """The function that gives T's distributions at the scored positions of lines ``start`` to ``stop``, (n, V)."""
+        """The function that gives T's distributions at the scored positions of lines ``start`` to ``stop``,
+        (n, V)."""
         first, last = int(self._first[start]), int(self._first[stop])
-        parts = [states[max(0, first - begin):last - begin] for states, begin in zip(self._states, self._block)
-                 if begin < last and begin + len(states) > first]
+        parts = [states[max(0, first - begin):last - begin] for states,
+                 begin in zip(self._states, self._block) if begin < last and begin + len(states) > first]
         states = nd.array(np.concatenate(parts), dtype="float32")
 
         def some(begin: int, end: int) -> Any:
-            logits = nd.FullyConnected(states[begin:end], self._weight, self._bias, num_hidden=len(self._bias))
+            logits = nd.FullyConnected(states[begin:end], self._weight, self._bias,
+                                       num_hidden=len(self._bias))
             return nd.softmax(logits, axis=-1, out=logits)
 
         return some
@@ -193,7 +203,8 @@ def teacher_outputs(folder: SearchFolder, lines: Lines, make: Callable[[], Bert]
         for start, stop in micro_batches(*blocks[name], micro_batch_size):
             batch = lines.batch(start, stop)
             states.append(masked_states(teacher[0], *on_device(batch)).asnumpy())
-            facts.append(np.stack([expected_positions(batch), _entropies(states[-1], projection, batch)], axis=1))
+            facts.append(np.stack([expected_positions(batch), _entropies(states[-1], projection, batch)],
+                                  axis=1))
         save_array(path / f"{name}-lines.npy", np.concatenate(facts))
         save_array(path / f"{name}.npy", np.concatenate(states))
 
@@ -232,11 +243,13 @@ def _entropies(states: np.ndarray, projection: Any, batch: MaskedLMBatch) -> np.
 
 def measured_speed(folder: SearchFolder, architectures: Sequence[Architecture], length: int, batch_size: int,
                    lines: int) -> Dict[Architecture, float]:
-    """Seconds per sample of every network's forward pass at a fixed input size (footnote 5); ``RUN/speed.json``.
+    """Seconds per sample of every network's forward pass at a fixed input size (footnote 5);
+    ``RUN/speed.json``.
 
-    One process measures while the others wait, so that ranks do not slow one another down. Every network is visited
-    once in each of at most three rounds, so that the machine's moods fall on all alike; a visit warms up twice. The
-    result is the median over all passes, with the threads of this process. Weights are noise, whatever T's are.
+    One process measures while the others wait, so that ranks do not slow one another down. Every network is
+    visited once in each of at most three rounds, so that the machine's moods fall on all alike; a visit warms
+    up twice. The result is the median over all passes, with the threads of this process. Weights are noise,
+    whatever T's are.
 
     Args:
         architectures: what to time, T included.
@@ -251,16 +264,20 @@ def measured_speed(folder: SearchFolder, architectures: Sequence[Architecture], 
               for architecture in architectures}
 
     def measure(_: str) -> None:
-        # What was timed with other threads, before a resumption, is no measure beside what is timed with these.
-        seconds = {row["visit"]: row["seconds"] for row in folder.rows(SPEED_FILE) if row.get("threads") == threads()}
+        # What was timed with other threads, before a resumption, is no measure beside what is timed with
+        # these.
+        seconds = {row["visit"]: row["seconds"] for row in folder.rows(SPEED_FILE) if row.get("threads")
+                   == threads()}
         with watching("timing", {name: float(visits[name][0].flops(length)) for name in visits}) as watch:
             for name, (architecture, number) in visits.items():
                 watch(seconds)
                 if name not in seconds:
                     seconds[name] = time_forward(architecture, length, batch_size, shares[number])
-                    folder.append({"visit": name, "seconds": seconds[name], "threads": threads()}, name=SPEED_FILE)
-        per_sample = {str(architecture): float(np.median([value for number in range(rounds) for value in
-                                                          seconds[f"{architecture} in round {number}"]])) / batch_size
+                    folder.append({"visit": name, "seconds": seconds[name], "threads": threads()},
+                                  name=SPEED_FILE)
+        per_sample = {str(architecture): float(np.median([value for number in range(rounds)
+                                                          for value in seconds[f"{architecture} in round "
+                                                                               f"{number}"]])) / batch_size
                       for architecture in architectures}
         write_json(folder.path / "speed.json", {
             "threads": threads(), "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
@@ -272,17 +289,21 @@ def measured_speed(folder: SearchFolder, architectures: Sequence[Architecture], 
     return {architecture: float(stored[str(architecture)]) for architecture in architectures}
 
 
-def time_forward(architecture: Architecture, length: int, batch_size: int, passes: int, warmup: int = 2) -> List[float]:
-    """Seconds of each of ``passes`` forward passes over (batch_size, length) tokens, compiled as for serving."""
+def time_forward(architecture: Architecture, length: int, batch_size: int, passes: int,
+                 warmup: int = 2) -> List[float]:
+    """Seconds of each of ``passes`` forward passes over (batch_size, length) tokens, compiled as for
+    serving."""
     model = Bert(architecture, TIMING_VOCABULARY, max_length=length)
     model.collect_params().setattr("grad_req", "null")
     # Drawing every weight anew would take longer than the passes.
-    noise = nd.random.uniform(-0.02, 0.02, shape=max(int(np.prod(p.shape)) for p in model.collect_params().values()))
+    noise = nd.random.uniform(-0.02, 0.02,
+                              shape=max(int(np.prod(p.shape)) for p in model.collect_params().values()))
     for parameter in model.collect_params().values():
         parameter.initialize(init="zeros")
         parameter.set_data(noise[:int(np.prod(parameter.shape))].reshape(parameter.shape))
     network = compile_for_inference(model)
-    token_ids = nd.array(np.arange(batch_size * length).reshape(batch_size, length) % TIMING_VOCABULARY, dtype="int32")
+    token_ids = nd.array(np.arange(batch_size * length).reshape(batch_size, length) % TIMING_VOCABULARY,
+                         dtype="int32")
     valid_length = nd.array(np.full(batch_size, length), dtype="float32")
     seconds = []
     for number in range(-warmup, passes):

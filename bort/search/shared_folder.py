@@ -4,11 +4,12 @@
     RUN/claims/NAME.lock     held by the living process that works on NAME
     RUN/candidates.jsonl     one line per finished candidate
 
-Work is dealt out through file locks, which the system takes back from a process that dies, however it dies. There is
-no coordinator to lose and no collective operation to hang in: a process that dies loses the one piece it was working
-on. Of processes that were started apart, the others take that piece over. The ranks of one ``horovodrun`` do not get to:
-when one of them dies the launcher ends all, each loses the one candidate it was at, and ``--resume`` goes on from there.
-On a network file system, ``flock`` must work.
+Work is dealt out through file locks, which the system takes back from a process that dies, however it dies.
+There is
+no coordinator to lose and no collective operation to hang in: a process that dies loses the one piece it was
+working on. Of processes that were started apart, the others take that piece over. The ranks of one
+``horovodrun`` do not get to: when one of them dies the launcher ends all, each loses the one candidate it was
+at, and ``--resume`` goes on from there. On a network file system, ``flock`` must work.
 """
 from __future__ import annotations
 
@@ -34,11 +35,13 @@ CANDIDATES_FILE = "candidates.jsonl"
 SPEED_FILE = "speed.jsonl"
 POLL_SECONDS = 0.5
 _NUMBER, _MAYBE = (int, float), (int, float, type(None))
-FIELDS: Dict[str, Dict[str, Any]] = {
-    CANDIDATES_FILE: {"name": str, "architecture": dict, **dict.fromkeys(("W", "error", "ce", "kl"), _MAYBE),
-                      "seconds_per_sample": _MAYBE, **dict.fromkeys(
-                          ("size", "speed", "parameters", "lemma2_parameters", "flops", "lemma1_flops"), _NUMBER)},
-    SPEED_FILE: {"visit": str, "seconds": list}}
+FIELDS: Dict[str, Dict[str, Any]] = {CANDIDATES_FILE: {"name": str, "architecture": dict,
+                                                       **dict.fromkeys(("W", "error", "ce", "kl"), _MAYBE),
+                                                       "seconds_per_sample": _MAYBE,
+                                                       **dict.fromkeys(("size", "speed", "parameters",
+                                                                        "lemma2_parameters", "flops",
+                                                                        "lemma1_flops"), _NUMBER)},
+                                     SPEED_FILE: {"visit": str, "seconds": list}}
 """What every row of a file has, whatever else."""
 
 
@@ -48,11 +51,13 @@ class SearchFolder:
     Args:
         path: the folder; made if absent.
         settings: everything that determines the result; JSON-able.
-        resume: join or go on with the search in the folder, if there is one. A folder that holds nothing but settings,
-            in which no process is at work, has no search in it yet (the command failed) and takes new ones.
+        resume: join or go on with the search in the folder, if there is one. A folder that holds nothing but
+            settings, in which no process is at work, has no search in it yet (the command failed) and takes
+            new ones.
 
     Raises:
-        BortError: the folder holds a run and ``resume`` is off, or a run with other settings, or cannot be written to.
+        BortError: the folder holds a run and ``resume`` is off, or a run with other settings, or cannot be
+            written to.
     """
 
     def __init__(self, path: PathLike, settings: Mapping[str, Any], resume: bool = False) -> None:
@@ -68,16 +73,18 @@ class SearchFolder:
         alone = self._enter()
         begins = not config.is_file() or alone and self._untouched()
         if begins:
-            write_json(config, {"settings": settings, "bort": bort.__version__, "python": sys.version.split()[0],
-                                "command": sys.argv,
-                                "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")})
+            write_json(config, {"settings": settings, "bort": bort.__version__,
+                                "python": sys.version.split()[0], "command": sys.argv,
+                                "started": datetime.datetime.now().astimezone().isoformat(
+                                                                                          timespec="seconds")})
         self._stay()
-        # Read again even by who has just written it: between the two locks another process may have begun its own.
+        # Read again even by who has just written it: between the two locks another process may have begun its
+        # own.
         earlier = read_json(config)
         same = is_config(earlier) and earlier["settings"] == settings
         if not (resume or begins or same and self._untouched()):
-            raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose another "
-                            "--output")
+            raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose "
+                            "another --output")
         if not is_config(earlier):
             raise BortError(f"{config}: not the config of a search; choose another --output")
         before = earlier["settings"]
@@ -90,8 +97,8 @@ class SearchFolder:
     def _enter(self) -> bool:
         """Be known to be at work here until :meth:`close`, however this process ends; whether nobody else is.
 
-        All processes share a lock; who has it alone may replace settings that nobody works with. Without ``fcntl``
-        (Windows) nobody ever does.
+        All processes share a lock; who has it alone may replace settings that nobody works with. Without
+        ``fcntl`` (Windows) nobody ever does.
         """
         path = self.path / "claims" / "present.lock"
         try:
@@ -138,12 +145,13 @@ class SearchFolder:
             raise BortError(f"{path.parent}: cannot be made ({error.strerror})") from error
         return FileLock(str(path))
 
-    def deal(self, work: Mapping[str, float], finished: Callable[[], Collection[str]], do: Callable[[str], Any],
-             title: str = "") -> None:
+    def deal(self, work: Mapping[str, float], finished: Callable[[], Collection[str]],
+             do: Callable[[str], Any], title: str = "") -> None:
         """Have every piece of work done once, by whichever process is free; returns when all are finished.
 
         Args:
-            work: the pieces in the order they should be begun, with their sizes in any unit, for the time left.
+            work: the pieces in the order they should be begun, with their sizes in any unit, for the time
+                left.
             finished: names that are finished, whoever did them, as the files on disk say it.
             do: does one piece; ``finished`` must name it afterwards.
             title: of a progress bar; none without.
@@ -175,7 +183,8 @@ class SearchFolder:
             lock.release()
 
     def append(self, *rows: Mapping[str, Any], name: str = CANDIDATES_FILE) -> None:
-        """Append finished rows to a JSON-lines file, after what a killed process may have left of its last line."""
+        """Append finished rows to a JSON-lines file, after what a killed process may have left of its last
+        line."""
         path = self.path / name
         with self.lock(f"append-{name}"):
             if path.is_file():
@@ -204,7 +213,8 @@ class SearchFolder:
 def watching(title: str, work: Mapping[str, float]) -> Iterator[Callable[[Collection[str]], None]]:
     """A progress bar over pieces of different sizes; gives a function that is told the names finished so far.
 
-    What was finished before the first call does not count for the speed, so that a resumed run's time left is right.
+    What was finished before the first call does not count for the speed, so that a resumed run's time left is
+    right.
     """
     bar = None
 

@@ -30,15 +30,18 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="all tasks with their metrics and submission files")
 
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--task", required=True, metavar="NAME", help="one of the names that `list` shows, in any case")
+    shared.add_argument("--task", required=True, metavar="NAME",
+                        help="one of the names that `list` shows, in any case")
     shared.add_argument("--encoding", default="paper", choices=ENCODINGS,
                         help="input format: the paper's, or the original release's where it differed")
 
     look = commands.add_parser("describe", parents=[shared], help="a table of what a task's files hold")
-    look.add_argument("--data-dir", required=True, metavar="DIR", help="the task's folder, or the one above it")
+    look.add_argument("--data-dir", required=True, metavar="DIR",
+                      help="the task's folder, or the one above it")
     look.add_argument("--split", action="append", metavar="SPLIT", help="only this one (may be repeated)")
     look.add_argument("--tokenizer", metavar="DIR", help="a vocabulary's folder: adds lengths in tokens")
-    look.add_argument("--max-length", type=int, default=512, metavar="N", help="count examples longer than this (512)")
+    look.add_argument("--max-length", type=int, default=512, metavar="N",
+                      help="count examples longer than this (512)")
 
     check = commands.add_parser("validate", parents=[shared], help="check a submission file")
     check.add_argument("file", metavar="FILE")
@@ -48,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     get.add_argument("--data-dir", required=True, metavar="DIR",
                      help="where its folder is made (or the folder itself, if named after the task)")
     get.add_argument("--mirror", action="append", default=[], metavar="URL",
-                     help="look for the file below this address first (may be repeated; also BORT_MIRRORS, by commas)")
+                     help="look for the file below this address first (may be repeated; also BORT_MIRRORS, "
+                     "by commas)")
     get.add_argument("--from-file", nargs="+", default=[], metavar="FILE",
                      help="use the published file(s), fetched by other means")
     get.add_argument("--sha256", metavar="HEX", help="expect this checksum instead of the known one")

@@ -1,8 +1,9 @@
-"""What a task is: a reader of official files, an input format, metrics and a submission writer. Training knows no more.
+"""What a task is: a reader of official files, an input format, metrics and a submission writer. Training
+knows no more.
 
-A task never sees a model: it gives :class:`Example` objects to be encoded and takes back *scores*, the model's raw
-outputs (logits, or the value in regression) as a float array of shape (N, C), one row per example of the split in
-order. N is the number of examples, C the number of the model's outputs.
+A task never sees a model: it gives :class:`Example` objects to be encoded and takes back *scores*, the
+model's raw outputs (logits, or the value in regression) as a float array of shape (N, C), one row per example
+of the split in order. N is the number of examples, C the number of the model's outputs.
 """
 from __future__ import annotations
 
@@ -30,9 +31,9 @@ Prediction = Tuple[Any, Any]
 class Example:
     """One input of the model.
 
-    ``segments`` holds one or two texts, for ``<s> A </s>`` or ``<s> A </s> B </s>``. ``label`` is a class index, a
-    float in regression, or None. In question answering cast as classification, ``group`` is the question's key and
-    ``option`` the position of the answer that this example stands for.
+    ``segments`` holds one or two texts, for ``<s> A </s>`` or ``<s> A </s> B </s>``. ``label`` is a class
+    index, a float in regression, or None. In question answering cast as classification, ``group`` is the
+    question's key and ``option`` the position of the answer that this example stands for.
     """
 
     idx: Any
@@ -46,9 +47,9 @@ class Example:
 class Split:
     """The examples of one split and where they come from.
 
-    ``rows`` counts the usable rows of the official files (lines, or RACE's passages), ``bad_rows`` those skipped.
-    ``counts`` are further official units ("questions", "answers"). ``meta`` is the task's own: whatever its submission
-    or its metrics need beside the examples.
+    ``rows`` counts the usable rows of the official files (lines, or RACE's passages), ``bad_rows`` those
+    skipped. ``counts`` are further official units ("questions", "answers"). ``meta`` is the task's own:
+    whatever its submission or its metrics need beside the examples.
     """
 
     name: str
@@ -74,7 +75,8 @@ class Split:
             BortError: the split has no labels.
         """
         if not self.labelled:
-            raise BortError(f"the {self.name} split has no labels to compare with (official test sets have none)")
+            raise BortError(f"the {self.name} split has no labels to compare with (official test sets have "
+                            "none)")
         return np.asarray([example.label for example in self.examples])
 
     def subset(self, indices: Sequence[int]) -> "Split":
@@ -90,9 +92,10 @@ class Task:
         labels: class strings in the order of the model's outputs; None in regression.
         metrics: names of what :meth:`evaluate` returns; the first selects the best epoch.
         splits: names :meth:`read` accepts.
-        truncation: what an over-long pair loses: "even" cuts the longer segment first, "first" only segment A.
-        submission: file name the leaderboard expects; ``submission_kind`` its form; ``submission_unit`` the official
-            count (see :attr:`official_counts`) that it has one line of each for.
+        truncation: what an over-long pair loses: "even" cuts the longer segment first, "first" only segment
+        A.
+        submission: file name the leaderboard expects; ``submission_kind`` its form; ``submission_unit`` the
+            official count (see :attr:`official_counts`) that it has one line of each for.
         encoding: "paper", or "released" where the original release fed the model differently.
         model_task: for sets without training data, the task whose model scores them; else None.
         companions: sets that this task's model is scored on as well.
@@ -132,11 +135,13 @@ class Task:
     # ---- reading
 
     def file_names(self, split: str) -> List[Tuple[str, ...]]:
-        """The files of a split, each as a tuple of accepted names relative to the task's folder, best first."""
+        """The files of a split, each as a tuple of accepted names relative to the task's folder, best
+        first."""
         raise NotImplementedError
 
     def files(self, data_dir: PathLike, split: str) -> List[Path]:
-        """Paths of a split's official files, which exist. ``data_dir`` is the task's folder or the one above it.
+        """Paths of a split's official files, which exist. ``data_dir`` is the task's folder or the one above
+        it.
 
         Raises:
             BortError: no such split, or a file is missing; the message says where it was looked for.
@@ -162,19 +167,22 @@ class Task:
                     return root / name
         hint = self._other_suite_hint(data_dir)
         folders = ", ".join(dict.fromkeys([self.name, *self.folders]))
-        raise BortError(f"{data_dir}: {self.name} needs {' or '.join(names)}, there or in a folder {folders} below it"
-                        f"{hint}; python -m bort.tasks download --task {self.name} --data-dir {data_dir} fetches it")
+        raise BortError(f"{data_dir}: {self.name} needs {' or '.join(names)}, there or in a folder {folders} "
+                        f"below it{hint}; python -m bort.tasks download --task {self.name} --data-dir "
+                        f"{data_dir} fetches it")
 
     def _other_suite_hint(self, data_dir: Path) -> str:
         """RTE is the name of a GLUE and of a SuperGLUE task; say so when the other one's files are there."""
         if self.name == "RTE" and any((root / "val.jsonl").exists() for root in self._roots(data_dir)):
             return " (these are SuperGLUE's files: use the task SuperGLUE-RTE)"
-        if self.name == "SuperGLUE-RTE" and any((root / "dev.tsv").exists() for root in self._roots(data_dir)):
+        if self.name == "SuperGLUE-RTE" and any((root / "dev.tsv").exists()
+                                                for root in self._roots(data_dir)):
             return " (these are GLUE's files: use the task RTE)"
         return ""
 
     def read(self, data_dir: PathLike, split: str) -> Split:
-        """All examples of a split, in the official order. A size other than the published one is logged as a warning.
+        """All examples of a split, in the official order. A size other than the published one is logged as a
+        warning.
 
         Raises:
             BortError: missing or unreadable files, or too many bad rows (see ``reading.RowCounter``).
@@ -187,16 +195,18 @@ class Task:
         found = {"rows": result.rows, **result.counts}
         official = self.official_counts.get(split, {})
         if any(found.get(unit, count) != count for unit, count in official.items()):
-            sizes = [", ".join(f"{counts[unit]:,} {unit}" for unit in official) for counts in (found, official)]
-            logger.warning("%s: %s, the official %s split has %s", ", ".join(map(str, result.files)), sizes[0], split,
-                           sizes[1])
+            sizes = [", ".join(f"{counts[unit]:,} {unit}" for unit in official) for counts in (found,
+                                                                                               official)]
+            logger.warning("%s: %s, the official %s split has %s", ", ".join(map(str, result.files)),
+                           sizes[0], split, sizes[1])
         return result
 
     def _read(self, files: List[Path], split: str) -> Split:
         raise NotImplementedError
 
     def training_subset(self, split: Split, rng: np.random.Generator) -> Split:
-        """The part of a *training* split to train on; the split itself unless the task discards or balances."""
+        """The part of a *training* split to train on; the split itself unless the task discards or
+        balances."""
         del rng
         return split
 
@@ -205,8 +215,9 @@ class Task:
     def check_scores(self, split: Split, scores: np.ndarray) -> np.ndarray:
         """``scores`` as float64 of shape (N, num_outputs).
 
-        Three outputs of an entailment model are folded into two where the set has two classes (AX-b and AX-g scored
-        with an MNLI model): entailment against the log-sum-exp of the others, which keeps its probability.
+        Three outputs of an entailment model are folded into two where the set has two classes (AX-b and AX-g
+        scored with an MNLI model): entailment against the log-sum-exp of the others, which keeps its
+        probability.
 
         Raises:
             BortError: another shape.
@@ -223,12 +234,13 @@ class Task:
         if scores.shape[1] == 3 and self.labels == ("entailment", "not_entailment"):
             scores = np.stack([scores[:, 0], np.logaddexp(scores[:, 1], scores[:, 2])], axis=1)
         if scores.shape[1] != self.num_outputs:
-            raise BortError(f"{self.name}: expected {self.num_outputs} outputs per example, found {scores.shape[1]}: "
-                            "the model was fine-tuned for another task")
+            raise BortError(f"{self.name}: expected {self.num_outputs} outputs per example, found "
+                            f"{scores.shape[1]}: the model was fine-tuned for another task")
         return scores
 
     def outputs(self, split: Split, scores: np.ndarray) -> np.ndarray:
-        """Predicted classes (int64, shape (N,)) or regression values (float64, shape (N,)), one per example."""
+        """Predicted classes (int64, shape (N,)) or regression values (float64, shape (N,)), one per
+        example."""
         scores = self.check_scores(split, scores)
         return scores[:, 0] if self.is_regression else scores.argmax(axis=1)
 
@@ -257,8 +269,8 @@ class Task:
             BortError: the scores have the wrong shape, or the file cannot be written.
         """
         if split.bad_rows:
-            logger.warning("%s: %d rows of the %s split could not be read, so the submission lacks them and the "
-                           "leaderboard will refuse it", self.name, split.bad_rows, split.name)
+            logger.warning("%s: %d rows of the %s split could not be read, so the submission lacks them and "
+                           "the leaderboard will refuse it", self.name, split.bad_rows, split.name)
         path = Path(folder) / self.submission
         self.submission_kind.write(path, self.predict(split, scores))
         return path
@@ -267,8 +279,8 @@ class Task:
 def balanced_indices(labels: Sequence[Label], rng: np.random.Generator) -> np.ndarray:
     """Indices, ascending, of all positives (label 1) and as many randomly kept negatives (label 0).
 
-    The paper's treatment of MultiRC, ReCoRD and RACE (sections 5.2 and 5.3): negatives are discarded at random until
-    the labels are balanced. Positives are never discarded, even when they are the majority.
+    The paper's treatment of MultiRC, ReCoRD and RACE (sections 5.2 and 5.3): negatives are discarded at
+    random until the labels are balanced. Positives are never discarded, even when they are the majority.
     """
     array = np.asarray(labels)
     positives, negatives = np.flatnonzero(array == 1), np.flatnonzero(array == 0)

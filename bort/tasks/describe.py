@@ -29,14 +29,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     numeric = [all(cell.rstrip("%").replace(".", "", 1).isdigit() for cell in cells) for cells in zip(*rows)]
     lines = []
     for row in [header, ["-" * width for width in widths], *rows]:
-        cells = [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric)]
+        cells = [cell.rjust(width) if right else cell.ljust(width) for cell, width,
+                 right in zip(row, widths, numeric)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 
 def describe(task: Task, data_dir: PathLike, tokenizer: Optional[Tokenizer] = None, max_length: int = 512,
              splits: Optional[Sequence[str]] = None) -> str:
-    """A table with one row per split that is there: rows, bad rows, examples, labels, and with a tokenizer the lengths.
+    """A table with one row per split that is there: rows, bad rows, examples, labels, and with a tokenizer
+    the lengths.
 
     Lengths are in tokens, special tokens included, before truncation to ``max_length``.
 
@@ -48,16 +50,18 @@ def describe(task: Task, data_dir: PathLike, tokenizer: Optional[Tokenizer] = No
     if not there or splits:
         for split in wanted:
             task.files(data_dir, split)  # says what is missing and where it was looked for
-    header = ["split", "rows", "bad", "examples", *(["tokens: mean", "median", "95%", "longest", f"over {max_length}"]
-                                                   if tokenizer else []), "labels"]
+    header = ["split", "rows", "bad", "examples",
+              *(["tokens: mean", "median", "95%", "longest", f"over {max_length}"] if tokenizer else []),
+              "labels"]
     rows: List[List[str]] = []
     for name in there:
         split = task.read(data_dir, name)
         cells = [name, str(split.rows), str(split.bad_rows), str(len(split))]
         if tokenizer is not None:
             lengths = token_lengths(split, tokenizer)
-            cells += [f"{lengths.mean():.1f}", f"{np.median(lengths):.0f}", f"{np.percentile(lengths, 95):.0f}",
-                      str(lengths.max()), f"{100 * np.mean(lengths > max_length):.2f}%"]
+            cells += [f"{lengths.mean():.1f}", f"{np.median(lengths):.0f}",
+                      f"{np.percentile(lengths, 95):.0f}", str(lengths.max()),
+                      f"{100 * np.mean(lengths > max_length):.2f}%"]
         units = ", ".join(f"{count} {unit}" for unit, count in split.counts.items())
         rows.append([*cells, label_counts(task, split) + (f" ({units})" if units else "")])
     absent = [split for split in task.splits if split not in there]

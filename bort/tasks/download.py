@@ -50,62 +50,81 @@ def _one(url: str, sha256: Optional[str]) -> Tuple[Source, ...]:
     return (Source(url, sha256),)
 
 
-SOURCES: Dict[str, Tuple[Source, ...]] = {
-    "CoLA": _one(_GLUE + "CoLA.zip", "f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff"),
-    "SST-2": _one(_GLUE + "SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa"),
-    "MRPC": (Source(_SENTEVAL + "msr_paraphrase_train.txt",
-                    "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89"),
-             Source(_SENTEVAL + "msr_paraphrase_test.txt",
-                    "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784"),
-             Source(_GLUE + "mrpc_dev_ids.tsv", "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7")),
-    "STS-B": _one(_GLUE + "STS-B.zip", "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85"),
-    "QQP": _one(_GLUE + "QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0"),
-    "MNLI-m": _MNLI,
-    "MNLI-mm": _MNLI,
-    "QNLI": _one(_GLUE + "QNLIv2.zip", "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5"),
-    "RTE": _one(_GLUE + "RTE.zip", "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee"),
-    "WNLI": _one(_GLUE + "WNLI.zip", "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46"),
-    "AX": _one(_GLUE + "AX.tsv", "0e13510b1bb14436ff7e2ee82338f0efb0133ecf2e73507a697dc210db3f05fd"),
-    "BoolQ": _one(_SUPERGLUE + "BoolQ.zip", "853fbe7922f70c59629f06a39e8d9ca440c3d740e760fd3b87a5ddf3dcba2436"),
-    "CB": _one(_SUPERGLUE + "CB.zip", "8d641383298d54554066ba1c93f56ae7410af75df621b90c63028806bbbbb535"),
-    "COPA": _one(_SUPERGLUE + "COPA.zip", "405906cddac74bc1e1ce8220f1107d1025b66a25ef10149d91b10bb30651125f"),
-    "MultiRC": _one(_SUPERGLUE + "MultiRC.zip", "b3cd440856e72eb166b2edcd37b798455f1ebd51f2c3de64c0c2a4e1971d2737"),
-    "ReCoRD": _one(_SUPERGLUE + "ReCoRD.zip", "30c7b651ab21b8bf8fab986495cd1084333010e040548f861b839eec0044ac18"),
-    "SuperGLUE-RTE": _one(_SUPERGLUE + "RTE.zip", "6310aab3f000424c9d0318a1ff20692e07c7f4aa15e8f17a5972ea0a35c398b9"),
-    "WiC": _one(_SUPERGLUE + "WiC.zip", "ee7e67f4ae9eafbf533780faa198e62167f3cda54256cdf261877be3c0e90900"),
-    "WSC": _one(_SUPERGLUE + "WSC.zip", "2ed6dfa94556b4a128ff0441efe365b2e883124e7e6aa00fb8d3a6cb1fd520a9"),
-    "AX-b": _one(_SUPERGLUE + "AX-b.zip", "43b45c55a273575c58a33cd68f10a971f83daa3aa223bfbc4077b92fbdf960b3"),
-    "AX-g": _one(_SUPERGLUE + "AX-g.zip", "2d4e00d3a7d23d2c3787ee4c1382cc81a72cb05a76fc9d78d142949247ed61b9"),
-    "RACE-M": _RACE,
-    "RACE-H": _RACE,
-    "RACE": _RACE,
-}
+SOURCES: Dict[str, Tuple[Source, ...]] = {"CoLA": _one(_GLUE + "CoLA.zip",
+                                                       "f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff"),
+                                          "SST-2": _one(_GLUE + "SST-2.zip",
+                                                        "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa"),
+                                          "MRPC": (Source(_SENTEVAL + "msr_paraphrase_train.txt",
+                                                          "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89"),
+                                                   Source(_SENTEVAL + "msr_paraphrase_test.txt",
+                                                          "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784"),
+                                                   Source(_GLUE + "mrpc_dev_ids.tsv",
+                                                          "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7")),
+                                          "STS-B": _one(_GLUE + "STS-B.zip",
+                                                        "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85"),
+                                          "QQP": _one(_GLUE + "QQP-clean.zip",
+                                                      "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0"),
+                                          "MNLI-m": _MNLI, "MNLI-mm": _MNLI,
+                                          "QNLI": _one(_GLUE + "QNLIv2.zip",
+                                                       "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5"),
+                                          "RTE": _one(_GLUE + "RTE.zip",
+                                                      "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee"),
+                                          "WNLI": _one(_GLUE + "WNLI.zip",
+                                                       "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46"),
+                                          "AX": _one(_GLUE + "AX.tsv",
+                                                     "0e13510b1bb14436ff7e2ee82338f0efb0133ecf2e73507a697dc210db3f05fd"),
+                                          "BoolQ": _one(_SUPERGLUE + "BoolQ.zip",
+                                                        "853fbe7922f70c59629f06a39e8d9ca440c3d740e760fd3b87a5ddf3dcba2436"),
+                                          "CB": _one(_SUPERGLUE + "CB.zip",
+                                                     "8d641383298d54554066ba1c93f56ae7410af75df621b90c63028806bbbbb535"),
+                                          "COPA": _one(_SUPERGLUE + "COPA.zip",
+                                                       "405906cddac74bc1e1ce8220f1107d1025b66a25ef10149d91b10bb30651125f"),
+                                          "MultiRC": _one(_SUPERGLUE + "MultiRC.zip",
+                                                          "b3cd440856e72eb166b2edcd37b798455f1ebd51f2c3de64c0c2a4e1971d2737"),
+                                          "ReCoRD": _one(_SUPERGLUE + "ReCoRD.zip",
+                                                         "30c7b651ab21b8bf8fab986495cd1084333010e040548f861b839eec0044ac18"),
+                                          "SuperGLUE-RTE": _one(_SUPERGLUE + "RTE.zip",
+                                                                "6310aab3f000424c9d0318a1ff20692e07c7f4aa15e8f17a5972ea0a35c398b9"),
+                                          "WiC": _one(_SUPERGLUE + "WiC.zip",
+                                                      "ee7e67f4ae9eafbf533780faa198e62167f3cda54256cdf261877be3c0e90900"),
+                                          "WSC": _one(_SUPERGLUE + "WSC.zip",
+                                                      "2ed6dfa94556b4a128ff0441efe365b2e883124e7e6aa00fb8d3a6cb1fd520a9"),
+                                          "AX-b": _one(_SUPERGLUE + "AX-b.zip",
+                                                       "43b45c55a273575c58a33cd68f10a971f83daa3aa223bfbc4077b92fbdf960b3"),
+                                          "AX-g": _one(_SUPERGLUE + "AX-g.zip",
+                                                       "2d4e00d3a7d23d2c3787ee4c1382cc81a72cb05a76fc9d78d142949247ed61b9"),
+                                          "RACE-M": _RACE, "RACE-H": _RACE, "RACE": _RACE,}
 """Sources by task. The checksums are those of TensorFlow Datasets' and Hugging Face's public catalogues."""
 _SHARED_FOLDERS = {"MNLI-m": "MNLI", "MNLI-mm": "MNLI", "RACE-M": "RACE", "RACE-H": "RACE"}
 
 
 def task_folder(task: Task, data_dir: PathLike) -> Path:
-    """Where a task's files go: ``data_dir`` itself if it is named after the task, else a folder of that name in it."""
+    """Where a task's files go: ``data_dir`` itself if it is named after the task, else a folder of that name
+    in it."""
     data_dir = Path(data_dir)
     name = _SHARED_FOLDERS.get(task.name, task.name)
-    return data_dir if data_dir.resolve().name.lower() in (name.lower(), task.name.lower()) else data_dir / name
+    return data_dir if data_dir.resolve().name.lower() in (name.lower(),
+                                                           task.name.lower()) else data_dir / name
 
 
-def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (), from_files: Sequence[PathLike] = (),
-             sha256: Optional[str] = None, force: bool = False, progress: bool = True, wait: float = 1.0) -> Path:
+def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (),
+             from_files: Sequence[PathLike] = (), sha256: Optional[str] = None, force: bool = False,
+             progress: bool = True, wait: float = 1.0) -> Path:
     """Bring a task's official files into its folder (:func:`task_folder`), and return the folder.
 
-    What is there already is left alone unless ``force``. ``from_files`` are the published files, fetched by other
-    means. ``sha256`` replaces the known checksum of a task with one source, for a file that was published anew. A file
-    without a known checksum has it recorded in ``downloads.json`` the first time, and must have it from then on.
+    What is there already is left alone unless ``force``. ``from_files`` are the published files, fetched by
+    other means. ``sha256`` replaces the known checksum of a task with one source, for a file that was
+    published anew. A file without a known checksum has it recorded in ``downloads.json`` the first time, and
+    must have it from then on.
 
     Raises:
-        BortError: the task has no published files, none of the addresses works, a checksum is wrong, or the archive is
-            damaged or hostile. What was there before is untouched.
+        BortError: the task has no published files, none of the addresses works, a checksum is wrong, or the
+            archive is damaged or hostile. What was there before is untouched.
     """
     sources = SOURCES.get(task.name)
     if sources is None:
-        raise BortError(f"{task.name} has no published files; the embedded task is made by bort.text.corpus.embedded")
+        raise BortError(f"{task.name} has no published files; the embedded task is made by "
+                        "bort.text.corpus.embedded")
     folder = task_folder(task, data_dir)
     if not force and not from_files and all(task.available(folder, split) for split in task.splits):
         return folder
@@ -124,8 +143,9 @@ def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (), fro
             fetched = path is None
             expected = (sha256 or source.sha256 or record.sha256(source)) if fetched else sha256
             if path is None:
-                path = fetch(mirrored(source.url, mirrors), arriving / f"{folder.name}-{source.name}", expected,
-                             progress, max_bytes=MAX_BYTES, wait=wait, remedy="Fetch it by other means and give it "
+                path = fetch(mirrored(source.url, mirrors), arriving / f"{folder.name}-{source.name}",
+                             expected, progress, max_bytes=MAX_BYTES, wait=wait,
+                             remedy="Fetch it by other means and give it "
                              "with --from-file, or name a mirror with --mirror or BORT_MIRRORS")
             _check_local(source, path, expected, fetched)
             try:
@@ -140,12 +160,14 @@ def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (), fro
             record.add(source, found, path if not fetched else None)
     missing = [split for split in task.splits if not task.available(folder, split)]
     if missing:
-        raise BortError(f"{folder}: what was downloaded lacks the files of {task.name}'s {', '.join(missing)} split")
+        raise BortError(f"{folder}: what was downloaded lacks the files of {task.name}'s "
+                        f"{', '.join(missing)} split")
     return folder
 
 
 def _matched(sources: Sequence[Source], paths: List[Path]) -> Dict[str, Path]:
-    """Local files by the name of the source they stand for: by their names, or the only one for the only source."""
+    """Local files by the name of the source they stand for: by their names, or the only one for the only
+    source."""
     for path in paths:
         if not path.is_file():
             raise BortError(f"{path}: not found, or not a file")

@@ -1,7 +1,7 @@
 """Token ids of a split, made once and kept on disk.
 
-A passage that many examples share (RACE: up to twenty) is tokenised once, and the ids of all examples lie in one flat
-array, so that a split of 350,000 examples is three files and no Python lists.
+A passage that many examples share (RACE: up to twenty) is tokenised once, and the ids of all examples lie in
+one flat array, so that a split of 350,000 examples is three files and no Python lists.
 """
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from bort.text.tokenizers.base import Tokenizer
 logger = logging.getLogger("bort.tasks")
 
 CODE_VERSION = 1
-"""To be raised whenever the same split, tokenizer and length would give other ids: it is part of every cache key."""
+"""To be raised whenever the same split, tokenizer and length would give other ids: it is part of every cache
+key."""
 BATCH_TEXTS = 2048
 SPECIALS = 3
 """Special tokens of a pair: ``<s> A </s> B </s>``. A single segment has one less."""
@@ -40,8 +41,8 @@ class EncodedSplit:
     """A split as the model takes it.
 
     Attributes:
-        token_ids: N arrays of int32, ``<s>`` and ``</s>`` included, each at most ``max_length`` long. They are views of
-            one read-only array, on disk when a cache is used.
+        token_ids: N arrays of int32, ``<s>`` and ``</s>`` included, each at most ``max_length`` long. They
+            are views of one read-only array, on disk when a cache is used.
         labels: (N,) int64 classes with -1 for none, or float32 values with NaN for none.
         num_truncated: examples that lost tokens.
         fingerprint: SHA-256 in hexadecimal over the examples, tokenizer, task options and length.
@@ -59,8 +60,8 @@ class EncodedSplit:
 def kept_lengths(first: int, second: int, room: int, truncation: str) -> Tuple[int, int]:
     """How much of two segments fits into ``room`` tokens; what is cut is cut from the tails.
 
-    "even" cuts the longer segment until both are equally long, then both in turn. "first" cuts only segment A (the
-    passage), and segment B (question and answer) no sooner than A is gone.
+    "even" cuts the longer segment until both are equally long, then both in turn. "first" cuts only segment A
+    (the passage), and segment B (question and answer) no sooner than A is gone.
     """
     if first + second <= room:
         return first, second
@@ -90,8 +91,8 @@ def encode(task: Task, split: Split, tokenizer: Tokenizer, max_length: int,
            cache_dir: Optional[PathLike] = None) -> EncodedSplit:
     """Encode every example of a split, in order.
 
-    With ``cache_dir`` the result is kept in a folder named after everything that determines it, so that a change of
-    data, tokenizer, options or code is a different folder. A damaged one is rebuilt with a warning.
+    With ``cache_dir`` the result is kept in a folder named after everything that determines it, so that a
+    change of data, tokenizer, options or code is a different folder. A damaged one is rebuilt with a warning.
 
     Raises:
         BortError: ``max_length`` is too small to hold anything, or the cache folder cannot be written.
@@ -118,7 +119,8 @@ def encode(task: Task, split: Split, tokenizer: Tokenizer, max_length: int,
 
 
 def _shared_texts(split: Split) -> Tuple[List[str], np.ndarray]:
-    """The distinct texts in order of appearance, and where each example's segments are in it: int32 (N, 2), -1 none."""
+    """The distinct texts in order of appearance, and where each example's segments are in it: int32 (N, 2),
+    -1 none."""
     positions: Dict[str, int] = {}
     pairs = np.full((len(split), 2), -1, dtype=np.int32)
     for row, example in enumerate(split.examples):
@@ -129,13 +131,14 @@ def _shared_texts(split: Split) -> Tuple[List[str], np.ndarray]:
 
 def _labels(task: Task, split: Split) -> np.ndarray:
     missing, dtype = (np.nan, np.float32) if task.is_regression else (-1, np.int64)
-    return np.asarray([missing if example.label is None else example.label for example in split.examples], dtype=dtype)
+    return np.asarray([missing if example.label is None else example.label for example in split.examples],
+                      dtype=dtype)
 
 
 def _fingerprint(task: Task, split: Split, texts: List[str], pairs: np.ndarray, tokenizer: Tokenizer,
                  max_length: int) -> str:
-    settings = [CODE_VERSION, task.name, task.encoding, task.truncation, split.name, tokenizer.fingerprint, max_length,
-                len(texts)]
+    settings = [CODE_VERSION, task.name, task.encoding, task.truncation, split.name, tokenizer.fingerprint,
+                max_length, len(texts)]
     digest = hashlib.sha256(json.dumps(settings).encode("ascii"))
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
@@ -231,7 +234,8 @@ def _load(folder: Path, key: str, count: int) -> Optional[EncodedSplit]:
         return None
     try:
         meta = read_json(folder / "meta.json", max_bytes=1 << 16)
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                  for name in _ARRAYS}
         if meta["key"] != key or not isinstance(meta["truncated"], int):
             raise ValueError("it belongs to another encoding")
         if any(_crc(array) != meta["crc"][name] for name, array in arrays.items()):

@@ -1,7 +1,8 @@
 """GLUE: tab-separated files without quoting, each task one row of a table (paper, section 5.1 and Table 4).
 
-Every file but CoLA's starts with a header, by whose names columns are found; CoLA's train and dev have none. Fields may
-hold quotation marks, which mean nothing. A row whose number of fields differs from the header's is a bad row.
+Every file but CoLA's starts with a header, by whose names columns are found; CoLA's train and dev have none.
+Fields may hold quotation marks, which mean nothing. A row whose number of fields differs from the header's is
+a bad row.
 """
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ logger = logging.getLogger("bort.tasks")
 
 
 class TsvTask(Task):
-    """A GLUE task whose splits are one TSV file each. ``headerless`` names the columns of train and dev files without
-    a header."""
+    """A GLUE task whose splits are one TSV file each. ``headerless`` names the columns of train and dev files
+    without a header."""
 
     suite = "glue"
 
@@ -67,7 +68,8 @@ class TsvTask(Task):
                 raise BadRow(f"expected a score from 0 to 5 in {self.label_column}, found {shorten(text)!r}")
             return value
         if text not in self.labels:
-            raise BadRow(f"expected {' or '.join(self.labels)} in {self.label_column}, found {shorten(text)!r}")
+            raise BadRow(f"expected {' or '.join(self.labels)} in {self.label_column}, found "
+                         f"{shorten(text)!r}")
         return self.labels.index(text)
 
 
@@ -120,7 +122,8 @@ class ParaphraseTask(TsvTask):
     """MRPC in GLUE's layout, or as ``msr_paraphrase_train.txt`` and ``msr_paraphrase_test.txt``.
 
     The latter has no development set. GLUE's is the rows whose two ids are in ``dev_ids.tsv`` (also named
-    ``mrpc_dev_ids.tsv``); without that file every tenth row is taken, which gives as many (408 of 4,076) but others.
+    ``mrpc_dev_ids.tsv``); without that file every tenth row is taken, which gives as many (408 of 4,076) but
+    others.
     """
 
     def file_names(self, split: str) -> List[Tuple[str, ...]]:
@@ -134,8 +137,8 @@ class ParaphraseTask(TsvTask):
         ids = next((file for file in (path.with_name("dev_ids.tsv"), path.with_name("mrpc_dev_ids.tsv"))
                     if file.is_file()), None)
         if ids is None:
-            logger.warning("%s: there is no mrpc_dev_ids.tsv beside it, so every tenth row is taken as development set "
-                           "instead of GLUE's", path)
+            logger.warning("%s: there is no mrpc_dev_ids.tsv beside it, so every tenth row is taken as "
+                           "development set instead of GLUE's", path)
             held_out = [example.idx % 10 == 0 for example in result.examples]
         else:
             wanted = {tuple(line.split("\t")) for _, line in numbered_lines(ids)}
@@ -149,8 +152,9 @@ class ParaphraseTask(TsvTask):
             result.meta.setdefault("ids", []).append(pair)
 
 
-COLA = TsvTask("CoLA", ["sentence"], metrics=("mcc", "accuracy"),
-               headerless=("source", "label", "mark", "sentence"), head="linear_extra", counts=(8551, 1043, 1063))
+COLA = TsvTask("CoLA", ["sentence"], metrics=("mcc", "accuracy"), headerless=("source", "label", "mark",
+                                                                              "sentence"),
+               head="linear_extra", counts=(8551, 1043, 1063))
 SST2 = TsvTask("SST-2", ["sentence"], counts=(67349, 872, 1821))
 MRPC = ParaphraseTask("MRPC", ["#1 String", "#2 String"], label="Quality", metrics=("f1", "accuracy"),
                       counts=(3668, 408, 1725))
@@ -158,16 +162,18 @@ STSB = TsvTask("STS-B", _SENTENCES, None, label="score", metrics=("pearson", "sp
                counts=(5749, 1500, 1379))
 QQP = TsvTask("QQP", ["question1", "question2"], label="is_duplicate", metrics=("f1", "accuracy"),
               folders=("QQP-clean",), counts=(363846, 40430, 390965))
-MNLI_M = TsvTask("MNLI-m", _SENTENCES, MNLI_LABELS, label="gold_label", folders=("MNLI",), companions=("MNLI-mm", "AX"),
-                 names={"dev": ("dev_matched.tsv",), "test": ("test_matched.tsv",)}, counts=(392702, 9815, 9796))
+MNLI_M = TsvTask("MNLI-m", _SENTENCES, MNLI_LABELS, label="gold_label", folders=("MNLI",),
+                 companions=("MNLI-mm", "AX"), names={"dev": ("dev_matched.tsv",),
+                                                      "test": ("test_matched.tsv",)},
+                 counts=(392702, 9815, 9796))
 MNLI_MM = TsvTask("MNLI-mm", _SENTENCES, MNLI_LABELS, label="gold_label", folders=("MNLI",),
-                  names={"dev": ("dev_mismatched.tsv",), "test": ("test_mismatched.tsv",)}, companions=("MNLI-m", "AX"),
-                  counts=(392702, 9832, 9847))
+                  names={"dev": ("dev_mismatched.tsv",), "test": ("test_mismatched.tsv",)},
+                  companions=("MNLI-m", "AX"), counts=(392702, 9832, 9847))
 QNLI = TsvTask("QNLI", ["question", "sentence"], ENTAILMENT, folders=("QNLIv2",), counts=(104743, 5463, 5463))
 RTE = TsvTask("RTE", _SENTENCES, ENTAILMENT, counts=(2490, 277, 3000))
 WNLI = TsvTask("WNLI", _SENTENCES, counts=(635, 71, 146))
-AX = TsvTask("AX", _SENTENCES, MNLI_LABELS, metrics=("mcc", "accuracy"), splits=("test",), model_task="MNLI-m",
-             names={"test": ("diagnostic.tsv", "AX.tsv", "ax.tsv")}, folders=("diagnostic", "MNLI"),
-             counts=(1104,))
+AX = TsvTask("AX", _SENTENCES, MNLI_LABELS, metrics=("mcc", "accuracy"), splits=("test",),
+             model_task="MNLI-m", names={"test": ("diagnostic.tsv", "AX.tsv", "ax.tsv")},
+             folders=("diagnostic", "MNLI"), counts=(1104,))
 
 GLUE_TASKS: List[Task] = [COLA, SST2, MRPC, STSB, QQP, MNLI_M, MNLI_MM, QNLI, RTE, WNLI, AX]

@@ -1,4 +1,5 @@
-"""Question answering as classification of question-answer pairs: the most probable positive of a group answers it."""
+"""Question answering as classification of question-answer pairs: the most probable positive of a group
+answers it."""
 from __future__ import annotations
 
 from typing import Dict, Hashable, List
@@ -14,7 +15,8 @@ def positive_margins(scores: np.ndarray) -> np.ndarray:
 
 
 class GroupedTask(Task):
-    """A task whose examples are options of questions (:attr:`Example.group`), at most one of which is chosen."""
+    """A task whose examples are options of questions (:attr:`Example.group`), at most one of which is
+    chosen."""
 
     def chosen(self, split: Split, scores: np.ndarray) -> Dict[Hashable, int]:
         """Group -> index of its example with the highest positive probability; the first of equals.

@@ -72,7 +72,8 @@ class IdxReader:
 
 
 class JsonlTask(Task):
-    """A SuperGLUE task: ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``. Subclasses implement :meth:`examples`."""
+    """A SuperGLUE task: ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``. Subclasses implement
+    :meth:`examples`."""
 
     suite = "superglue"
     label_values: Sequence[Any] = ()

@@ -1,7 +1,8 @@
 """The official metrics of GLUE, SuperGLUE and RACE, always over a whole set.
 
-Functions take ``(predictions, labels)``: integer class arrays of shape (N,), or float arrays of shape (N,) for
-regression. They return Python floats between -1 and 1. Where scikit-learn or SciPy computes the metric, they do.
+Functions take ``(predictions, labels)``: integer class arrays of shape (N,), or float arrays of shape (N,)
+for regression. They return Python floats between -1 and 1. Where scikit-learn or SciPy computes the metric,
+they do.
 """
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ Values = Union[Sequence[int], Sequence[float], np.ndarray]
 def _arrays(predictions: Values, labels: Values) -> List[np.ndarray]:
     pair = [np.asarray(predictions), np.asarray(labels)]
     if pair[0].ndim != 1 or pair[0].shape != pair[1].shape or not len(pair[0]):
-        raise BortError(f"metrics need equally many predictions and labels, at least one: found shapes {pair[0].shape} "
-                        f"and {pair[1].shape}")
+        raise BortError("metrics need equally many predictions and labels, at least one: found shapes "
+                        f"{pair[0].shape} and {pair[1].shape}")
     return pair
 
 
@@ -83,7 +84,8 @@ def spearman(predictions: Values, labels: Values) -> float:
 
 
 def rounded_accuracy(predictions: Values, labels: Values) -> float:
-    """Agora's view of STS-B (paper, section 5.1): share of predictions that round to the same integer as the label.
+    """Agora's view of STS-B (paper, section 5.1): share of predictions that round to the same integer as the
+    label.
 
     Predictions are clipped to the scale (0-5) first. Halves round up, so that 2.5 and 3.5 are treated alike.
     """
@@ -97,10 +99,12 @@ def multirc_f1a(predictions: Values, labels: Values) -> float:
 
 
 def multirc_em(predictions: Values, labels: Values, questions: Sequence[Hashable]) -> float:
-    """MultiRC's exact match: share of questions all of whose answers are right. ``questions[i]`` is answer i's key."""
+    """MultiRC's exact match: share of questions all of whose answers are right. ``questions[i]`` is answer
+    i's key."""
     predicted, gold = _arrays(predictions, labels)
     if len(questions) != len(gold):
-        raise BortError(f"multirc_em needs a question key for each of the {len(gold)} answers, found {len(questions)}")
+        raise BortError(f"multirc_em needs a question key for each of the {len(gold)} answers, found "
+                        f"{len(questions)}")
     right: Dict[Hashable, bool] = {}
     for key, equal in zip(questions, (predicted == gold).tolist()):
         right[key] = right.get(key, True) and equal
@@ -108,10 +112,12 @@ def multirc_em(predictions: Values, labels: Values, questions: Sequence[Hashable
 
 
 def gender_parity(predictions: Values) -> float:
-    """AX-g: share of minimal pairs (entries 0 and 1, 2 and 3, ...) that got the same prediction, whatever the label."""
+    """AX-g: share of minimal pairs (entries 0 and 1, 2 and 3, ...) that got the same prediction, whatever the
+    label."""
     predicted = np.asarray(predictions)
     if predicted.ndim != 1 or len(predicted) < 2 or len(predicted) % 2:
-        raise BortError(f"gender parity needs an even number of predictions, at least two: found {predicted.shape}")
+        raise BortError("gender parity needs an even number of predictions, at least two: found "
+                        f"{predicted.shape}")
     return float(np.mean(predicted[0::2] == predicted[1::2]))
 
 
@@ -134,8 +140,8 @@ def answer_f1(prediction: str, answer: str) -> float:
 def record_scores(predictions: Sequence[str], answers: Sequence[Iterable[str]]) -> Dict[str, float]:
     """ReCoRD: ``f1`` and ``em``, each the mean over queries of the maximum over that query's answers."""
     if not predictions or len(predictions) != len(answers):
-        raise BortError(f"ReCoRD needs the answers of every prediction: found {len(predictions)} predictions and "
-                        f"{len(answers)} sets of answers")
+        raise BortError(f"ReCoRD needs the answers of every prediction: found {len(predictions)} predictions "
+                        f"and {len(answers)} sets of answers")
     f1s: List[float] = []
     matches: List[float] = []
     for prediction, golds in zip(predictions, answers):

@@ -2,11 +2,13 @@
 
 Encodings:
 
-* "paper": four examples per question, ``article </s> question option`` (the option in place of the blank where the
-  question has one); the option with the highest positive probability is the answer. For training, half of the passages
-  of RACE-H are discarded, then negatives at random until the labels are balanced (about two thirds of them).
-* "released": one example per question with four classes, ``article </s> question option1 </sep> option2 ...``. The
-  release put the question behind the article, where the cut of a long article lost it; here it leads the options.
+* "paper": four examples per question, ``article </s> question option`` (the option in place of the blank
+  where the question has one); the option with the highest positive probability is the answer. For training,
+  half of the passages of RACE-H are discarded, then negatives at random until the labels are balanced (about
+  two thirds of them).
+* "released": one example per question with four classes, ``article </s> question option1 </sep> option2
+  ...``. The release put the question behind the article, where the cut of a long article lost it; here it
+  leads the options.
 
 White space of any kind becomes single blanks, and only the article is cut when an example is too long.
 """
@@ -38,7 +40,8 @@ _BLANK = re.compile(r"_+")
 
 
 class RaceLines(Kind):
-    """``{"id": ..., "answers": ["A", ...]}``, one passage per line; a prediction's value is the list of letters."""
+    """``{"id": ..., "answers": ["A", ...]}``, one passage per line; a prediction's value is the list of
+    letters."""
 
     def record(self, idx: Any, value: Any) -> Any:
         return {"id": idx, "answers": value}
@@ -78,9 +81,9 @@ class RaceTask(Task):
 
     def __init__(self, name: str) -> None:
         self.name, self.levels, self.submission = name, LEVELS[name], f"{name}.jsonl"
-        self.official_counts = {
-            split: {"rows": sum(PASSAGES[split][level] for level in self.levels),
-                    "questions": sum(QUESTIONS[split][level] for level in self.levels)} for split in self.splits}
+        self.official_counts = {split: {"rows": sum(PASSAGES[split][level] for level in self.levels),
+                                        "questions": sum(QUESTIONS[split][level] for level in self.levels)}
+                                for split in self.splits}
 
     def file_names(self, split: str) -> List[Tuple[str, ...]]:
         return [(f"{split}/{level}",) for level in self.levels]
@@ -119,7 +122,8 @@ class RaceTask(Task):
         return result
 
     def passage(self, record: Any, otherwise: str, split: str) -> List[Example]:
-        """The examples of one passage's JSON object; ``otherwise`` is its id if it has none. Raises BadRow."""
+        """The examples of one passage's JSON object; ``otherwise`` is its id if it has none. Raises
+        BadRow."""
         article = flatten(take_text(record, "article"))
         identity = take_text(record, "id") if "id" in record else otherwise
         questions, options = take_list(record, "questions"), take_list(record, "options")
@@ -127,8 +131,8 @@ class RaceTask(Task):
         if "answers" in record or split != "test":
             answers = take_list(record, "answers")
         if not len(questions) == len(options) == len(answers):
-            raise BadRow(f"expected as many options and answers as questions, found {len(questions)} questions, "
-                         f"{len(options)} options and {len(answers)} answers")
+            raise BadRow(f"expected as many options and answers as questions, found {len(questions)} "
+                         f"questions, {len(options)} options and {len(answers)} answers")
         if len(identity) > 200:
             raise BadRow(f"expected an id of at most 200 characters, found {shorten(identity)!r}")
         examples: List[Example] = []
@@ -151,10 +155,12 @@ class RaceTask(Task):
 
     def _half_of_high(self, split: Split, rng: np.random.Generator) -> Split:
         """The split without a random half of its high-school passages, each with all of its questions."""
-        passages = sorted({example.group[0] for example in split.examples if example.group[0].startswith("high")})
+        passages = sorted({example.group[0] for example in split.examples
+                           if example.group[0].startswith("high")})
         dropped = set(rng.permutation(len(passages))[: len(passages) // 2].tolist())
         gone = {passage for index, passage in enumerate(passages) if index in dropped}
-        return split.subset([index for index, example in enumerate(split.examples) if example.group[0] not in gone])
+        return split.subset([index for index, example in enumerate(split.examples)
+                             if example.group[0] not in gone])
 
     def training_subset(self, split: Split, rng: np.random.Generator) -> Split:
         return self._half_of_high(split, rng)
@@ -175,7 +181,8 @@ class RacePairsTask(GroupedTask, RaceTask):
     def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
                   right: Any) -> List[Example]:
         return [Example((*group, option), (article, text), None if right is None else int(option == right),
-                        group=group, option=option) for option, text in enumerate(answered(question, choices))]
+                        group=group, option=option) for option,
+                text in enumerate(answered(question, choices))]
 
     def training_subset(self, split: Split, rng: np.random.Generator) -> Split:
         split = self._half_of_high(split, rng)
@@ -198,11 +205,13 @@ class RaceChoiceTask(RaceTask):
 
     def predict(self, split: Split, scores: np.ndarray) -> List[Prediction]:
         classes = self.outputs(split, scores).tolist()
-        return self._by_passage({example.group: LETTERS[value] for example, value in zip(split.examples, classes)})
+        return self._by_passage({example.group: LETTERS[value] for example,
+                                 value in zip(split.examples, classes)})
 
 
 def _passage_files(folder: Path) -> List[Tuple[str, bool]]:
-    """The folder's ``.txt`` files by number (``N.txt``), others after them by name; whether each is a regular file."""
+    """The folder's ``.txt`` files by number (``N.txt``), others after them by name; whether each is a regular
+    file."""
     def order(entry: Tuple[str, bool]) -> Tuple[bool, int, str]:
         stem = os.path.basename(entry[0])[:-4]
         numbered = stem.isascii() and stem.isdigit() and len(stem) < 19
@@ -228,7 +237,8 @@ def _content(path: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadRow(f"expected UTF-8 text, found byte 0x{data[error.start]:02x} at offset {error.start}") from error
+        raise BadRow(
+                     f"expected UTF-8 text, found byte 0x{data[error.start]:02x} at offset {error.start}") from error
 
 
 RACE_TASKS: List[Task] = [RacePairsTask(name) for name in LEVELS]

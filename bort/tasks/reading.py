@@ -1,4 +1,5 @@
-"""Lines of data files, read one by one: bounded, counted, and every bad one reported with its file and number."""
+"""Lines of data files, read one by one: bounded, counted, and every bad one reported with its file and
+number."""
 from __future__ import annotations
 
 import contextlib
@@ -13,25 +14,29 @@ from bort.errors import BortError
 logger = logging.getLogger("bort.tasks")
 
 MAX_LINE_BYTES = 4 << 20
-"""A longer line is a bad row; the longest official one (a MultiRC or ReCoRD record) has some tens of thousands."""
+"""A longer line is a bad row; the longest official one (a MultiRC or ReCoRD record) has some tens of
+thousands."""
 MAX_ROWS = 5_000_000
 """More rows than this stop the reader; the largest official file (MNLI or QQP) has 400,000."""
 MAX_DIGITS = 30
 BAD_HANDFUL = 5
 BAD_SHARE = 0.01
-"""Bad rows stop the run when there are more than ``BAD_HANDFUL`` of them *and* they are more than ``BAD_SHARE`` of the
+"""Bad rows stop the run when there are more than ``BAD_HANDFUL`` of them *and* they are more than
+``BAD_SHARE`` of the
 file: one typo in a 70-row file is not a wrong file, and QQP as published has a few broken rows in 363,849."""
 REPORTED = 5
 """Bad rows of one file that are logged one by one; the others are only counted."""
 
 MAX_ROW_CHARACTERS = 10_000_000
-"""Characters that the examples of one row may have together: a row of question-answer pairs repeats its question."""
+"""Characters that the examples of one row may have together: a row of question-answer pairs repeats its
+question."""
 
 Row = TypeVar("Row")
 
 
 class BadRow(ValueError):
-    """One row that cannot be used; the message says what was expected. Never leaves this package's readers."""
+    """One row that cannot be used; the message says what was expected. Never leaves this package's
+    readers."""
 
 
 class RowCounter:
@@ -69,19 +74,20 @@ class RowCounter:
         if self.rows == 0:
             raise BortError(f"{self.path}: holds no rows")
         if self.bad == self.rows or (self.bad > BAD_HANDFUL and self.bad > BAD_SHARE * self.rows):
-            raise BortError(f"{self.path}: {self.bad} of {self.rows} rows are bad, which looks like a wrong or damaged "
-                            f"file; the first: {self.first}")
+            raise BortError(f"{self.path}: {self.bad} of {self.rows} rows are bad, which looks like a wrong "
+                            f"or damaged file; the first: {self.first}")
         if self.bad:
             logger.warning("%s: %d of %d rows are bad and were skipped", self.path, self.bad, self.rows)
         return self.bad
 
 
 def numbered_lines(path: Path, counter: Optional[RowCounter] = None) -> Iterator[Tuple[int, str]]:
-    """``(number, text)`` of a UTF-8 file's lines, numbered from 1, without the line end, a BOM or a trailing CR.
+    """``(number, text)`` of a UTF-8 file's lines, numbered from 1, without the line end, a BOM or a trailing
+    CR.
 
-    Only LF ends a line: official texts contain U+2028, U+0085 and form feeds, which ``str.splitlines`` would break at.
-    Lines that are too long or not UTF-8 go to ``counter`` (without one they raise). Empty lines at the end of the file
-    are no lines; others are yielded.
+    Only LF ends a line: official texts contain U+2028, U+0085 and form feeds, which ``str.splitlines`` would
+    break at. Lines that are too long or not UTF-8 go to ``counter`` (without one they raise). Empty lines at
+    the end of the file are no lines; others are yielded.
 
     Raises:
         BortError: the file is missing, not a regular file or unreadable.
@@ -115,7 +121,8 @@ def numbered_lines(path: Path, counter: Optional[RowCounter] = None) -> Iterator
 
 
 def _bounded_lines(stream: Any) -> Iterator[Optional[bytes]]:
-    """Lines of a binary stream; None stands for one that is too long, which is read past without being kept."""
+    """Lines of a binary stream; None stands for one that is too long, which is read past without being
+    kept."""
     while True:
         raw = stream.readline(MAX_LINE_BYTES + 1)
         if not raw:
@@ -132,7 +139,8 @@ def _decoded(raw: bytes, number: int) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadRow(f"expected UTF-8 text, found byte 0x{raw[error.start]:02x} at column {error.start + 1}") from error
+        raise BadRow(
+                     f"expected UTF-8 text, found byte 0x{raw[error.start]:02x} at column {error.start + 1}") from error
     if number == 1 and text.startswith("\ufeff"):
         text = text[1:]
     text = text[:-1] if text.endswith("\n") else text
@@ -143,7 +151,8 @@ def read_rows(path: Path, parse: Callable[[str, int], Row],
               header: Optional[Callable[[str], None]] = None) -> Tuple[List[Row], int]:
     """Every row of a line-by-line file through ``parse(line, position)``, where position counts rows from 0.
 
-    ``header`` is given the first line, which is then no row. Returns the parsed rows and the number of bad ones.
+    ``header`` is given the first line, which is then no row. Returns the parsed rows and the number of bad
+    ones.
 
     Raises:
         BortError: see :func:`numbered_lines` and :meth:`RowCounter.finish`.
@@ -204,7 +213,8 @@ def parse_record(text: str) -> Any:
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Keep the garbage collector still: it would walk the hundreds of thousands of new objects over and over."""
+    """Keep the garbage collector still: it would walk the hundreds of thousands of new objects over and
+    over."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -13,24 +13,26 @@ from bort.tasks.synthetic import SYNTHETIC_TASKS
 
 ENCODINGS = ("paper", "released")
 
-_BY_NAME: Dict[str, Task] = {task.name: task for task in [
-    *GLUE_TASKS, superglue.BOOLQ, superglue.CB, superglue.COPA, *QA_TASKS, superglue.RTE, superglue.WIC, superglue.WSC,
-    superglue.AXB, superglue.AXG, *race.RACE_TASKS, *SYNTHETIC_TASKS]}
+_BY_NAME: Dict[str, Task] = {task.name: task for task in [*GLUE_TASKS, superglue.BOOLQ, superglue.CB,
+                                                          superglue.COPA, *QA_TASKS, superglue.RTE,
+                                                          superglue.WIC, superglue.WSC, superglue.AXB,
+                                                          superglue.AXG, *race.RACE_TASKS, *SYNTHETIC_TASKS]}
 _RELEASED: Dict[str, Task] = {task.name: task for task in [*superglue.RELEASED_TASKS, *race.RELEASED_TASKS]}
 
 TASKS: List[str] = list(_BY_NAME)
 """Names of all tasks, in the order of the paper's tables."""
-ALIASES: Dict[str, str] = {
-    "mnli": "MNLI-m", "mnli-matched": "MNLI-m", "mnli-mismatched": "MNLI-mm", "glue-rte": "RTE", "sst2": "SST-2",
-    "sst": "SST-2", "stsb": "STS-B", "sts": "STS-B", "axb": "AX-b", "axg": "AX-g", "race-middle": "RACE-M",
-    "race-high": "RACE-H"}
+ALIASES: Dict[str, str] = {"mnli": "MNLI-m", "mnli-matched": "MNLI-m", "mnli-mismatched": "MNLI-mm",
+                           "glue-rte": "RTE", "sst2": "SST-2", "sst": "SST-2", "stsb": "STS-B",
+                           "sts": "STS-B", "axb": "AX-b", "axg": "AX-g", "race-middle": "RACE-M",
+                           "race-high": "RACE-H"}
 
 
 def get_task(name: str, encoding: str = "paper") -> Task:
     """The task of that name, in any case.
 
-    ``encoding="released"`` gives the input format of the original release where it differed from the paper's (RACE as
-    one four-way input, COPA as one input, WSC with its spans in words); the other tasks have only one format.
+    ``encoding="released"`` gives the input format of the original release where it differed from the paper's
+    (RACE as one four-way input, COPA as one input, WSC with its spans in words); the other tasks have only
+    one format.
 
     Raises:
         BortError: no such task (the message lists those there are) or encoding.
@@ -44,5 +46,5 @@ def get_task(name: str, encoding: str = "paper") -> Task:
     close = difflib.get_close_matches(wanted, [known.lower() for known in TASKS], n=1)
     guess = next((known for known in TASKS if close and known.lower() == close[0]), None)
     hint = f" (did you mean {guess}?)" if guess else ""
-    raise BortError(f"unknown task {name!r}{hint}; there are {', '.join(TASKS)}. RTE is GLUE's, SuperGLUE-RTE is "
-                    "SuperGLUE's")
+    raise BortError(f"unknown task {name!r}{hint}; there are {', '.join(TASKS)}. RTE is GLUE's, "
+                    "SuperGLUE-RTE is SuperGLUE's")

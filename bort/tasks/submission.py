@@ -14,7 +14,8 @@ MAX_PROBLEMS = 10
 
 
 class Kind:
-    """A form of submission file: writes ``(idx, value)`` pairs, reads them back strictly. Most are JSON lines."""
+    """A form of submission file: writes ``(idx, value)`` pairs, reads them back strictly. Most are JSON
+    lines."""
 
     def write(self, path: Path, predictions: Iterable[Tuple[Any, Any]]) -> None:
         """Write the file atomically. Raises BortError when it cannot be written."""
@@ -27,16 +28,19 @@ class Kind:
         return {"idx": idx, "label": value}
 
     def differs(self, value: Any, official: Any) -> str:
-        """What is wrong with the form of one prediction, given any prediction in the right form; "" if nothing."""
+        """What is wrong with the form of one prediction, given any prediction in the right form; "" if
+        nothing."""
         return ""
 
     def parse(self, number: int, line: str) -> Tuple[Any, Any]:
-        """``(idx, value)`` of one line; ``(None, None)`` for a header. Raises BadRow saying what was expected."""
+        """``(idx, value)`` of one line; ``(None, None)`` for a header. Raises BadRow saying what was
+        expected."""
         raise NotImplementedError
 
 
 class Tsv(Kind):
-    """GLUE: ``index<TAB>prediction`` with that header. ``values`` are the spellings; None means a float from 0 to 5."""
+    """GLUE: ``index<TAB>prediction`` with that header. ``values`` are the spellings; None means a float from
+    0 to 5."""
 
     def __init__(self, values: Optional[Sequence[str]]) -> None:
         self.values = None if values is None else tuple(values)
@@ -74,8 +78,8 @@ def _score(text: str) -> float:
 
 
 class JsonLines(Kind):
-    """SuperGLUE: ``{"idx": ..., "label": ...}`` lines. ``values`` are the accepted labels, types included, or a
-    predicate with a description of what it accepts."""
+    """SuperGLUE: ``{"idx": ..., "label": ...}`` lines. ``values`` are the accepted labels, types included, or
+    a predicate with a description of what it accepts."""
 
     def __init__(self, values: Optional[Sequence[Any]] = None) -> None:
         self.values = values
@@ -101,8 +105,8 @@ class JsonLines(Kind):
 def validate(path: PathLike, kind: Kind, official: Optional[Sequence[Tuple[Any, Any]]] = None) -> int:
     """Check a submission file; the number of its predictions.
 
-    ``official`` holds a prediction in the right form for every idx of the test set, each of which must occur exactly
-    once; without it only the form of each line is checked.
+    ``official`` holds a prediction in the right form for every idx of the test set, each of which must occur
+    exactly once; without it only the form of each line is checked.
 
     Raises:
         BortError: anything is wrong; the message lists the first problems with their lines.
@@ -134,7 +138,8 @@ def validate(path: PathLike, kind: Kind, official: Optional[Sequence[Tuple[Any, 
                 break
     missing = [idx for idx in wanted or () if idx not in seen]
     if wanted and missing and len(problems) <= MAX_PROBLEMS:
-        problems.append(f"{path}: {len(missing)} of {len(wanted)} idx are missing, the first {shorten(missing[0])}")
+        problems.append(f"{path}: {len(missing)} of {len(wanted)} idx are missing, the first "
+                        f"{shorten(missing[0])}")
     if not count and not problems:
         problems.append(f"{path}: holds no predictions")
     if problems:

@@ -1,15 +1,17 @@
-"""SuperGLUE's classification tasks (paper, section 5.2 and Table 5); ``superglue_qa`` has the question-answering ones.
+"""SuperGLUE's classification tasks (paper, section 5.2 and Table 5); ``superglue_qa`` has the
+question-answering ones.
 
 Encodings ("paper" is the default):
 
 * BoolQ: ``passage </s> question``; only the passage is cut when both are too long.
 * CB, RTE, AX-b, AX-g: ``premise </s> hypothesis``.
-* COPA: two examples per record, ``premise </s> because|so choice``; the choice with the higher positive probability
-  wins. "released": one example, ``premise because|so choice1 </s> premise because|so choice2``.
+* COPA: two examples per record, ``premise </s> because|so choice``; the choice with the higher positive
+  probability wins. "released": one example, ``premise because|so choice1 </s> premise because|so choice2``.
 * WiC: both sentences, the target word between two markers in each.
-* WSC: the text, both spans between markers (the paper's "specialized token"). "released": ``text </s> span2 means
-  span1``, without markers.
-* AX-b and AX-g have no training set: an RTE model scores them (an MNLI model may, its classes folded into two).
+* WSC: the text, both spans between markers (the paper's "specialized token"). "released": ``text </s> span2
+  means span1``, without markers.
+* AX-b and AX-g have no training set: an RTE model scores them (an MNLI model may, its classes folded into
+  two).
 """
 from __future__ import annotations
 
@@ -29,14 +31,15 @@ from bort.tasks.text import clean, locate_span, mark
 CB_LABELS = ("entailment", "contradiction", "neutral")
 BOOLEAN = ("false", "true")
 CONNECTIVES = {"cause": "because", "effect": "so"}
-_LOWERED = frozenset("A An The He She It They We You His Her Its Their Our My Your This That These Those There".split())
+_LOWERED = frozenset("A An The He She It They We You His Her Its Their Our My Your This That These Those "
+                     "There".split())
 
 
 class PairTask(JsonlTask):
     """Records with two texts and a label."""
 
-    def __init__(self, name: str, text: Sequence[str], labels: Tuple[str, ...], label_values: Sequence[Any], *,
-                 spelling: Optional[Sequence[Any]] = None, metrics: Tuple[str, ...] = ("accuracy",),
+    def __init__(self, name: str, text: Sequence[str], labels: Tuple[str, ...], label_values: Sequence[Any],
+                 *, spelling: Optional[Sequence[Any]] = None, metrics: Tuple[str, ...] = ("accuracy",),
                  submission: str = "", counts: Sequence[int] = (), **attributes: Any) -> None:
         self.name, self.labels, self.metrics = name, labels, metrics
         self.text_keys, self.label_values = tuple(text), tuple(label_values)
@@ -58,7 +61,8 @@ class PairTask(JsonlTask):
 class DiagnosticTask(PairTask):
     """AX-b and AX-g: one labelled file, whose letter is not capitalised the same everywhere.
 
-    Names like ``test.jsonl`` are not accepted: the set is looked for in RTE's folder as well, which has such a file.
+    Names like ``test.jsonl`` are not accepted: the set is looked for in RTE's folder as well, which has such
+    a file.
     """
 
     splits = ("test",)
@@ -85,8 +89,8 @@ class WordInContextTask(PairTask):
         text = take_text(record, f"sentence{number}", strip=False)
         start, end = take_int(record, f"start{number}"), take_int(record, f"end{number}")
         if not 0 <= start < end <= len(text):
-            raise BadRow(f"expected 0 <= start{number} < end{number} <= {len(text)} (the length of the sentence), "
-                         f"found {start} and {end}")
+            raise BadRow(f"expected 0 <= start{number} < end{number} <= {len(text)} (the length of the "
+                         f"sentence), found {start} and {end}")
         return mark(text, [(start, end)]).strip()
 
 
@@ -144,7 +148,8 @@ class CopaTask(GroupedTask, JsonlTask):
 
 
 def _lowered(choice: str) -> str:
-    """A sentence to go on with after "because": its capital goes if only its place at the beginning explains it."""
+    """A sentence to go on with after "because": its capital goes if only its place at the beginning explains
+    it."""
     return choice[0].lower() + choice[1:] if choice.split(None, 1)[0] in _LOWERED else choice
 
 
@@ -159,11 +164,10 @@ WIC = WordInContextTask("WiC", [], BOOLEAN, (False, True), counts=(5428, 638, 14
 WSC = WinogradTask("WSC", [], BOOLEAN, (False, True), spelling=("False", "True"), counts=(554, 104, 146))
 AXB = DiagnosticTask("AX-b", ["sentence1", "sentence2"], ENTAILMENT, ENTAILMENT, metrics=("mcc", "accuracy"),
                      counts=(1104,))
-AXG = DiagnosticTask("AX-g", ["premise", "hypothesis"], ENTAILMENT, ENTAILMENT, metrics=("gender_parity", "accuracy"),
-                     counts=(356,))
+AXG = DiagnosticTask("AX-g", ["premise", "hypothesis"], ENTAILMENT, ENTAILMENT,
+                     metrics=("gender_parity", "accuracy"), counts=(356,))
 
-RELEASED_TASKS: List[Task] = [
-    ReleasedCopaTask("COPA", [], ("0", "1"), (0, 1), spelling=(0, 1), counts=(400, 100, 500), encoding="released"),
-    WinogradTask("WSC", [], BOOLEAN, (False, True), spelling=("False", "True"), counts=(554, 104, 146),
-                 encoding="released"),
-]
+RELEASED_TASKS: List[Task] = [ReleasedCopaTask("COPA", [], ("0", "1"), (0, 1), spelling=(0, 1),
+                                               counts=(400, 100, 500), encoding="released"),
+                              WinogradTask("WSC", [], BOOLEAN, (False, True), spelling=("False", "True"),
+                                           counts=(554, 104, 146), encoding="released"),]

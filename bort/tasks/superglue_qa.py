@@ -1,12 +1,12 @@
 """MultiRC and ReCoRD, which the paper casts as classification of question-answer pairs (section 5.2).
 
-* MultiRC: ``passage </s> question answer``, texts lightly cleaned (``text.tidy``). Each answer is right or wrong on
-  its own, at a positive probability above 1/2; F1a is over all answers, EM over questions.
-* ReCoRD: ``passage </s> query``, the placeholder filled with one entity of the passage at a time. The entity with the
-  highest positive probability is the prediction.
+* MultiRC: ``passage </s> question answer``, texts lightly cleaned (``text.tidy``). Each answer is right or
+  wrong on its own, at a positive probability above 1/2; F1a is over all answers, EM over questions.
+* ReCoRD: ``passage </s> query``, the placeholder filled with one entity of the passage at a time. The entity
+  with the highest positive probability is the prediction.
 
-Only the passage is cut when an example is too long. For training, negatives are discarded at random until the labels
-are balanced.
+Only the passage is cut when an example is too long. For training, negatives are discarded at random until the
+labels are balanced.
 """
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ class MultiRcLines(Kind):
     """
 
     def record(self, idx: Any, value: Any) -> Any:
-        questions = [{"idx": question, "answers": [{"idx": answer, "label": label} for answer, label in answers]}
-                     for question, answers in value]
+        questions = [{"idx": question, "answers": [{"idx": answer, "label": label} for answer,
+                                                   label in answers]} for question, answers in value]
         return {"idx": idx, "passage": {"questions": questions}}
 
     def parse(self, number: int, line: str) -> Tuple[Any, Any]:
         record = parse_record(line)
         questions = []
         for question in take_list(take(record, "passage", dict, "an object"), "questions"):
-            answers = [[_required_idx(answer), take_int(answer, "label")] for answer in take_list(question, "answers")]
+            answers = [[_required_idx(answer), take_int(answer, "label")] for answer in take_list(question,
+                                                                                                  "answers")]
             if any(label not in (0, 1) for _, label in answers):
                 raise BadRow("expected labels 0 or 1")
             questions.append([_required_idx(question), answers])
@@ -48,9 +49,11 @@ class MultiRcLines(Kind):
 
     def differs(self, value: Any, official: Any) -> str:
         def shape(tree: Any) -> List[Any]:
-            return sorted((str(question), sorted(str(answer) for answer, _ in answers)) for question, answers in tree)
+            return sorted((str(question), sorted(str(answer) for answer, _ in answers)) for question,
+                          answers in tree)
 
-        return "" if shape(value) == shape(official) else "its questions or answers are not those of the test set"
+        return "" if shape(value) == shape(
+                                           official) else "its questions or answers are not those of the test set"
 
 
 def _required_idx(record: Any) -> Any:
@@ -80,8 +83,8 @@ class MultiRcTask(JsonlTask):
             for option, answer in enumerate(take_list(question, "answers")):
                 said = tidy(clean(take(answer, "text", str, "a text")))
                 label = self.take_label(answer, split, (0, 1))
-                examples.append(Example((*group, _idx_or(answer, option, split)), (text, f"{asked} {said}".strip()),
-                                        label, group, option))
+                examples.append(Example((*group, _idx_or(answer, option, split)),
+                                        (text, f"{asked} {said}".strip()), label, group, option))
         if len({example.idx for example in examples}) != len(examples):
             raise BadRow("expected every question and answer idx of a passage once")
         result.counts["questions"] = result.counts.get("questions", 0) + len(passage["questions"])
@@ -94,7 +97,8 @@ class MultiRcTask(JsonlTask):
     def evaluate(self, split: Split, scores: np.ndarray) -> Dict[str, float]:
         predicted, gold = self.outputs(split, scores), split.gold()
         return {"f1a": metric_functions.multirc_f1a(predicted, gold),
-                "em": metric_functions.multirc_em(predicted, gold, [example.group for example in split.examples])}
+                "em": metric_functions.multirc_em(predicted, gold,
+                                                  [example.group for example in split.examples])}
 
     def predict(self, split: Split, scores: np.ndarray) -> List[Prediction]:
         tree: Dict[Any, Dict[Any, List[Any]]] = {}
@@ -107,7 +111,8 @@ class MultiRcTask(JsonlTask):
 
 def _bound(characters: int) -> None:
     if characters > MAX_ROW_CHARACTERS:
-        raise BadRow(f"expected examples of at most {MAX_ROW_CHARACTERS:,} characters together, found {characters:,}")
+        raise BadRow(f"expected examples of at most {MAX_ROW_CHARACTERS:,} characters together, found "
+                     f"{characters:,}")
 
 
 def _idx_or(record: Any, position: int, split: str) -> Any:
@@ -119,7 +124,8 @@ def _idx_or(record: Any, position: int, split: str) -> Any:
 class ReCoRDTask(GroupedTask, JsonlTask):
     """Examples have the query's idx and the group ``(record, number of the query in it)``.
 
-    ``meta["answers"]`` holds the gold texts of each group (absent in test), ``meta["entities"]`` each record's options.
+    ``meta["answers"]`` holds the gold texts of each group (absent in test), ``meta["entities"]`` each
+    record's options.
     """
 
     name, labels, metrics = "ReCoRD", ("0", "1"), ("f1", "em")
@@ -130,9 +136,11 @@ class ReCoRDTask(GroupedTask, JsonlTask):
 
     def examples(self, record: Record, idx: Any, split: str, result: Split) -> List[Example]:
         passage = take(record, "passage", dict, "an object")
-        # Offsets count the characters of the text as published, so it is cleaned only after the entities are cut out.
+        # Offsets count the characters of the text as published, so it is cleaned only after the entities are
+        # cut out.
         raw = take(passage, "text", str, "a text")
-        entities = tuple(dict.fromkeys(self._entity(raw, entity) for entity in take_list(passage, "entities")))
+        entities = tuple(dict.fromkeys(self._entity(raw, entity) for entity in take_list(passage,
+                                                                                         "entities")))
         text = clean(" ".join(raw.split()))
         examples: List[Example] = []
         answers: Dict[Any, Tuple[str, ...]] = {}
@@ -145,8 +153,8 @@ class ReCoRDTask(GroupedTask, JsonlTask):
             longest = max(map(len, entities))
             _bound(len(queries) * len(entities) * (len(asked) + asked.count(PLACEHOLDER) * longest))
             query_idx = _idx_or(query, number, split)
-            if split == "test" and (query_idx in seen or any(query_idx == example.idx and example.group != (idx, number)
-                                                             for example in examples)):
+            if split == "test" and (query_idx in seen or any(query_idx == example.idx and example.group
+                                                             != (idx, number) for example in examples)):
                 raise BadRow(f"expected every query idx once, found {shorten(query_idx)} again")
             group = (idx, number)
             if "answers" in query or split != "test":
@@ -154,7 +162,8 @@ class ReCoRDTask(GroupedTask, JsonlTask):
                                        for answer in take_list(query, "answers"))
             for option, entity in enumerate(entities):
                 label = int(entity in answers[group]) if group in answers else None
-                examples.append(Example(query_idx, (text, asked.replace(PLACEHOLDER, entity)), label, group, option))
+                examples.append(Example(query_idx, (text, asked.replace(PLACEHOLDER, entity)), label, group,
+                                        option))
         seen.update(example.idx for example in examples)
         result.meta.setdefault("answers", {}).update(answers)
         result.meta.setdefault("entities", {})[idx] = entities
@@ -165,8 +174,8 @@ class ReCoRDTask(GroupedTask, JsonlTask):
     def _entity(text: str, entity: Any) -> str:
         start, end = take_int(entity, "start"), take_int(entity, "end")
         if not 0 <= start <= end < len(text):
-            raise BadRow(f"expected 0 <= start <= end < {len(text)} (the length of the passage; the end is inclusive), "
-                         f"found {start} and {end}")
+            raise BadRow(f"expected 0 <= start <= end < {len(text)} (the length of the passage; the end is "
+                         f"inclusive), found {start} and {end}")
         found = clean(text[start:end + 1])
         if not found:
             raise BadRow(f"expected an entity at {start} to {end}, found only white space")

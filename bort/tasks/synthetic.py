@@ -1,7 +1,9 @@
-"""The embedded task, which needs no download: is a sentence as it was written, or were two of its words swapped?
+"""The embedded task, which needs no download: is a sentence as it was written, or were two of its words
+swapped?
 
-``bort.text.corpus.embedded`` makes the files; here they are read like any others. Labels: 1 as written, 0 swapped. The test
-file has no labels, as official ones; they are in ``test_labels.tsv`` beside it and are used where that file is there.
+``bort.text.corpus.embedded`` makes the files; here they are read like any others. Labels: 1 as written, 0
+swapped. The test file has no labels, as official ones; they are in ``test_labels.tsv`` beside it and are used
+where that file is there.
 """
 from __future__ import annotations
 

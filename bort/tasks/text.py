@@ -8,7 +8,8 @@ from bort.text.tokenizers.base import Tokenizer, without_surrogates
 
 MARKER = Tokenizer.MARKER
 
-# White space is collapsed before these apply: a pattern with several unbounded runs would take quadratic time.
+# White space is collapsed before these apply: a pattern with several unbounded runs would take quadratic
+# time.
 _TAGS = re.compile(r"</?(?:b|br|i|p) ?/?>", re.IGNORECASE)
 _SENTENCE_NUMBERS = re.compile(r"<b> ?Sent \d{1,4} ?:? ?</b>", re.IGNORECASE)
 _UNSEEN = re.compile("[\u00ad\u200b-\u200f\ufeff]")
@@ -20,7 +21,8 @@ MAX_SPAN = 500
 
 
 def sanitize(text: str) -> str:
-    """``text`` of the same length without the private character that marks spans and without lone surrogates."""
+    """``text`` of the same length without the private character that marks spans and without lone
+    surrogates."""
     return text if text.isascii() else without_surrogates(text.replace(MARKER, "\ufffd"))
 
 
@@ -37,9 +39,9 @@ def flatten(text: str) -> str:
 def tidy(text: str) -> str:
     """MultiRC's light cleaning. The paper (section 5.2) says only "removing the typos"; what that is here:
 
-    HTML tags and sentence numbers of the set's older distribution, soft hyphens and zero-width characters, runs of
-    white space, blanks before punctuation, repeated punctuation (``??``, ``..`` but not ``...``), function words typed
-    twice (``the the``). Words are not respelled: which ones are wrong is not mechanical.
+    HTML tags and sentence numbers of the set's older distribution, soft hyphens and zero-width characters,
+    runs of white space, blanks before punctuation, repeated punctuation (``??``, ``..`` but not ``...``),
+    function words typed twice (``the the``). Words are not respelled: which ones are wrong is not mechanical.
     """
     text = " ".join(_UNSEEN.sub("", text).split())
     text = " ".join(_TAGS.sub(" ", _SENTENCE_NUMBERS.sub(" ", text)).split())
@@ -49,7 +51,8 @@ def tidy(text: str) -> str:
 
 
 def mark(text: str, spans: List[Tuple[int, int]]) -> str:
-    """``text`` with :data:`MARKER` before and after each ``(start, end)`` span of characters; spans may overlap."""
+    """``text`` with :data:`MARKER` before and after each ``(start, end)`` span of characters; spans may
+    overlap."""
     for position in sorted((position for span in spans for position in span), reverse=True):
         text = text[:position] + MARKER + text[position:]
     return text
@@ -58,9 +61,10 @@ def mark(text: str, spans: List[Tuple[int, int]]) -> str:
 def locate_span(text: str, span: str, word_index: int) -> Tuple[int, int]:
     """Characters of a WSC span that is given as a text and the index of its first white-space-separated word.
 
-    The two disagree in some official rows ("Emma" is the word "Emma's", "it" is some words further on), so the span is
-    the occurrence of the text nearest to that word: as whole words in this case, else in any case, else anywhere. Where
-    the text does not occur at all, it is the words themselves.
+    The two disagree in some official rows ("Emma" is the word "Emma's", "it" is some words further on), so
+    the span is
+    the occurrence of the text nearest to that word: as whole words in this case, else in any case, else
+    anywhere. Where the text does not occur at all, it is the words themselves.
 
     Raises:
         ValueError: the text does not occur and there is no word of that index, or it is absurdly long.

@@ -17,9 +17,9 @@ logger = logging.getLogger("bort.tasks")
 def validate_submission(path: PathLike, task: Task, data_dir: Optional[PathLike] = None) -> int:
     """Check a submission file of ``task``; the number of its predictions.
 
-    With ``data_dir``, whose test split is read, every official idx must occur exactly once (MultiRC: with exactly its
-    questions and answers; RACE: with as many answers as questions). Without, a number of lines other than the official
-    test set's is logged as a warning.
+    With ``data_dir``, whose test split is read, every official idx must occur exactly once (MultiRC: with
+    exactly its questions and answers; RACE: with as many answers as questions). Without, a number of lines
+    other than the official test set's is logged as a warning.
 
     Raises:
         BortError: something is wrong; the message lists the first problems with their lines.

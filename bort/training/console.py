@@ -12,7 +12,8 @@ from bort.files import atomic_write
 
 
 def progress(iterable: Optional[Iterable] = None, **settings: Any) -> tqdm:
-    """A tqdm bar on standard error, shown by the root rank only; a file or pipe gets a line every 30 seconds."""
+    """A tqdm bar on standard error, shown by the root rank only; a file or pipe gets a line every 30
+    seconds."""
     terminal = sys.stderr.isatty()
     settings.setdefault("mininterval", 0.2 if terminal else 30)
     settings.setdefault("dynamic_ncols", terminal)
@@ -30,8 +31,8 @@ def plot_curves(path: Path, panels: Sequence[Mapping[str, Any]], title: str) -> 
     """Draw line plots side by side and save them as PNG.
 
     Args:
-        panels: each ``{"x": label, "y": label, "lines": {name: (xs, ys)}}``; points that are None are left out, and
-            ``"log": True`` makes the y axis logarithmic.
+        panels: each ``{"x": label, "y": label, "lines": {name: (xs, ys)}}``; points that are None are left
+            out, and ``"log": True`` makes the y axis logarithmic.
 
     Returns:
         Whether a file was written; it is not when matplotlib (extra ``plots``) is not installed.
@@ -53,7 +54,8 @@ def plot_curves(path: Path, panels: Sequence[Mapping[str, Any]], title: str) -> 
             points: List = [(x, y) for x, y in zip(xs, ys) if x is not None and y is not None]
             if points:
                 axis.plot(*zip(*points), marker="o" if len(points) < 30 else None, markersize=3, label=name)
-        if all(isinstance(x, int) for xs, _ in panel["lines"].values() for x in xs):  # steps and rounds are whole
+        # steps and rounds are whole
+        if all(isinstance(x, int) for xs, _ in panel["lines"].values() for x in xs):
             axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel(panel["x"])
         axis.set_ylabel(panel["y"])

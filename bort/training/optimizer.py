@@ -1,4 +1,5 @@
-"""BERTAdam over a network's parameters, with global-norm clipping, exact state and a guard against bad gradients."""
+"""BERTAdam over a network's parameters, with global-norm clipping, exact state and a guard against bad
+gradients."""
 from __future__ import annotations
 
 import math
@@ -13,7 +14,8 @@ from bort.backend.numpy_views import HostViews, adam_update, square_sum, threads
 PIECE = 1 << 20
 """Elements of a parameter that one thread updates at a time."""
 MIN_FOR_THREADS = 1 << 24
-"""Parameters from which on several threads pay: MXNet's own still spin meanwhile, and fewer fit the processor's cache."""
+"""Parameters from which on several threads pay: MXNet's own still spin meanwhile, and fewer fit the
+processor's cache."""
 
 
 def _decays(name: str) -> bool:
@@ -26,23 +28,25 @@ class BertAdam:
     For a gradient g clipped to global norm ``clip``: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
     w = w - lr (m / (sqrt(v) + eps) + decay w), where ``decay`` is 0 for biases and LayerNorm parameters.
 
-    On a CPU it is computed by NumPy in the arrays' own memory, elsewhere by MXNet's ``adam_update`` with the decay
-    applied before, which is the same function (``adamw_update`` runs on one thread). Float16 parameters are updated
-    through float32 copies.
+    On a CPU it is computed by NumPy in the arrays' own memory, elsewhere by MXNet's ``adam_update`` with the
+    decay applied before, which is the same function (``adamw_update`` runs on one thread). Float16 parameters
+    are updated through float32 copies.
 
     Args:
-        parameters: name to parameter, as ``_collect_params_with_prefix`` gives them; repeated ones count once.
+        parameters: name to parameter, as ``_collect_params_with_prefix`` gives them; repeated ones count
+            once.
         weight_decay: decay for weights and embeddings.
         clip: largest global norm of the gradient; 0 does not clip.
     """
 
-    def __init__(self, parameters: Mapping[str, gluon.Parameter], weight_decay: float = 0.0, clip: float = 1.0,
-                 beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-6) -> None:
+    def __init__(self, parameters: Mapping[str, gluon.Parameter], weight_decay: float = 0.0,
+                 clip: float = 1.0, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-6) -> None:
         distinct: Dict[int, Tuple[str, gluon.Parameter]] = {}
         for name, parameter in sorted(parameters.items()):
             if parameter.grad_req != "null":
                 distinct.setdefault(id(parameter), (name, parameter))
-        self.parameters: List[Tuple[str, gluon.Parameter]] = sorted(distinct.values(), key=lambda item: item[0])
+        self.parameters: List[Tuple[str, gluon.Parameter]] = sorted(distinct.values(),
+                                                                    key=lambda item: item[0])
         self.weight_decay, self.clip = weight_decay, clip
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.skipped = 0
@@ -85,7 +89,8 @@ class BertAdam:
             scale: factor on the gradients (the inverse of a loss scale).
 
         Returns:
-            The gradient's global norm before clipping. When it is not finite nothing is updated and ``skipped`` grows.
+            The gradient's global norm before clipping. When it is not finite nothing is updated and
+            ``skipped`` grows.
         """
         norm = self.gradient_norm(scale)
         if not math.isfinite(norm):
@@ -126,7 +131,8 @@ class BertAdam:
             pass
 
     def _in_threads(self, function: Callable[[Any], Any], pieces: List[Any]) -> Iterable[Any]:
-        """``function`` of every piece, in as many threads as MXNet has where there are enough parameters for it."""
+        """``function`` of every piece, in as many threads as MXNet has where there are enough parameters for
+        it."""
         if self._threads == 1 or self._elements < MIN_FOR_THREADS:
             return map(function, pieces)
         if self._pool is None:

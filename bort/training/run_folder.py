@@ -41,7 +41,8 @@ class Checkpoint(NamedTuple):
 
 
 def on_root(action: Callable[[], T]) -> Optional[T]:
-    """Run ``action`` on the root alone; if it fails there with a BortError, fail with the same one on every rank."""
+    """Run ``action`` on the root alone; if it fails there with a BortError, fail with the same one on every
+    rank."""
     value, message = None, None
     if distributed.is_root():
         try:
@@ -74,12 +75,12 @@ class RunFolder:
     Args:
         path: the folder; made if absent.
         settings: what determines the run's result. A resumed run must have the same.
-        resume: go on with the run in the folder, if there is one. A folder that holds nothing but settings has no run
-            in it yet (the command failed before it did anything) and takes new ones.
+        resume: go on with the run in the folder, if there is one. A folder that holds nothing but settings
+            has no run in it yet (the command failed before it did anything) and takes new ones.
 
     Raises:
-        BortError: the folder holds a run and ``resume`` is off, or a run with other settings, or another process is
-            writing to it.
+        BortError: the folder holds a run and ``resume`` is off, or a run with other settings, or another
+            process is writing to it.
     """
 
     def __init__(self, path: PathLike, settings: Mapping[str, Any], resume: bool = False) -> None:
@@ -93,8 +94,8 @@ class RunFolder:
             self._lock = FileLock(str(self.path / ".lock"))
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise BortError(f"{self.path}: another process is writing to this run; wait for it or choose another "
-                            "--output") from error
+            raise BortError(f"{self.path}: another process is writing to this run; wait for it or choose "
+                            "another --output") from error
         except OSError as error:
             raise BortError(f"{self.path}: cannot be made or written to ({error.strerror})") from error
         try:
@@ -112,7 +113,8 @@ class RunFolder:
                 "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")})
             return
         if not resume:
-            raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose another --output")
+            raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose "
+                            "another --output")
         earlier = read_json(config)
         if not is_config(earlier):
             raise BortError(f"{config}: not the config of a run; choose another --output")
@@ -126,8 +128,10 @@ class RunFolder:
                             + ". Use the same command, or another --output")
 
     def _untouched(self) -> bool:
-        """Whether there is a run's config and nothing else; the lock says that nobody is about to add anything."""
-        return set(os.listdir(self.path)) <= {"config.json", ".lock"} and is_config(read_json(self.path / "config.json"))
+        """Whether there is a run's config and nothing else; the lock says that nobody is about to add
+        anything."""
+        return set(os.listdir(self.path)) <= {"config.json",
+                                              ".lock"} and is_config(read_json(self.path / "config.json"))
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -151,8 +155,8 @@ class RunFolder:
         if distributed.is_root():
             append_jsonl(self.path / "metrics.jsonl", finite(dict(row)))
 
-    def save(self, step: int, state: Mapping[str, Any], arrays: Mapping[str, Mapping[str, np.ndarray]], keep: int = 2,
-             protect: Sequence[int] = ()) -> None:
+    def save(self, step: int, state: Mapping[str, Any], arrays: Mapping[str, Mapping[str, np.ndarray]],
+             keep: int = 2, protect: Sequence[int] = ()) -> None:
         """Store a checkpoint; of the earlier ones the last ``keep`` and those of the steps ``protect`` stay.
 
         Args:
@@ -164,8 +168,8 @@ class RunFolder:
         """
         on_root(lambda: self._save(step, state, arrays, keep, protect))
 
-    def _save(self, step: int, state: Mapping[str, Any], arrays: Mapping[str, Mapping[str, np.ndarray]], keep: int,
-              protect: Sequence[int]) -> None:
+    def _save(self, step: int, state: Mapping[str, Any], arrays: Mapping[str, Mapping[str, np.ndarray]],
+              keep: int, protect: Sequence[int]) -> None:
         final = self.path / "checkpoints" / f"step-{step:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -174,15 +178,17 @@ class RunFolder:
             for name, content in arrays.items():
                 write_ndarrays(temporary / name, content)
             metrics = self.path / "metrics.jsonl"
-            write_json(temporary / STATE_FILE, {
-                "state": dict(state), "step": step, "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
-                "files": {name: sha256_file(temporary / name) for name in arrays}})
+            write_json(temporary / STATE_FILE, {"state": dict(state), "step": step,
+                                                "metrics_bytes": metrics.stat().st_size if metrics.exists()
+                                                else 0,
+                                                "files": {name: sha256_file(temporary / name)
+                                                          for name in arrays}})
             shutil.rmtree(final, ignore_errors=True)
             os.replace(temporary, final)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise BortError(f"{final}: the checkpoint cannot be written ({error.strerror}); earlier ones are untouched, "
-                            "make room and --resume") from error
+            raise BortError(f"{final}: the checkpoint cannot be written ({error.strerror}); earlier ones are "
+                            "untouched, make room and --resume") from error
         except BortError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -222,7 +228,8 @@ class RunFolder:
         """
         folder = self._folder(step)
         stored = read_json(folder / STATE_FILE)
-        return Checkpoint(step, stored["state"], {name: read_ndarrays(folder / name) for name in stored["files"]})
+        return Checkpoint(step, stored["state"],
+                          {name: read_ndarrays(folder / name) for name in stored["files"]})
 
     def _newest_whole(self) -> Optional[int]:
         steps = self.steps()
@@ -242,15 +249,16 @@ class RunFolder:
                 os.truncate(metrics, min(length, metrics.stat().st_size))
             return step
         if steps:
-            raise BortError(f"{self.path / 'checkpoints'}: none of its {len(steps)} checkpoints is whole; nothing was "
-                            "changed. Copy them from where they are whole, remove the folder to begin this run anew, or "
-                            "choose another --output")
+            raise BortError(f"{self.path / 'checkpoints'}: none of its {len(steps)} checkpoints is whole; "
+                            "nothing was changed. Copy them from where they are whole, remove the folder to "
+                            "begin this run anew, or choose another --output")
         if (self.path / "metrics.jsonl").exists():
             os.truncate(self.path / "metrics.jsonl", 0)
         return None
 
     def finish(self, results: Mapping[str, Any]) -> None:
-        """Write ``results.json``, numbers that are not finite as null, and remove the checkpoints, no longer needed."""
+        """Write ``results.json``, numbers that are not finite as null, and remove the checkpoints, no longer
+        needed."""
         def write() -> None:
             write_json(self.path / "results.json", finite(dict(results)))
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)

@@ -11,7 +11,8 @@ FLOOR = 1e-7
 
 
 def linear(peak: float, steps: int, warmup_ratio: float) -> Schedule:
-    """The release's fine-tuning schedule: linear warmup over int(steps * warmup_ratio) steps, then linear decay.
+    """The release's fine-tuning schedule: linear warmup over int(steps * warmup_ratio) steps, then linear
+    decay.
 
     With W warmup steps of N, step s < W has the rate peak * s / W (the first one is 0), and a later one
     max(1e-7, peak * (1 - (s - W) / (N - W))).
@@ -27,7 +28,8 @@ def linear(peak: float, steps: int, warmup_ratio: float) -> Schedule:
 
 
 def released_pretraining(peak: float, steps: int, warmup_ratio: float) -> Schedule:
-    """The release's pre-training schedule: linear warmup, then peak * (1 - step / steps), with steps counted from 1."""
+    """The release's pre-training schedule: linear warmup, then peak * (1 - step / steps), with steps counted
+    from 1."""
     warmup = int(steps * warmup_ratio)
 
     def rate(step: int) -> float:
@@ -38,7 +40,8 @@ def released_pretraining(peak: float, steps: int, warmup_ratio: float) -> Schedu
 
 
 def noam(peak: float, steps: int, warmup_ratio: float) -> Schedule:
-    """Vaswani et al.'s schedule, scaled so that its maximum, at the end of the warmup, is ``peak`` (section 4.2).
+    """Vaswani et al.'s schedule, scaled so that its maximum, at the end of the warmup, is ``peak`` (section
+    4.2).
 
     Linear up to W = max(1, int(steps * warmup_ratio)), then peak * sqrt(W / step), with steps counted from 1.
     """
@@ -64,5 +67,6 @@ def make_schedule(name: str, peak: float, steps: int, warmup_ratio: float) -> Sc
     if name not in SCHEDULES:
         raise BortError(f"schedule {name!r} is unknown; choose one of {', '.join(SCHEDULES)}")
     if not peak > 0 or not 0 <= warmup_ratio < 1:
-        raise BortError(f"a schedule needs a rate above 0 and a warmup ratio in [0, 1), not {peak} and {warmup_ratio}")
+        raise BortError(f"a schedule needs a rate above 0 and a warmup ratio in [0, 1), not {peak} and "
+                        f"{warmup_ratio}")
     return SCHEDULES[name](peak, steps, warmup_ratio)

@@ -51,11 +51,14 @@ def test_the_paper_grid_and_the_convergent_sets(tmp_path):
     assert len(choose_grid(str(path), 1, 0, 0, 0)) == 6
     path.write_text('[{"lr": 1e-5, "weight_decay": 0, "warmup": 0.1, "seed": 7}]')
     assert read_grid(path) == [Theta(1e-5, 0, 0.1, 7)]
-    for text, message in (("3", "a grid is"), ("[]", "empty"), ('[{"lr": 1}]', "lacks"), ('{"lr": []}', "lacks"),
+    for text, message in (("3", "a grid is"), ("[]", "empty"), ('[{"lr": 1}]', "lacks"),
+                          ('{"lr": []}', "lacks"),
                           ('[{"lr": 0, "weight_decay": 0, "warmup": 0.1, "seed": 7}]', "lr 0"),
                           ('[{"lr": 1e-5, "weight_decay": 0, "warmup": 0.1, "seed": 7.5}]', "seed 7.5"),
-                          ('[{"lr": 1e-5, "weight_decay": 0, "warmup": 0.1, "seed": 7, "x": 1}]', "unknown x"),
-                          ('{"lr": [1e-5, 1e-5], "weight_decay": [0], "warmup": [0.1], "seed": [0]}', "more than once")):
+                          ('[{"lr": 1e-5, "weight_decay": 0, "warmup": 0.1, "seed": 7, "x": 1}]',
+                           "unknown x"),
+                          ('{"lr": [1e-5, 1e-5], "weight_decay": [0], "warmup": [0.1], "seed": [0]}',
+                           "more than once")):
         path.write_text(text)
         with pytest.raises(BortError, match=message):
             read_grid(path)
@@ -95,14 +98,16 @@ def test_whole_questions_are_held_out():
         held_out(some_split([0, 1]), np.array([0, 1]), 1.0, 0)
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=2, max_size=6), st.integers(0, 120))
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=2, max_size=6),
+       st.integers(0, 120))
 def test_additions_level_the_labels_within_the_budget(pairs, budget):
     counts, offered = (np.array(column) for column in zip(*pairs))
     accepted = level(counts, offered, budget)
     assert (accepted >= 0).all() and (accepted <= offered).all() and accepted.sum() <= budget
     before, after = counts.max() - counts.min(), (counts + accepted).max() - (counts + accepted).min()
     assert after <= max(before, 1)
-    for stratum in range(len(counts)):  # nobody was left behind while another one went ahead of him by more than one
+    # nobody was left behind while another one went ahead of him by more than one
+    for stratum in range(len(counts)):
         if accepted[stratum] < offered[stratum]:
             lifted = (counts + accepted)[accepted > 0]
             assert not len(lifted) or lifted.max() <= (counts + accepted)[stratum] + 1
@@ -123,11 +128,13 @@ def test_a_class_that_comes_rarely_is_taken_whole_and_holds_up_nobody():
     assert level(counts, offered, 168).tolist() == [1, 0, 1]  # CB, before: 2 points instead of 168
     assert level_what_comes(counts, offered, 168, offered > 0).tolist() == [84, 83, 1]
     assert level_what_comes(counts, np.array([50, 200, 1]), 168, offered > 0).tolist() == [50, 49, 1]
-    two, offered = np.array([40, 40]), np.array([200, 3])  # of two classes the other one is all there is to be level with
+    # of two classes the other one is all there is to be level with
+    two, offered = np.array([40, 40]), np.array([200, 3])
     assert level_what_comes(two, offered, 168, offered > 0).tolist() == [3, 3]
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=2, max_size=6), st.integers(0, 120))
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=2, max_size=6),
+       st.integers(0, 120))
 def test_what_comes_is_levelled_among_what_is_left(pairs, budget):
     counts, offered = (np.array(column) for column in zip(*pairs))
     accepted = level_what_comes(counts, offered, budget, offered > 0)
@@ -148,7 +155,8 @@ def test_the_queue_begins_with_what_was_wrong():
 
 
 def test_an_addition_survives_its_line():
-    addition = Addition(1, 0, "train/3", "mlm", np.array([0, 7, 2], np.int32), 1, 0.75, np.array([0.1, 0.3], np.float32))
+    addition = Addition(1, 0, "train/3", "mlm", np.array([0, 7, 2], np.int32), 1, 0.75,
+                        np.array([0.1, 0.3], np.float32))
     again = Addition.from_row(json.loads(json.dumps(addition.row(["x"], "yes"))))
     assert again.row(["x"], "yes") == addition.row(["x"], "yes") and again.scores.dtype == np.float32
     with pytest.raises(BortError, match="additions.jsonl"):
@@ -224,13 +232,15 @@ class Simulated:
     def train(self, settings, points, title):
         self.calls.append((settings.theta, len(points)))
         theta = settings.theta
-        rng = np.random.default_rng([int(theta.lr * 1e6), theta.seed, len(points), sum(int(t) for ids in points.token_ids
-                                                                                       for t in ids) % 1000])
+        rng = np.random.default_rng([int(theta.lr * 1e6), theta.seed, len(points),
+                                     sum(int(t) for ids in points.token_ids for t in ids) % 1000])
         score = 0.5 + 0.01 * theta.lr * 1e3 + self.gain * len(points) / 1000 + self.noise * rng.random()
         if theta.weight_decay == 13:
-            return Trained({"score": None, "loss": None, "epoch": 0, "dev": {}, "steps": 3, "seconds": 0.0}, -np.inf)
-        return Trained({"score": score, "loss": 1.0, "epoch": 1, "dev": {"accuracy": score / 2}, "steps": len(points),
-                        "seconds": 0.0}, score, {"w": np.array([theta.lr, theta.seed, len(points)], np.float32)})
+            return Trained({"score": None, "loss": None, "epoch": 0, "dev": {}, "steps": 3, "seconds": 0.0},
+                           -np.inf)
+        return Trained({"score": score, "loss": 1.0, "epoch": 1, "dev": {"accuracy": score / 2},
+                        "steps": len(points), "seconds": 0.0}, score,
+                       {"w": np.array([theta.lr, theta.seed, len(points)], np.float32)})
 
     def with_parameters(self, parameters):
         return SimpleNamespace(seed=int(parameters["w"].sum()))
@@ -276,23 +286,24 @@ class Words:
 def points(count, seed, prefix="train", unbalanced=False):
     rng = np.random.default_rng(seed)
     rows = [np.array([0, *rng.integers(6, 40, 6), 2], np.int32) for _ in range(count)]
-    labels = np.array([row[1] % 2 for row in rows]) if not unbalanced else (np.arange(count) % 4 > 0).astype(int)
+    labels = np.array([row[1] % 2 for row in rows]) if not unbalanced else (np.arange(count) % 4
+                                                                            > 0).astype(int)
     return Points(rows, labels, [f"{prefix}/{index}" for index in range(count)])
 
 
 THETAS = tuple(Theta(lr * 1e-3, 0, 0.1, seed) for lr in (1, 2, 3) for seed in (0, 1))
 
 
-def simulate(folder, resume=False, x=None, oracle=None, tau=shuffle, after=None, forbidden=(), teacher_score=None,
-             gain=0.0, noise=0.0, task="RTE", **plan):
+def simulate(folder, resume=False, x=None, oracle=None, tau=shuffle, after=None, forbidden=(),
+             teacher_score=None, gain=0.0, noise=0.0, task="RTE", **plan):
     task = get_task(task)
     e = points(20, 1, "held-out")
     evaluation = Evaluation(task, some_split(e.labels.tolist()), e, "held-out")
     timaeus = Simulated(evaluation, gain, noise)
     plan = Plan(**{**dict(thetas=THETAS, budget=20, max_rounds=4), **plan})
     with RunFolder(folder, {}, resume) as run:
-        agora = Agora(task, timaeus, oracle or Oracle(), tau, x or points(40, 0), plan, Journal(run, after), Words(),
-                      forbidden, teacher_score)
+        agora = Agora(task, timaeus, oracle or Oracle(), tau, x or points(40, 0), plan, Journal(run, after),
+                      Words(), forbidden, teacher_score)
         agora.run()
     agora.calls = timaeus.calls
     return agora
@@ -321,7 +332,8 @@ def test_theta_shrinks_from_the_worst(tmp_path, prune, left):
 
 def test_it_stops_when_one_theta_is_left_and_nothing_is_gained(tmp_path):
     agora = simulate(tmp_path / "a", thetas=THETAS[:1], max_rounds=0, gain=0.0)
-    assert agora.state.stopped.startswith("one theta") and len(agora.state.history) == 2 and agora.state.best["round"] == 0
+    assert agora.state.stopped.startswith("one theta") and len(agora.state.history) == 2 and agora.state.best[
+                                                                                                              "round"] == 0
     agora = simulate(tmp_path / "b", thetas=THETAS[:1], max_rounds=0, min_rounds=4)
     assert len(agora.state.history) == 4
     agora = simulate(tmp_path / "c", max_rounds=0, gain=1.0, teacher_score=0.55)
@@ -337,7 +349,8 @@ def test_rounds_that_add_nothing_prune_without_a_training(tmp_path, tau):
     """A one-sided teacher, or none, of balanced labels: the trainings would be the first round's again."""
     x = points(40, 0)
     x.labels = np.arange(40) % 2
-    agora = simulate(tmp_path, tau=tau, x=x, oracle=Oracle(one_sided=True), max_rounds=0, min_rounds=4, prune="half")
+    agora = simulate(tmp_path, tau=tau, x=x, oracle=Oracle(one_sided=True), max_rounds=0, min_rounds=4,
+                     prune="half")
     assert "nothing was added" in agora.state.stopped or agora.state.stopped.startswith("one theta")
     assert [row["thetas"] for row in agora.state.history] == [6, 3, 2, 1]
     assert [row["size"] for row in agora.state.history] == [40] * 4
@@ -352,7 +365,8 @@ def test_draws_after_a_round_without_additions_are_used(tmp_path):
 
     def late(rows, draws, patterns, turns):
         asked.append(draws[0][2])
-        return shuffle(rows, draws, patterns, turns) if draws[0][2] > 1 else [("noise", np.array(row)) for row in rows]
+        return shuffle(rows, draws, patterns, turns) if draws[0][2] > 1 else [("noise", np.array(row))
+                                                                              for row in rows]
 
     agora = simulate(tmp_path, tau=late, max_rounds=4, min_rounds=2, gain=1.0)
     assert [row["size"] for row in agora.state.history] == [40, 40, 60, 80] and set(asked) == {1, 2, 3}
@@ -366,14 +380,16 @@ def test_a_run_goes_on_when_the_teacher_never_gives_a_class(tmp_path):
     agora = simulate(tmp_path, x=x, oracle=Oracle(classes=3), task="MNLI", gain=1.0)
     assert [row["size"] for row in agora.state.history] == [45, 65, 85, 105]
     for number, row in enumerate(agora.state.history):
-        assert row["labels"] == {"contradiction": 15 + 10 * number, "neutral": 15 + 10 * number, "entailment": 15} or \
-            sorted(row["labels"].values()) == [15, 15 + 10 * number, 15 + 10 * number]
+        assert row["labels"] == {"contradiction": 15 + 10 * number, "neutral": 15 + 10 * number,
+                                 "entailment": 15} or sorted(row["labels"].values()) == [15, 15 + 10 * number,
+                                                                                         15 + 10 * number]
 
 
 def test_a_round_without_gain_is_replayed_with_fresh_draws(tmp_path):
     agora = simulate(tmp_path, max_rounds=2, replays=2, gain=0.0)
     rows = lines(tmp_path, "agora.jsonl")
-    assert [(row["round"], row["attempt"]) for row in rows if row["theta_index"] == 4] == [(0, 0), (1, 0), (1, 1), (1, 2)]
+    assert [(row["round"], row["attempt"]) for row in rows if row["theta_index"] == 4] == [(0, 0), (1, 0),
+                                                                                           (1, 1), (1, 2)]
     made = lines(tmp_path, "additions.jsonl")
     drawn = [{tuple(row["token_ids"]) for row in made if row["attempt"] == attempt} for attempt in range(3)]
     assert all(len(part) == 20 for part in drawn) and drawn[0] != drawn[1] != drawn[2]
@@ -400,10 +416,12 @@ def test_additions_are_new_balanced_and_within_the_budget(tmp_path):
     assert len(set(keys)) == len(keys) and not existing & set(keys)
     for entry in agora.state.history:
         assert sum(row["round"] == entry["round"] for row in made) == (15 if entry["round"] else 0)
-    spread = [abs(row["labels"]["entailment"] - row["labels"]["not_entailment"]) for row in agora.state.history]
+    spread = [abs(row["labels"]["entailment"] - row["labels"]["not_entailment"])
+              for row in agora.state.history]
     assert spread[0] == 20 and spread[2] <= 1 and spread[4] <= 1
     for row in made:
-        assert row["label"] == row["token_ids"][1] % 2 and row["confidence"] == pytest.approx(0.7311, abs=1e-3)
+        assert row["label"] == row["token_ids"][1] % 2 and row["confidence"] == pytest.approx(0.7311,
+                                                                                              abs=1e-3)
         assert row["label_name"] == ("entailment", "not_entailment")[row["label"]] and len(row["text"]) == 1
         assert row["source"].split("/")[0] in ("train", "held-out", "added")
     sources = {row["source"].split("/")[0] for row in made}
@@ -515,7 +533,8 @@ def test_a_damaged_training_is_repeated_and_a_shortened_list_refused(tmp_path, b
     whole = simulate(tmp_path / "whole", **settings)
     cut_after(tmp_path / "cut", 3, **settings)
     kept = sorted((tmp_path / "cut" / "trainings" / "round-000-00").glob("*.params"))
-    assert [path.name for path in kept] == [f"theta-{best:04d}.params"]  # only the best of a rank keeps its parameters
+    # only the best of a rank keeps its parameters
+    assert [path.name for path in kept] == [f"theta-{best:04d}.params"]
     if missing:
         kept[0].unlink()
     else:
@@ -540,7 +559,8 @@ def test_a_lost_list_is_refused(tmp_path, name):
 
 
 def test_damaged_checkpoints_cost_no_lines(tmp_path):
-    """The newest damaged: from the one before to the same. All of them: refused, and the lists stay as they are."""
+    """The newest damaged: from the one before to the same. All of them: refused, and the lists stay as they
+    are."""
     settings = dict(noise=0.1, max_rounds=4, thetas=THETAS[:4])
     whole = simulate(tmp_path / "whole", **settings)
     cut_after(tmp_path / "cut", 8, **settings)  # in the third round
@@ -598,11 +618,12 @@ def workplace(tmp_path_factory):
         records = []
         for index in range(count):
             label = int(rng.integers(0, 2))
-            record = {"premise": sentence(1), "choice1": sentence(1 - label), "choice2": sentence(label), "question": "cause",
-                      "idx": index}
+            record = {"premise": sentence(1), "choice1": sentence(1 - label), "choice2": sentence(label),
+                      "question": "cause", "idx": index}
             records.append(json.dumps(record if split == "test" else {**record, "label": label}))
         (folder / "COPA" / f"{split}.jsonl").write_text("\n".join(records) + "\n")
-    tokenizer = train_sentencepiece([*(folder / "SST-2" / "train.tsv").read_text().splitlines(), "because so I a n"], 60)
+    tokenizer = train_sentencepiece([*(folder / "SST-2" / "train.tsv").read_text().splitlines(),
+                                     "because so I a n"], 60)
     for name in ("bort", "raw"):
         model = Bert(TINY, tokenizer.vocab_size, max_length=32)
         initialize(model, 0)
@@ -615,13 +636,14 @@ def workplace(tmp_path_factory):
 def command(folder, output, *extra, task="SST-2", teacher="teacher/model"):
     return ["--task", task, "--data-dir", str(folder / task), "--model", str(folder / "bort"), "--output",
             str(folder / output), "--algorithm", "agora", "--teacher", str(folder / teacher), "--grid",
-            str(folder / "grid.json"), "--lr", "5e-3", "--batch-size", "16", "--epochs", "1", "--max-length", "32",
-            "--held-out-fraction", "0.2", *extra]
+            str(folder / "grid.json"), "--lr", "5e-3", "--batch-size", "16", "--epochs", "1", "--max-length",
+            "32", "--held-out-fraction", "0.2", *extra]
 
 
 @pytest.fixture(scope="module")
 def teacher(workplace):
-    """Teachers that need no training: random networks, large weights, the head's bias such that both labels occur."""
+    """Teachers that need no training: random networks, large weights, the head's bias such that both labels
+    occur."""
     from bort.finetuning import experiment
     from bort.finetuning.scoring import score
     from bort.models import Bert, initialize
@@ -638,15 +660,15 @@ def teacher(workplace):
         scores = score(model, data.train.tokens.token_ids, tokenizer.pad_id)
         model.classifier[1].bias.data()[0] = float(np.median(scores[:, 1] - scores[:, 0]))
         bort.save(model, workplace / folder / "model", tokenizer)
-    (workplace / "grid.json").write_text('{"lr": [5e-3, 1e-2], "weight_decay": [0], "warmup": [0.1], "seed": [0]}')
+    (workplace
+     / "grid.json").write_text('{"lr": [5e-3, 1e-2], "weight_decay": [0], "warmup": [0.1], "seed": [0]}')
     return workplace
 
 
 def stable(results):
     """What a repetition must reproduce: everything but times."""
-    return {key: value for key, value in results.items()
-            if not key.startswith("seconds") and key not in ("share_by_part", "ranks") and not key.endswith("per_second")
-            and key != "compare"}
+    return {key: value for key, value in results.items() if not key.startswith("seconds")
+            and key not in ("share_by_part", "ranks") and not key.endswith("per_second") and key != "compare"}
 
 
 SHORT = ("--max-rounds", "2", "--budget", "20", "--min-rounds", "2")
@@ -654,17 +676,20 @@ SHORT = ("--max-rounds", "2", "--budget", "20", "--min-rounds", "2")
 
 @pytest.fixture(scope="module")
 def uncut(teacher):
-    assert run_command(run_finetune.main, command(teacher, "uncut", *SHORT, "--compare", "--tau", "mlm,noise,embedding")) == 0
+    assert run_command(run_finetune.main, command(teacher, "uncut", *SHORT, "--compare", "--tau",
+                                                  "mlm,noise,embedding")) == 0
     return json.loads((teacher / "uncut" / "results.json").read_text())
 
 
 def test_the_whole_run_and_its_outputs(teacher, uncut):
     folder = teacher / "uncut"
-    assert uncut["algorithm"] == "agora" and uncut["evaluated_on"] == "held-out" and uncut["e"] == 12 and uncut["x"] == 48
+    assert uncut["algorithm"] == "agora" and uncut["evaluated_on"] == "held-out" and uncut[
+                                                                                           "e"] == 12 and uncut[
+                                                                                                                "x"] == 48
     assert uncut["trainings"] == 3 == len(lines(folder, "agora.jsonl")) and uncut["additions"] == 20
     assert {row["tau"] for row in lines(folder, "additions.jsonl")} == {"mlm", "noise", "embedding"}
-    assert [row["method"] for row in uncut["compare"]] == ["plain", "plain, equal compute", "distillation, equal compute",
-                                                            "Agora"]
+    assert [row["method"] for row in uncut["compare"]] == ["plain", "plain, equal compute",
+                                                           "distillation, equal compute", "Agora"]
     steps = [row["steps"] for row in uncut["compare"]]
     assert steps[1] == steps[2] == steps[3] > steps[0]
     assert set(uncut["share_by_part"]) == {"training", "errors", "tau", "labelling"}
@@ -675,7 +700,8 @@ def test_the_whole_run_and_its_outputs(teacher, uncut):
     assert row["theta"] == {"lr": 5e-3, "weight_decay": 0.0, "warmup": 0.1, "seed": 0} and row["size"] == 48
     assert sum(row["labels"].values()) == 48 and set(row["dev"]) == {"accuracy"}
     assert json.loads((folder / "model" / "config.json").read_text())["training"]["max_length"] == 32
-    assert uncut["metrics"]["dev"] == uncut["best"]["dev"]  # the model that was saved is the one that was chosen
+    # the model that was saved is the one that was chosen
+    assert uncut["metrics"]["dev"] == uncut["best"]["dev"]
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -686,14 +712,15 @@ def test_the_comparison_takes_agoras_first_trainings_as_they_are(teacher, monkey
         asked[tag] = len(jobs)
         if tag != "compare-plain" and soft == agora.plan.soft:
             first = lines(teacher / f"taken-{soft}", "agora.jsonl")[:2]
-            repeated = train(agora, "again", x, [(row["theta_index"], 0, row["steps"]) for row in first], soft)
+            repeated = train(agora, "again", x, [(row["theta_index"], 0, row["steps"]) for row in first],
+                             soft)
             assert [[row[name] for name in ("score", "loss", "steps", "dev")] for row in repeated] == [
                 [row[name] for name in ("score", "loss", "steps", "dev")] for row in first]
         return train(agora, tag, x, jobs, soft)
 
     monkeypatch.setattr(report, "_trainings", again)
-    assert run_command(run_finetune.main, command(teacher, f"taken-{soft}", *SHORT, "--compare", "--tau", "noise",
-                                                  *(["--soft"] if soft else []))) == 0
+    assert run_command(run_finetune.main, command(teacher, f"taken-{soft}", *SHORT, "--compare", "--tau",
+                                                  "noise", *(["--soft"] if soft else []))) == 0
     results = json.loads((teacher / f"taken-{soft}" / "results.json").read_text())
     assert asked == ({"compare-plain": 2, "compare-long-plain": 3, "compare-distilled": 1} if soft
                      else {"compare-long-plain": 1, "compare-distilled": 3})
@@ -701,12 +728,14 @@ def test_the_comparison_takes_agoras_first_trainings_as_they_are(teacher, monkey
 
 
 def test_dev_and_test_stay_outside(teacher, uncut):
-    """By hashes: neither X nor D holds a point of dev or test, and another dev set changes nothing but its own score."""
+    """By hashes: neither X nor D holds a point of dev or test, and another dev set changes nothing but its
+    own score."""
     from bort.finetuning import experiment
 
     tokenizer = bort.load_tokenizer(teacher / "bort")
     data = experiment.read_task("SST-2", teacher / "SST-2", tokenizer, 32)
-    official = {digest(ids) for part in (data.dev, data.others["SST-2/test"]) for ids in part.tokens.token_ids}
+    official = {digest(ids) for part in (data.dev, data.others["SST-2/test"])
+                for ids in part.tokens.token_ids}
     made = {digest(np.array(row["token_ids"])) for row in lines(teacher / "uncut", "additions.jsonl")}
     assert made and not made & official
     other = teacher / "other"
@@ -715,7 +744,8 @@ def test_dev_and_test_stay_outside(teacher, uncut):
         (other / name).symlink_to(teacher / name)
     train = (teacher / "SST-2" / "train.tsv").read_text()
     (other / "SST-2" / "train.tsv").write_text(train)
-    flipped = [line[:-1] + str(1 - int(line[-1])) for line in (teacher / "SST-2" / "dev.tsv").read_text().splitlines()[1:]]
+    flipped = [line[:-1] + str(1 - int(line[-1]))
+               for line in (teacher / "SST-2" / "dev.tsv").read_text().splitlines()[1:]]
     (other / "SST-2" / "dev.tsv").write_text("\n".join(["sentence\tlabel", *flipped]) + "\n")
     (other / "SST-2" / "test.tsv").write_text((teacher / "SST-2" / "test.tsv").read_text())
     assert run_command(run_finetune.main, command(other, "run", *SHORT, "--tau", "mlm,noise,embedding")) == 0
@@ -723,16 +753,20 @@ def test_dev_and_test_stay_outside(teacher, uncut):
     assert again["best"]["score"] == uncut["best"]["score"] and again["theta"] == uncut["theta"]
     assert lines(other / "run", "additions.jsonl") == lines(teacher / "uncut", "additions.jsonl")
     assert again["metrics"]["dev"]["accuracy"] == pytest.approx(1 - uncut["metrics"]["dev"]["accuracy"])
-    first, second = ((folder / "predictions" / "SST-2.tsv").read_text() for folder in (teacher / "uncut", other / "run"))
+    first, second = ((folder / "predictions" / "SST-2.tsv").read_text() for folder in (teacher / "uncut",
+                                                                                       other / "run"))
     assert first == second
     # nor does the dev set choose between seeds, which flipping its labels would turn round
     several = ("--seeds", "0,1,2", "--max-rounds", "1", "--tau", "none")
     for folder in (teacher, other):
         assert run_command(run_finetune.main, command(folder, "several", *several)) == 0
-    first, second = (json.loads((folder / "several" / "results.json").read_text()) for folder in (teacher, other))
-    each = [json.loads((teacher / "several" / f"seed-{seed}" / "results.json").read_text()) for seed in range(3)]
+    first, second = (json.loads((folder / "several" / "results.json").read_text()) for folder in (teacher,
+                                                                                                  other))
+    each = [json.loads((teacher / "several" / f"seed-{seed}" / "results.json").read_text())
+            for seed in range(3)]
     assert len({results["metrics"]["dev"]["accuracy"] for results in each}) > 1
-    assert first["best_seed"] == second["best_seed"] and first["best"]["selection"] == second["best"]["selection"]
+    assert first["best_seed"] == second["best_seed"] and first["best"]["selection"] == second["best"][
+                                                                                                      "selection"]
     for name in ("model/model.params", "predictions/SST-2.tsv"):
         assert (teacher / "several" / name).read_bytes() == (other / "several" / name).read_bytes()
 
@@ -757,18 +791,20 @@ sys.path.insert(0, os.path.dirname(script))
 sys.argv = [script, *arguments]
 runpy.run_path(script, run_name="__main__")
 """
-"""Runs a script that ends by signal 9 just before it opens, or renames something to, a file for the n-th time."""
+"""Runs a script that ends by signal 9 just before it opens, or renames something to, a file for the n-th
+time."""
 
 
 def test_killed_with_signal_9_it_goes_on_to_the_same(teacher, uncut):
     arguments = command(teacher, "cut", *SHORT, "--compare", "--tau", "mlm,noise,embedding")
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_WAIT_POLICY="passive")
     folder = teacher / "cut"
-    moments = (("round-000-00/theta-0001.json", 1), ("cut/additions.jsonl", 7), ("compare-distilled/theta-0000.json", 1),
-               ("cut/results.json", 1))
+    moments = (("round-000-00/theta-0001.json", 1), ("cut/additions.jsonl", 7),
+               ("compare-distilled/theta-0000.json", 1), ("cut/results.json", 1))
     for number, (name, count) in enumerate(moments):
-        done = subprocess.run([sys.executable, "-c", DYING, str(ROOT / "run_finetune.py"), name, str(count), *arguments,
-                               *(("--resume",) if number else ())], env=environment, capture_output=True, timeout=300)
+        done = subprocess.run([sys.executable, "-c", DYING, str(ROOT / "run_finetune.py"), name, str(count),
+                               *arguments, *(("--resume",) if number else ())], env=environment,
+                              capture_output=True, timeout=300)
         assert done.returncode == -signal.SIGKILL, (name, done.stderr.decode())
         assert not (folder / "results.json").exists()
     assert run_command(run_finetune.main, [*arguments, "--resume"]) == 0
@@ -778,7 +814,8 @@ def test_killed_with_signal_9_it_goes_on_to_the_same(teacher, uncut):
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
     for name in ("agora.jsonl", "additions.jsonl"):
         assert lines(folder, name) == lines(teacher / "uncut", name)
-    assert (folder / "model" / "model.params").read_bytes() == (teacher / "uncut" / "model" / "model.params").read_bytes()
+    assert (folder / "model" / "model.params").read_bytes() == (teacher / "uncut" / "model"
+                                                                / "model.params").read_bytes()
 
 
 def test_a_resumed_run_notices_what_was_exchanged(teacher, capsys):
@@ -789,7 +826,8 @@ def test_a_resumed_run_notices_what_was_exchanged(teacher, capsys):
         shutil.copytree(teacher / name, place / name)
     shutil.copytree(teacher / "bort", place / "tau")
     shutil.copy(teacher / "grid.json", place / "grid.json")
-    arguments = command(place, "run", "--max-rounds", "1", "--tau", "embedding", "--tau-model", str(place / "tau"))
+    arguments = command(place, "run", "--max-rounds", "1", "--tau", "embedding", "--tau-model",
+                        str(place / "tau"))
     assert run_command(run_finetune.main, arguments) == 0
     assert run_command(run_finetune.main, [*arguments, "--resume"]) == 0
     tokenizer = bort.load_tokenizer(place / "bort")
@@ -815,7 +853,8 @@ def test_a_resumed_run_notices_what_was_exchanged(teacher, capsys):
 
 def test_tau_needs_an_mlm_head_that_was_trained(teacher, capsys):
     for tau_model, message in (("raw", "random MLM head"), ("teacher/model", "fine-tuned as a classifier")):
-        assert run_command(run_finetune.main, command(teacher, "refused", "--tau-model", str(teacher / tau_model))) == 2
+        assert run_command(run_finetune.main, command(teacher, "refused", "--tau-model",
+                                                      str(teacher / tau_model))) == 2
         error = capsys.readouterr().err
         assert message in error and "--tau noise,embedding" in error and "--tau-model" in error
     arguments = command(teacher, "refused", "--tokenizer", str(teacher / "bort"), "--tau", "mlm")
@@ -829,14 +868,15 @@ def test_tau_needs_an_mlm_head_that_was_trained(teacher, capsys):
     body = bort.load(teacher / "bort")
     bort.save(body, teacher / "foreign")
     other.save(teacher / "foreign")
-    assert run_command(run_finetune.main, command(
-        teacher, "refused", "--tokenizer", str(teacher / "bort"), "--tau-model", str(teacher / "foreign"))) == 2
+    assert run_command(run_finetune.main, command(teacher, "refused", "--tokenizer", str(teacher / "bort"),
+                                                  "--tau-model", str(teacher / "foreign"))) == 2
     assert "another tokenizer" in capsys.readouterr().err
     assert not (teacher / "refused").exists()
 
 
 def test_given_hyper_parameters_win_over_the_convergent_set(teacher):
-    arguments = [argument for argument in command(teacher, "chs", "--chs", "--max-rounds", "1", "--tau", "none")]
+    arguments = [argument for argument in command(teacher, "chs", "--chs", "--max-rounds", "1", "--tau",
+                                                  "none")]
     place = arguments.index("--grid")
     assert run_command(run_finetune.main, arguments[:place] + arguments[place + 2:]) == 0
     results = json.loads((teacher / "chs" / "results.json").read_text())
@@ -846,9 +886,9 @@ def test_given_hyper_parameters_win_over_the_convergent_set(teacher):
 
     for extra, wanted in (([], (chosen.theta, 16)), (["--warmup", "0.1", "--batch-size", "4"],
                                                      (chosen.theta._replace(warmup=0.1), 4))):
-        args = run_finetune.arguments(["--task", "SST-2", "--data-dir", "x", "--model", "x", "--output", "x", "--algorithm",
-                                       "agora", "--teacher", str(teacher / "teacher" / "model"), "--chs", "--tau", "none",
-                                       *extra])
+        args = run_finetune.arguments(["--task", "SST-2", "--data-dir", "x", "--model", "x", "--output", "x",
+                                       "--algorithm", "agora", "--teacher",
+                                       str(teacher / "teacher" / "model"), "--chs", "--tau", "none", *extra])
         setting = _Setting(args, SimpleNamespace(task=get_task("SST-2"), dev=None), None,
                            bort.load_tokenizer(teacher / "bort"), 32, {})
         assert (setting.chs.theta, setting.chs.batch_size) == wanted
@@ -859,8 +899,9 @@ def launch(folder, output, ranks, *extra, script=(str(ROOT / "run_finetune.py"),
     """Agora in processes of its own; two rounds of two trainings each."""
     start = ["horovodrun", "-np", "2"] if ranks == 2 else []
     arguments = command(folder, output, *SHORT, "--soft", "--prune", "none", *extra)
-    return subprocess.run([*start, sys.executable, *script, *arguments],
-                          env=dict(two_rank_environment(), OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=400)
+    return subprocess.run([*start, sys.executable, *script, *arguments], env=dict(two_rank_environment(),
+                                                                                  OMP_NUM_THREADS="1"),
+                          capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture(scope="module")
@@ -889,7 +930,8 @@ def test_two_ranks_give_what_one_gives(teacher, two_ranks):
 
 @needs_horovod
 def test_a_killed_rank_changes_nothing(teacher, two_ranks, tmp_path):
-    """Rank 1 dies by signal 9 while its training of the second round is stored; resumed, the run ends as undisturbed."""
+    """Rank 1 dies by signal 9 while its training of the second round is stored; resumed, the run ends as
+    undisturbed."""
     (tmp_path / "dying.py").write_text(DYING)
     folder = teacher / "ranks-killed"
     killed = launch(teacher, "ranks-killed", 2, script=(
@@ -902,29 +944,38 @@ def test_a_killed_rank_changes_nothing(teacher, two_ranks, tmp_path):
 
 
 def test_questions_dev_as_e_and_tables(teacher, capsys):
-    """COPA: whole questions are held out; then E is the dev set as in the paper; then a table in place of a teacher."""
+    """COPA: whole questions are held out; then E is the dev set as in the paper; then a table in place of a
+    teacher."""
     copa = dict(task="COPA", teacher="copa-teacher/model")
     assert run_command(run_finetune.main, command(teacher, "copa", *SHORT, "--tau", "noise", **copa)) == 0
     results = json.loads((teacher / "copa" / "results.json").read_text())
     assert results["e"] == 10 and results["x"] == 38 and results["metric_on_e"] == "accuracy"
     assert len((teacher / "copa" / "predictions" / "COPA.jsonl").read_text().splitlines()) == 8
-    assert run_command(run_finetune.main, command(teacher, "copa-dev", *SHORT, "--tau", "noise", "--evaluate-on", "dev",
-                                                  "--seeds", "0,1", "--compare", **copa)) == 0
+    assert run_command(run_finetune.main, command(teacher, "copa-dev", *SHORT, "--tau", "noise",
+                                                  "--evaluate-on", "dev", "--seeds", "0,1", "--compare",
+                                                  **copa)) == 0
     results = json.loads((teacher / "copa-dev" / "results.json").read_text())
-    assert results["evaluated_on"] == "dev" and results["x"] == 48 and results["e"] == 16 and results["seeds"] == [0, 1]
-    assert results["best"]["score"] == results["metrics"]["dev"]["accuracy"] == results["maximum"]["dev"]["accuracy"]
+    assert results["evaluated_on"] == "dev" and results["x"] == 48 and results["e"] == 16 and results[
+                                                                                                      "seeds"] == [
+                                                                                                                   0,
+                                                                                                                   1]
+    assert results["best"]["score"] == results["metrics"]["dev"]["accuracy"] == results["maximum"]["dev"][
+                                                                                                          "accuracy"]
     for line in results["compare"]:  # E is the dev set here, and every method is reported on it
         assert set(line["dev"]) == {"accuracy"} and line["dev"]["accuracy"] == line["score"]
     assert (teacher / "copa-dev" / "model" / "config.json").is_file()
     np.save(teacher / "table.npy", np.zeros((60, 2), np.float32))
-    assert run_command(run_finetune.main, command(teacher, "table", "--tau", "none", "--soft", "--prune", "half",
-                                                  teacher="table.npy")) == 0
+    assert run_command(run_finetune.main, command(teacher, "table", "--tau", "none", "--soft", "--prune",
+                                                  "half", teacher="table.npy")) == 0
     assert json.loads((teacher / "table" / "results.json").read_text())["additions"] == 0
     capsys.readouterr()
-    for extra, message, other in (
-            (("--tau", "mlm"), "table of predictions", "table.npy"), (("--tau", "none"), "classifier", "bort"), (("--tau", "x"), "--tau", "teacher/model"),
-            (("--lr", "0"), "rate", "teacher/model"), (("--grid", "none"), "--grid", "teacher/model"),
-            (("--held-out-fraction", "0"), "fraction", "teacher/model"), (("--budget", "-1"), "budget", "teacher/model")):
+    for extra, message, other in ((("--tau", "mlm"), "table of predictions", "table.npy"),
+                                  (("--tau", "none"), "classifier", "bort"),
+                                  (("--tau", "x"), "--tau", "teacher/model"),
+                                  (("--lr", "0"), "rate", "teacher/model"),
+                                  (("--grid", "none"), "--grid", "teacher/model"),
+                                  (("--held-out-fraction", "0"), "fraction", "teacher/model"),
+                                  (("--budget", "-1"), "budget", "teacher/model")):
         assert run_command(run_finetune.main, command(teacher, "refused", *extra, teacher=other)) == 2
         assert message in capsys.readouterr().err, extra
     assert not (teacher / "refused").exists()

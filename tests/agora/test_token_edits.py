@@ -1,4 +1,5 @@
-"""The tau-function: what it never touches, what it may do, and that a draw gives the same result in any company."""
+"""The tau-function: what it never touches, what it may do, and that a draw gives the same result in any
+company."""
 from __future__ import annotations
 
 import numpy as np
@@ -24,8 +25,9 @@ from tests.tiny import TINY
 
 M = Tokenizer.MARKER
 LONGEST = 40
-LINES = ["the dog barks at the red house", "a cat sleeps in the small garden", "dogs and cats run to the river",
-         "the old man reads a long book", "she walks along the river at night", f"he saw {M}it{M} again"] * 3
+LINES = ["the dog barks at the red house", "a cat sleeps in the small garden",
+         "dogs and cats run to the river", "the old man reads a long book",
+         "she walks along the river at night", f"he saw {M}it{M} again"] * 3
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,10 @@ def sequence(tokenizer, *parts):
 
 @pytest.fixture(scope="module")
 def rows(tokenizer):
-    return [sequence(tokenizer, "the dog barks at the red house"), sequence(tokenizer, "a cat", "the small garden"),
-            sequence(tokenizer, f"the {M}old man{M} reads a book and {M}he{M} sleeps"), sequence(tokenizer, "dogs"),
-            sequence(tokenizer, "she walks along", f"the {M}river{M} at night")]
+    return [sequence(tokenizer, "the dog barks at the red house"),
+            sequence(tokenizer, "a cat", "the small garden"),
+            sequence(tokenizer, f"the {M}old man{M} reads a book and {M}he{M} sleeps"),
+            sequence(tokenizer, "dogs"), sequence(tokenizer, "she walks along", f"the {M}river{M} at night")]
 
 
 def network(tokenizer):
@@ -98,8 +101,10 @@ def test_a_draw_gives_the_same_in_any_company_and_another_draw_another(tokenizer
     together = transformations(tokenizer)[kind](many, draws, patterns)
     alone = transformations(tokenizer)[kind]
     for index in (44, 3, 17, 0, 29):
-        np.testing.assert_array_equal(alone([many[index]], [draws[index]], [patterns[index]])[0], together[index])
-    other = transformations(tokenizer)[kind](many, [(8, index) for index in range(len(many))], [p + 3 for p in patterns])
+        np.testing.assert_array_equal(alone([many[index]], [draws[index]], [patterns[index]])[0],
+                                      together[index])
+    other = transformations(tokenizer)[kind](many, [(8, index) for index in range(len(many))],
+                                             [p + 3 for p in patterns])
     assert any(not np.array_equal(one, two) for one, two in zip(together, other))
 
 
@@ -122,7 +127,8 @@ def test_masked_refill_asks_once_and_takes_the_most_probable(tokenizer, rows):
     scores[np.arange(len(scores)), row[proposals.places]] = -np.inf
     np.testing.assert_array_equal(proposals.tokens, np.argsort(-scores, axis=1)[:, :5])
     weights = np.take_along_axis(np.exp(scores), proposals.tokens.astype(np.int64), axis=1)
-    np.testing.assert_allclose(proposals.cumulated, np.cumsum(weights, 1) / weights.sum(1, keepdims=True), atol=1e-3)
+    np.testing.assert_allclose(proposals.cumulated, np.cumsum(weights, 1) / weights.sum(1, keepdims=True),
+                               atol=1e-3)
     drawn = [int(refill([row], [(seed,)], [4])[0][proposals.places[0]]) for seed in range(300)]
     counts = np.array([drawn.count(int(token)) for token in proposals.tokens[0]])
     assert counts.sum() == 300
@@ -130,7 +136,8 @@ def test_masked_refill_asks_once_and_takes_the_most_probable(tokenizer, rows):
 
 
 def test_a_sequence_without_free_tokens_comes_back_as_it_was(tokenizer):
-    row = np.array([tokenizer.bos_id, tokenizer.marker_id, 9, tokenizer.marker_id, tokenizer.eos_id], dtype=np.int32)
+    row = np.array([tokenizer.bos_id, tokenizer.marker_id, 9, tokenizer.marker_id, tokenizer.eos_id],
+                   dtype=np.int32)
     for transformation in transformations(tokenizer).values():
         np.testing.assert_array_equal(transformation([row], [(0,)], [0])[0], row)
 
@@ -142,7 +149,8 @@ def test_neighbours_are_the_nearest_of_the_same_kind(tokenizer):
         near = transformation.neighbours(np.array([token]))[0]
         assert token not in near and not alphabet.special[near].any()
         assert (alphabet.starts[near] == alphabet.starts[token]).all()
-        allowed = [t for t in range(tokenizer.vocab_size) if t != token and not alphabet.special[t] and alphabet.starts[t] == alphabet.starts[token]]
+        allowed = [t for t in range(tokenizer.vocab_size) if t != token and not alphabet.special[t]
+                   and alphabet.starts[t] == alphabet.starts[token]]
         best = sorted(allowed, key=lambda t: -float(vectors[t] @ vectors[token]))[:5]
         np.testing.assert_allclose(vectors[near] @ vectors[token], vectors[best] @ vectors[token], atol=1e-6)
 
@@ -195,7 +203,8 @@ def test_known_sequences_and_texts(tokenizer, rows):
     assert rows[2] in known and rows[3] not in known and len(known) == 3
     assert known.add(rows[3]) and not known.add(rows[3].astype(np.int64)) and not known.add(rows[0])
     assert texts(rows[1], tokenizer) == ["a cat", "the small garden"]
-    assert texts(rows[4], tokenizer) == ["she walks along", f"the{M} river{M} at night"] or M in texts(rows[4], tokenizer)[1]
+    assert texts(rows[4], tokenizer) == ["she walks along",
+                                         f"the{M} river{M} at night"] or M in texts(rows[4], tokenizer)[1]
     again = [tokenizer.encode(text) for text in texts(rows[4], tokenizer)]
     assert again == segments(rows[4], tokenizer)
 

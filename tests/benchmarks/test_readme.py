@@ -34,8 +34,9 @@ RESULT = """# Title
 
 
 def test_tables_are_taken_with_their_origin():
-    assert readme.extract(RESULT, None, "x") == (
-        "| a | b |\n|---|---|\n| 1 | 2 |\n\n`python benchmarks/x.py` · 2026-01-01 00:00 UTC, commit abc, 2 cores\n")
+    assert readme.extract(RESULT, None,
+                          "x") == ("| a | b |\n|---|---|\n| 1 | 2 |\n\n`python benchmarks/x.py` · 2026-01-01 "
+                                   "00:00 UTC, commit abc, 2 cores\n")
     assert readme.extract(RESULT, "Second", "x").startswith("| c |\n|---|\n| 3 |\n")
     for text, heading in ((RESULT, "Third"), ("# nothing", None)):
         with pytest.raises(BortError):
@@ -58,7 +59,9 @@ def test_the_readme_says_what_was_recorded():
 
 def test_its_first_screen_has_the_two_commands_and_every_script_is_there():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "make demo" in "\n".join(text.splitlines()[:12]) and "make test" in "\n".join(text.splitlines()[:12])
+    assert "make demo" in "\n".join(text.splitlines()[:12]) and "make test" in "\n".join(
+                                                                                         text.splitlines()[
+                                                                                                           :12])
     for script in set(re.findall(r"python ((?:benchmarks/)?\w+\.py)", text)):
         assert (ROOT / script).is_file(), script
     for module in set(re.findall(r"python -m (bort[.\w]*)", text)):
@@ -68,8 +71,8 @@ def test_its_first_screen_has_the_two_commands_and_every_script_is_there():
 
 @pytest.mark.parametrize("runner", ["run_search.py", "run_pretrain.py", "run_finetune.py"])
 def test_every_runner_helps_without_mxnet_and_is_short(runner):
-    code = f"import sys, {runner[:-3]} as r\ntry: r.main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n" \
-           "assert 'mxnet' not in sys.modules"
-    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.decode()
+    code = f"import sys, {runner[:-3]} as r\ntry: r.main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n" "assert 'mxnet' not in sys.modules"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True,
+                         stdout=subprocess.PIPE).stdout.decode()
     assert f"python {runner}" in out
     assert len((ROOT / runner).read_text().splitlines()) <= 150

@@ -10,8 +10,7 @@ import bort
 from bort.architecture import Architecture
 from bort.backend.mxnet import autograd, gluon, mx
 from bort.checkpoints import inspection, mlm_probe
-from bort.checkpoints.inspection import inspect, verify
-from bort.checkpoints.inspection import main
+from bort.checkpoints.inspection import inspect, main, verify
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.errors import BortError, run_command
@@ -25,7 +24,8 @@ FIRST = [start + end for start in ("ba", "de", "fi", "go", "lu", "ma") for end i
 
 
 def pairs(count, seed):
-    """Sentences of a language in which every second word follows from the one before it, and some are frequent."""
+    """Sentences of a language in which every second word follows from the one before it, and some are
+    frequent."""
     rng = np.random.default_rng(seed)
     shares = 1 / np.arange(1, len(FIRST) + 1)
     drawn = rng.choice(len(FIRST), (count, 3), p=shares / shares.sum())
@@ -45,8 +45,8 @@ def trained(tokenizer):
     model.hybridize()
     trainer = gluon.Trainer(model.collect_params(), "adam", {"learning_rate": 0.01})
     loss = gluon.loss.SoftmaxCrossEntropyLoss()
-    rows = np.asarray([[tokenizer.bos_id, *row, tokenizer.eos_id] for row in tokenizer.encode_batch(pairs(200, 1))
-                       if len(row) == 6])
+    rows = np.asarray([[tokenizer.bos_id, *row, tokenizer.eos_id]
+                       for row in tokenizer.encode_batch(pairs(200, 1)) if len(row) == 6])
     for step in range(300):
         trainer.set_learning_rate(0.01 * (1 - step / 300))
         ids = rows[rng.integers(0, len(rows), 32)]
@@ -90,7 +90,8 @@ def test_a_trained_head_is_told_from_random_ones_on_the_same_body(tokenizer, tra
         scale = (0.02, 0.2, 1.0)[seed % 3]
         head = {"decoder.0.weight": rng.normal(0, scale, trained["decoder.0.weight"].shape),
                 "decoder.0.bias": rng.normal(0, scale, 32), "decoder.2.gamma": 1 + rng.normal(0, 0.1, 32),
-                "decoder.2.beta": rng.normal(0, 0.1, 32), "decoder.3.bias": rng.normal(0, 0.1, tokenizer.vocab_size)}
+                "decoder.2.beta": rng.normal(0, 0.1, 32), "decoder.3.bias": rng.normal(0, 0.1,
+                                                                                       tokenizer.vocab_size)}
         verdict = mlm_probe.probe(with_parameters(fresh(tokenizer), {**trained, **head}), tokenizer, texts)
         contexts.append((verdict.context, verdict.head))
     assert {head for _, head in contexts} == {"random"}, contexts
@@ -100,9 +101,10 @@ def test_a_trained_head_is_told_from_random_ones_on_the_same_body(tokenizer, tra
 
 def test_knowing_which_words_there_are_is_not_knowing_contexts(tokenizer, trained, monkeypatch):
     used = np.bincount(sum(tokenizer.encode_batch(pairs(200, 3)), []), minlength=tokenizer.vocab_size) > 0
-    head = {"decoder.0.weight": np.zeros((32, 32)), "decoder.0.bias": np.zeros(32), "decoder.2.beta": np.zeros(32),
-            "decoder.3.bias": np.where(used, 0, -20)}
-    monkeypatch.setattr(mlm_probe, "MIN_GAIN", 0.3)  # 48 of 71 tokens are words: log(71/48) nats are to be had
+    head = {"decoder.0.weight": np.zeros((32, 32)), "decoder.0.bias": np.zeros(32),
+            "decoder.2.beta": np.zeros(32), "decoder.3.bias": np.where(used, 0, -20)}
+    # 48 of 71 tokens are words: log(71/48) nats are to be had
+    monkeypatch.setattr(mlm_probe, "MIN_GAIN", 0.3)
     verdict = mlm_probe.probe(with_parameters(fresh(tokenizer), {**trained, **head}), tokenizer, pairs(60, 2))
     assert verdict.head == "frequencies" and abs(verdict.context) < 3
 
@@ -120,7 +122,8 @@ def test_the_judgement_is_about_pairing_and_nothing_else(seed):
     assert mlm_probe.judge(well, knowing, controls, 1000).head == "trained"
     assert mlm_probe.judge(well, knowing, controls, 1000) == mlm_probe.judge(well, knowing, controls, 1000)
     # Random heads that match tokens to contexts as well show that the body does it.
-    assert mlm_probe.judge(well, knowing, [control + 2 * np.eye(60) for control in controls], 1000).head == "frequencies"
+    assert mlm_probe.judge(well, knowing, [control + 2 * np.eye(60) for control in controls],
+                           1000).head == "frequencies"
     for hopeless in (np.full((60, 60), np.nan), np.zeros((60, 60))):
         assert mlm_probe.judge(badly, hopeless, controls, 1000).head == "random"
 
@@ -130,7 +133,8 @@ def test_masks_are_single_words_that_do_not_repeat_too_often(tokenizer):
     starts = tokenizer.word_starts()
     for row, position, token in zip(rows, positions, truth):
         assert row[position] == tokenizer.mask_id and starts[token] and token not in tokenizer.special_ids
-        assert (row == tokenizer.mask_id).sum() == 1 and row[0] == tokenizer.bos_id and row[-1] == tokenizer.eos_id
+        assert (row == tokenizer.mask_id).sum() == 1 and row[0] == tokenizer.bos_id and row[
+                                                                                            -1] == tokenizer.eos_id
         assert position + 1 == len(row) - 1 or starts[row[position + 1]]
     assert np.bincount(truth).max() <= 2
     with pytest.raises(BortError, match="--text"):
@@ -194,13 +198,15 @@ def test_damage_is_found(tmp_path):
 
     for name, change, failing in (("nan", nan, "finite values"),
                                   ("missing", lambda arrays: arrays.pop("decoder.0.bias"), "shapes"),
-                                  ("extra", lambda arrays: arrays.update(more=np.zeros(3, "float32")), "shapes")):
+                                  ("extra", lambda arrays: arrays.update(more=np.zeros(3, "float32")),
+                                   "shapes")):
         bort.save(tiny_bert(), tmp_path / name)
         damage(tmp_path / name, change)
         found = outcomes(verify(tmp_path / name))
         assert found["checksum"] == found[failing] == "failed"
     bort.save(tiny_bert(), tmp_path / "tied")
-    damage(tmp_path / "tied", lambda arrays: arrays.update({"decoder.3.weight": arrays["word_embed.0.weight"] + 1}))
+    damage(tmp_path / "tied",
+           lambda arrays: arrays.update({"decoder.3.weight": arrays["word_embed.0.weight"] + 1}))
     assert run_command(main, ["verify", str(tmp_path / "tied")]) == 2
 
 
@@ -250,8 +256,11 @@ def test_inspect_tells_what_a_folder_holds(tokenizer, tmp_path, capsys):
                                    "mlm_head": counts["mlm_head"], "classifier": classifier,
                                    "total": counts["total"] + classifier}
     assert found["architecture"] == "1,2,32,32" and found["kind"] == "model folder of a classifier"
-    assert found["checksum"] == "as recorded" and found["dtypes"] == ["float32"] and found["mlm_head"] == "untrained"
-    assert found["tokenizer"]["fingerprint"] == tokenizer.fingerprint and found["records"] == {"training": {"lr": 0.1}}
+    assert found["checksum"] == "as recorded" and found["dtypes"] == ["float32"] and found[
+                                                                                           "mlm_head"] == "untrained"
+    assert found["tokenizer"]["fingerprint"] == tokenizer.fingerprint and found["records"] == {
+                                                                                               "training": {
+                                                                                                            "lr": 0.1}}
     assert found["head"]["kind"] == "linear_extra" and found["head"]["task"] == "CoLA"
     assert run_command(main, ["inspect", str(tmp_path / "m")]) == 0
     printed = capsys.readouterr().out
@@ -265,13 +274,15 @@ def test_inspect_tells_what_a_folder_holds(tokenizer, tmp_path, capsys):
 def test_inspect_takes_bare_files_and_hugging_faces_folders(tmp_path, capsys):
     released_file(tmp_path / "bort.params", tiny_bert(), "float16")
     found = inspect(tmp_path / "bort.params", architecture="2,2,8,12")
-    assert found["dtypes"] == ["float16"] and found["kind"] == "bare parameter file" and found["tokenizer"] is None
+    assert found["dtypes"] == ["float16"] and found["kind"] == "bare parameter file" and found[
+                                                                                               "tokenizer"] is None
     assert found["checksum"] == "not recorded" and found["mlm_head"] == "trained"
     assert run_command(main, ["inspect", str(tmp_path / "bort.params")]) == 2
     assert "--architecture" in capsys.readouterr().err
     export_folder(tmp_path / "bort.params", tmp_path / "hf", heads=2)
     foreign = inspect(tmp_path / "hf")
-    assert foreign["kind"].startswith("Hugging Face folder (bert)") and foreign["parameters"] == found["parameters"]
+    assert foreign["kind"].startswith("Hugging Face folder (bert)") and foreign["parameters"] == found[
+                                                                                                       "parameters"]
     assert run_command(main, ["inspect", str(tmp_path / "hf")]) == 0
     assert "python -m bort.huggingface import" in capsys.readouterr().out
     assert run_command(main, ["verify", str(tmp_path / "hf")]) == 2

@@ -71,7 +71,8 @@ def test_released_files_load_bare(tmp_path):
     half = bort.load(tmp_path / "half.params", heads=2)
     assert all(array.dtype == np.float32 for array in parameter_arrays(half).values())
     for name, array in parameter_arrays(half).items():
-        np.testing.assert_array_equal(array, parameter_arrays(model)[name].astype("float16").astype("float32"))
+        np.testing.assert_array_equal(array,
+                                      parameter_arrays(model)[name].astype("float16").astype("float32"))
 
 
 @pytest.mark.parametrize("dropout", [True, False])
@@ -93,8 +94,8 @@ def test_missing_extra_and_misshapen_parameters_are_reported_together(tmp_path):
     write_ndarrays(tmp_path / "x.params", arrays)
     with pytest.raises(BortError) as caught:
         bort.load(tmp_path / "x.params", heads=2)
-    for part in ("missing decoder.0.weight (8, 8)", "missing encoder.layer_norm.beta (8,)", "extra pooler.weight (8, 8)",
-                 "decoder.3.bias is (41,) instead of (40,)", "x.params"):
+    for part in ("missing decoder.0.weight (8, 8)", "missing encoder.layer_norm.beta (8,)",
+                 "extra pooler.weight (8, 8)", "decoder.3.bias is (41,) instead of (40,)", "x.params"):
         assert part in str(caught.value)
 
 
@@ -128,12 +129,17 @@ def test_a_damaged_folder_is_a_clear_error(tmp_path):
         bort.load(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"format_version": 99}, "format_version 99"), ({"format": "other"}, "not the config"), ({"vocab_size": "x"}, "vocab_size"),
-    ({"vocab_size": 10 ** 12}, "vocab_size"), ({"architecture": {"depth": 2}}, "exactly the keys"),
-    ({"architecture": {"depth": 100000, "heads": 2, "hidden": 8, "intermediate": 12}}, "layers"),
-    ({"head": 3}, "head"), ({"head": {"kind": "linear"}}, "output"), ({"dropout": 1.5}, "dropout"),
-    ({"max_length": 0}, "max_length"), ({"layer_norm_eps": None}, "layer_norm_eps"), ({"vocab_size": 39}, "instead of")])
+@pytest.mark.parametrize("change, message", [({"format_version": 99}, "format_version 99"),
+                                             ({"format": "other"}, "not the config"),
+                                             ({"vocab_size": "x"}, "vocab_size"),
+                                             ({"vocab_size": 10 ** 12}, "vocab_size"),
+                                             ({"architecture": {"depth": 2}}, "exactly the keys"),
+                                             ({"architecture": {"depth": 100000, "heads": 2, "hidden": 8,
+                                                                "intermediate": 12}}, "layers"),
+                                             ({"head": 3}, "head"), ({"head": {"kind": "linear"}}, "output"),
+                                             ({"dropout": 1.5}, "dropout"), ({"max_length": 0}, "max_length"),
+                                             ({"layer_norm_eps": None}, "layer_norm_eps"),
+                                             ({"vocab_size": 39}, "instead of")])
 def test_a_wrong_config_is_a_clear_error(tmp_path, change, message):
     folder = bort.save(tiny_bert(0), tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
@@ -158,14 +164,14 @@ def test_mxnet_and_gluonnlp_read_our_files(tmp_path):
     from gluonnlp.model import BERTEncoder, BERTModel
 
     released_file(tmp_path / "bort.params", tiny_bert(4, mlm_layer_norm_eps=1e-5))
-    encoder = BERTEncoder(num_layers=2, units=8, hidden_size=12, max_length=MAX_LENGTH, num_heads=2, dropout=0.0,
-                          layer_norm_eps=1e-5)
+    encoder = BERTEncoder(num_layers=2, units=8, hidden_size=12, max_length=MAX_LENGTH, num_heads=2,
+                          dropout=0.0, layer_norm_eps=1e-5)
     twin = BERTModel(encoder, VOCAB, units=8, embed_size=8, use_pooler=False, use_token_type_embed=False,
                      use_classifier=False)
     twin.load_parameters(str(tmp_path / "bort.params"))
     ids, valid, positions = tiny_batch()
-    np.testing.assert_allclose(twin(ids, None, valid, positions)[0].asnumpy(), tiny_bert(4)(ids, valid).asnumpy(),
-                               atol=2e-5)
+    np.testing.assert_allclose(twin(ids, None, valid, positions)[0].asnumpy(),
+                               tiny_bert(4)(ids, valid).asnumpy(), atol=2e-5)
 
 
 def test_load_or_initialize_takes_both(tmp_path):

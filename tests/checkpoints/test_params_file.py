@@ -14,9 +14,10 @@ from bort.errors import BortError
 
 def some_arrays():
     rng = np.random.default_rng(0)
-    return {"a.weight": rng.normal(size=(3, 4)).astype("float32"), "b": rng.normal(size=(2,)).astype("float16"),
-            "c": np.arange(6, dtype="int32").reshape(1, 2, 3), "d": np.arange(3, dtype="int64"),
-            "é": np.zeros((2, 0), dtype="float64"), "u": np.arange(4, dtype="uint8")}
+    return {"a.weight": rng.normal(size=(3, 4)).astype("float32"),
+            "b": rng.normal(size=(2,)).astype("float16"), "c": np.arange(6, dtype="int32").reshape(1, 2, 3),
+            "d": np.arange(3, dtype="int64"), "é": np.zeros((2, 0), dtype="float64"),
+            "u": np.arange(4, dtype="uint8")}
 
 
 def test_mxnet_reads_what_we_write_and_we_what_it_writes(tmp_path):

@@ -55,7 +55,8 @@ def test_the_presets_are_the_published_architectures():
 
 
 @pytest.mark.parametrize("place", ["home", "mxnet", "bort", "bort models", "root"])
-@pytest.mark.parametrize("file", ["bort.params", "bort_4_8_768_1024.params", f"bort_4_8_768_1024_{published.DATASET}.params"])
+@pytest.mark.parametrize("file", ["bort.params", "bort_4_8_768_1024.params",
+                                  f"bort_4_8_768_1024_{published.DATASET}.params"])
 def test_weights_are_found_where_gluonnlp_and_we_keep_them(tmp_path, monkeypatch, place, file):
     folder = {"home": tmp_path / "home" / ".mxnet" / "models", "mxnet": tmp_path / "mx" / "models",
               "bort": tmp_path / "b", "bort models": tmp_path / "b" / "models", "root": tmp_path / "r"}[place]
@@ -65,8 +66,8 @@ def test_weights_are_found_where_gluonnlp_and_we_keep_them(tmp_path, monkeypatch
     if place.startswith("bort"):
         monkeypatch.setenv("BORT_HOME", str(tmp_path / "b"))
     released_file(folder / file, tiny_bert(5), "float16")
-    model, vocab = bort.get_model("bort_4_8_768_1024", dataset_name=published.DATASET, pretrained=True, ctx=None,
-                                  use_pooler=True, use_decoder=False, use_classifier=False,
+    model, vocab = bort.get_model("bort_4_8_768_1024", dataset_name=published.DATASET, pretrained=True,
+                                  ctx=None, use_pooler=True, use_decoder=False, use_classifier=False,
                                   root=folder if place == "root" else None)
     assert isinstance(model, Bert) and model.mlm_layer_norm_eps == 1e-12 and model.layer_norm_eps == 1e-5
     np.testing.assert_array_equal(parameter_arrays(model)["encoder.position_weight"],
@@ -95,12 +96,15 @@ def test_pretrained_takes_a_path_or_nothing(tmp_path):
     released_file(tmp_path / "x.params", tiny_bert(7))
     model, _ = bort.get_model("bort_4_8_768_1024", pretrained=str(tmp_path / "x.params"), root=tmp_path)
     assert same(model, tiny_bert(7))
-    fresh = [bort.get_model("bort_2_16_512_1024", pretrained=False, root=tmp_path, seed=seed)[0] for seed in (1, 1, 2)]
+    fresh = [bort.get_model("bort_2_16_512_1024", pretrained=False, root=tmp_path, seed=seed)[0]
+             for seed in (1, 1, 2)]
     assert same(*fresh[:2]) and not same(*fresh[1:])
     vocab = published.vocab_of(TOKENS)
-    assert bort.get_model("bort_2_16_512_1024", vocab=vocab, pretrained=False, root=tmp_path / "empty")[1] is vocab
+    assert bort.get_model("bort_2_16_512_1024", vocab=vocab, pretrained=False,
+                          root=tmp_path / "empty")[1] is vocab
     with pytest.raises(BortError, match="40 ids, the vocabulary 39"):
-        bort.get_model("bort_4_8_768_1024", vocab=published.vocab_of(TOKENS[:-2] + ["<mask>"]), pretrained=tmp_path / "m")
+        bort.get_model("bort_4_8_768_1024", vocab=published.vocab_of(TOKENS[:-2] + ["<mask>"]),
+                       pretrained=tmp_path / "m")
 
 
 def test_an_imported_folder_counts(tmp_path):
@@ -145,8 +149,8 @@ def test_offline_says_which_files_where_and_from_where(tmp_path, monkeypatch):
         bort.get_model("bort_4_8_768_1024")
     message = str(caught.value)
     home = tmp_path / "home" / ".mxnet" / "models"
-    for part in ("2b804f8f.vocab, or dict.txt, encoder.json, vocab.bpe", str(home), "fairseq/gpt2_bpe/dict.txt",
-                 "BORT_OFFLINE is set"):
+    for part in ("2b804f8f.vocab, or dict.txt, encoder.json, vocab.bpe", str(home),
+                 "fairseq/gpt2_bpe/dict.txt", "BORT_OFFLINE is set"):
         assert part in message
     write_vocabulary(home)
     monkeypatch.setenv("BORT_HOME", str(tmp_path / "b"))
@@ -183,7 +187,8 @@ def test_mirrors_are_tried_in_order_and_checksums_decide(tmp_path, monkeypatch, 
         monkeypatch.setenv("BORT_MIRRORS", f"{site.url}/none,{site.url}/a,{site.url}/b")
         (root / "checksums.json").write_text(json.dumps({"bort.params": hashlib.sha256(weights).hexdigest()}))
         assert same(bort.get_model("bort_4_8_768_1024")[0], tiny_bert(9))
-        assert [path for path, _ in site.requests] == ["/none/bort.params", "/a/bort.params", "/b/bort.params"]
+        assert [path for path, _ in site.requests] == ["/none/bort.params", "/a/bort.params",
+                                                       "/b/bort.params"]
         bort.get_model("bort_4_8_768_1024")
         assert len(site.requests) == 3, "what is there is not fetched again"
         assert "no checksum is known" not in caplog.text
@@ -214,7 +219,8 @@ def test_gluonnlps_archives_are_unpacked_and_checked(tmp_path, monkeypatch, onli
         monkeypatch.setitem(published.MODELS, "roberta_12_768_12", entry)
         model, _ = bort.get_model("roberta_12_768_12", root=root)
         assert same(model, tiny_bert(9)) and model.mlm_layer_norm_eps == 1e-5
-        assert sorted(path.suffix for path in root.iterdir() if not path.name.startswith(".")) == [".params", ".vocab"]
+        assert sorted(path.suffix for path in root.iterdir() if not path.name.startswith(".")) == [".params",
+                                                                                                   ".vocab"]
         (root / f"{name}-{digest[:8]}.params").unlink()
         monkeypatch.setitem(published.MODELS, "roberta_12_768_12", entry._replace(sha1="0" * 40))
         with pytest.raises(BortError, match="SHA1"):
@@ -243,7 +249,8 @@ def test_the_flags_that_the_readme_promises_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.split("### The original scripts' flags")[1].split("\n## ")[0]
     cells = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
-    ours = set(re.findall(r"--[a-z-]+", " ".join(part for cell in cells for part in re.findall(r"`([^`]+)`", cell))))
+    ours = set(re.findall(r"--[a-z-]+", " ".join(part for cell in cells for part in re.findall(r"`([^`]+)`",
+                                                                                               cell))))
     assert len(ours) > 40
     known = ""
     for command in (["run_finetune.py"], ["run_pretrain.py"], ["-m", "bort.text", "prepare"]):

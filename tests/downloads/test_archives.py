@@ -41,7 +41,8 @@ def special(name, kind, target=""):
 
 
 def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
+            if path.is_file()}
 
 
 def nothing_left(tmp_path, archive):
@@ -108,7 +109,8 @@ def test_links_and_devices_in_a_zip_are_refused(kind, tmp_path):
 
 
 def test_a_link_cannot_be_written_through_a_directory_of_the_same_name(tmp_path):
-    archive = make_tar(tmp_path / "a.tar", [(special("d", tarfile.SYMTYPE, "/tmp"), None), ("d/evil", b"1")], "w")
+    archive = make_tar(tmp_path / "a.tar", [(special("d", tarfile.SYMTYPE, "/tmp"), None), ("d/evil", b"1")],
+                       "w")
     with pytest.raises(BortError, match="link"):
         extract(archive, tmp_path / "out")
 

@@ -86,18 +86,21 @@ def test_a_patched_file_with_a_wrong_checksum_is_fetched_whole_once_more(tmp_pat
 def test_a_complete_part_needs_only_its_checksum(tmp_path):
     with serve(Site({"/data.bin": BODY})) as site:
         (tmp_path / "target.bin.part").write_bytes(BODY)
-        (tmp_path / "target.bin.part.json").write_text(json.dumps({"url": f"{site.url}/data.bin", "validator": '"v1"'}))
+        (tmp_path / "target.bin.part.json").write_text(json.dumps({"url": f"{site.url}/data.bin",
+                                                                   "validator": '"v1"'}))
         assert get(site, tmp_path).read_bytes() == BODY and len(site.requests) == 1
     with serve(Site({"/data.bin": BODY})) as site:
         (tmp_path / "target.bin").unlink()
         (tmp_path / "target.bin.part").write_bytes(BODY + b"too much")
-        (tmp_path / "target.bin.part.json").write_text(json.dumps({"url": f"{site.url}/data.bin", "validator": '"v1"'}))
+        (tmp_path / "target.bin.part.json").write_text(json.dumps({"url": f"{site.url}/data.bin",
+                                                                   "validator": '"v1"'}))
         assert get(site, tmp_path).read_bytes() == BODY
 
 
 def test_truncated_and_overlong_bodies_are_noticed(tmp_path):
     with serve(Site({"/data.bin": BODY}, lie_about_length=10, etag=None)) as site:
-        with pytest.raises(BortError, match="given up .*: the connection ended after 512,000 of 512,010 bytes"):
+        with pytest.raises(BortError,
+                           match="given up .*: the connection ended after 512,000 of 512,010 bytes"):
             get(site, tmp_path, sha256=None)
     with serve(Site({"/data.bin": BODY}, announce=False)) as site:
         with pytest.raises(BortError, match="sends more than the 1,000 bytes"):
@@ -129,7 +132,8 @@ def test_passing_errors_are_tried_again_and_final_ones_are_not(tmp_path):
 
 
 def test_redirects_are_followed_to_http_only_and_not_for_ever(tmp_path):
-    redirects = {"/moved": "/data.bin", "/loop": "/loop", "/local": "file:///etc/passwd", "/ftp": "ftp://127.0.0.1/x"}
+    redirects = {"/moved": "/data.bin", "/loop": "/loop", "/local": "file:///etc/passwd",
+                 "/ftp": "ftp://127.0.0.1/x"}
     with serve(Site({"/data.bin": BODY}, redirects=redirects)) as site:
         assert get(site, tmp_path, "moved").read_bytes() == BODY
         for name, message in (("loop", "answered 302"), ("local", "not allowed"), ("ftp", "not followed")):

@@ -1,4 +1,5 @@
-"""Compiled inference gives what the model gives, for every form, head and shape, and follows further training."""
+"""Compiled inference gives what the model gives, for every form, head and shape, and follows further
+training."""
 from __future__ import annotations
 
 import json
@@ -17,7 +18,8 @@ from tests.tiny import MAX_LENGTH, TINY, VOCAB, tiny_batch, tiny_bert
 
 WIDE = Architecture(3, 4, 16, 20)
 EXACT = bool(mxnet_compiled.cpu_flags().intersection(mxnet_compiled.EXACT_INT8_FLAGS))
-exact_int8 = pytest.mark.skipif(not EXACT, reason="this CPU adds 8-bit products in 16 bits, where they can overflow")
+exact_int8 = pytest.mark.skipif(not EXACT,
+                                reason="this CPU adds 8-bit products in 16 bits, where they can overflow")
 
 
 def tiny_classifier(head="linear", outputs=3, architecture=TINY, seed=0):
@@ -114,8 +116,8 @@ def test_refresh_follows_training(form):
 def test_what_the_model_refuses_is_refused():
     compiled = compile_for_inference(tiny_bert(0))
     for ids, valid, message in (([[0, VOCAB]], [2], "token id"), ([[0, 1]], [3], "valid_length"),
-                                ([[0, 1]], [0], "valid_length"), ([[0] * (MAX_LENGTH + 1)], [1], "max_length"),
-                                ([0, 1], [1], "shape")):
+                                ([[0, 1]], [0], "valid_length"),
+                                ([[0] * (MAX_LENGTH + 1)], [1], "max_length"), ([0, 1], [1], "shape")):
         with pytest.raises(BortError, match=message):
             compiled(np.array(ids), np.array(valid, dtype="float32"))
 
@@ -139,7 +141,8 @@ def test_trim_keeps_what_counts():
 
 
 def hold_int8_beside_float32(attention, largest, states, logits):
-    """``largest``: difference allowed of the largest state; ``states`` and ``logits``: correlations to exceed."""
+    """``largest``: difference allowed of the largest state; ``states`` and ``logits``: correlations to
+    exceed."""
     model = tiny_bert(0, WIDE)
     calibration = [tuple(a.asnumpy() for a in tiny_batch(seed, 4, 12)[:2]) for seed in range(6)]
     compiled = compile_for_inference(model, "int8", calibration, attention)
@@ -244,7 +247,8 @@ def test_float32_graphs_share_the_weights_of_their_products():
     nodes = json.loads(compiled._symbols[shape].tojson())["nodes"]
     fused_products = [node for node in nodes if node["op"] == "_sg_mkldnn_fully_connected"]
     assert len([node for node in nodes if node["op"] == "FullyConnected"]) == 3 * TINY.depth
-    assert len(fused_products) == TINY.depth and all("gelu" in str(node["subgraphs"]) for node in fused_products)
+    assert len(fused_products) == TINY.depth and all("gelu" in str(node["subgraphs"])
+                                                     for node in fused_products)
     assert any(node["op"].startswith("_sg_mkldnn_selfatt") for node in nodes)
 
 
@@ -252,7 +256,8 @@ def test_a_classifier_trims_its_batches_itself():
     compiled = compile_for_inference(tiny_classifier())
     ids, valid, _ = tiny_batch(0, 3, 20)
     wide = compiled(ids, mx.nd.array([5.0, 16, 3]))
-    np.testing.assert_allclose(wide.asnumpy(), compiled(ids[:, :16], mx.nd.array([5.0, 16, 3])).asnumpy(), atol=1e-6)
+    np.testing.assert_allclose(wide.asnumpy(), compiled(ids[:, :16], mx.nd.array([5.0, 16, 3])).asnumpy(),
+                               atol=1e-6)
     assert [shape.length for shape in compiled._graphs] == [16] and compiled.num_outputs == 3
 
 

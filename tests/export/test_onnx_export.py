@@ -26,7 +26,8 @@ from bort.text.tokenizers.loading import train_sentencepiece
 from tests.tiny import MAX_LENGTH, TINY, VOCAB, tiny_batch, tiny_bert
 
 WIDE = Architecture(3, 4, 16, 20)
-SENTENCES = [f"the {a} film was {b}" for a in ("slow", "long", "first", "new") for b in ("good", "bad", "dull", "fine")]
+SENTENCES = [f"the {a} film was {b}" for a in ("slow", "long", "first", "new") for b in ("good", "bad",
+                                                                                         "dull", "fine")]
 
 
 def tiny_classifier(head="pooled", architecture=TINY, seed=0):
@@ -66,7 +67,8 @@ def test_encoder_and_mlm_equal_the_model(tmp_path, architecture):
         ours = encoder(ids.asnumpy(), valid.asnumpy())
         np.testing.assert_allclose(ours, sequence.asnumpy(), atol=2e-5)
         assert (ours[sequence.asnumpy() == 0] == 0).all()
-        np.testing.assert_allclose(mlm(ids.asnumpy(), valid.asnumpy(), positions.asnumpy()), logits.asnumpy(), atol=1e-4)
+        np.testing.assert_allclose(mlm(ids.asnumpy(), valid.asnumpy(), positions.asnumpy()), logits.asnumpy(),
+                                   atol=1e-4)
 
 
 @pytest.mark.parametrize("head", list(HEADS))
@@ -141,7 +143,8 @@ def test_a_wrong_8_bit_file_is_not_written(tmp_path, monkeypatch):
     broken.classifier[3].bias.set_data(broken.classifier[3].bias.data() * float("nan"))
     for wrong in (other, broken):
         graph = exporter.to_onnx(wrong, "classifier", {})
-        monkeypatch.setattr(onnx_quantize, "quantize", lambda given, path, *rest: onnx_quantize.write(graph, path))
+        monkeypatch.setattr(onnx_quantize, "quantize", lambda given, path, *rest: onnx_quantize.write(graph,
+                                                                                                      path))
         with pytest.raises(BortError, match="8-bit form computes something else"):
             exporter.export(model, tmp_path / "model.onnx", int8="dynamic")
         assert (tmp_path / "model.onnx").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
@@ -150,7 +153,8 @@ def test_a_wrong_8_bit_file_is_not_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("method", ["dynamic", "static"])
 def test_honest_8_bits_always_pass(tmp_path, method, outputs):
-    """Even networks whose outputs hardly depend on their input, calibrated on sequences unlike those of the check."""
+    """Even networks whose outputs hardly depend on their input, calibrated on sequences unlike those of the
+    check."""
     batches = [(np.full((2, 6), 7), np.array([6.0, 3.0]))]
     for seed, scale in ((0, 1.0), (2, 1.0), (1, 0.0)):
         model = Classifier(tiny_bert(seed, WIDE, scale=scale), outputs, dropout=0.0)
@@ -168,13 +172,15 @@ def test_static_8_bits_of_the_mlm_part(tmp_path):
 
 
 def test_another_tokenizer_in_the_folder_is_left_alone(tmp_path):
-    first, second = (train_sentencepiece(texts, 50) for texts in (SENTENCES, [text.upper() for text in SENTENCES]))
+    first, second = (train_sentencepiece(texts, 50) for texts in (SENTENCES,
+                                                                  [text.upper() for text in SENTENCES]))
     second.save(tmp_path)
     model = Bert(TINY, first.vocab_size, max_length=MAX_LENGTH)
     initialize(model, 0)
     with pytest.raises(BortError, match="holds another tokenizer"):
         exporter.export(model, tmp_path / "x.onnx", tokenizer=first)
-    assert not (tmp_path / "x.onnx").exists() and bort.load_tokenizer(tmp_path).fingerprint == second.fingerprint
+    assert not (tmp_path / "x.onnx").exists() and bort.load_tokenizer(
+                                                                      tmp_path).fingerprint == second.fingerprint
     exporter.export(model, tmp_path / "x.onnx", tokenizer=second)
 
 
@@ -186,7 +192,8 @@ def test_unwritable_folders_threads_and_damaged_settings(tmp_path, monkeypatch):
     for value in ("2,1", "", "all", " 1 "):
         monkeypatch.setenv("OMP_NUM_THREADS", value)
         assert OnnxRunner(tmp_path / "x.onnx").part == "encoder"
-    for settings in ("{", "[]", "{}", '{"part": "classifier"}', '{"part": "x", "vocab_size": 5, "max_length": 5}'):
+    for settings in ("{", "[]", "{}", '{"part": "classifier"}',
+                     '{"part": "x", "vocab_size": 5, "max_length": 5}'):
         model = exporter.to_onnx(tiny_bert(0), "encoder", {})
         next(entry for entry in model.metadata_props if entry.key == "settings").value = settings
         (tmp_path / "damaged.onnx").write_bytes(model.SerializeToString())
@@ -199,8 +206,9 @@ def test_the_runner_refuses_what_the_model_refuses(tmp_path):
     exporter.export(tiny_bert(0), tmp_path / "m.onnx", "mlm")
     encoder, mlm = OnnxRunner(tmp_path / "e.onnx"), OnnxRunner(tmp_path / "m.onnx")
     for ids, valid, message in (([[0, VOCAB]], [2], "token id 40"), ([[0, -1]], [2], "token id -1"),
-                                ([[0]], [2], "valid_length 2"), ([[0]], [float("nan")], "valid_length"), ([[0] * 25], [1], "max_length"),
-                                ([0], [1], "batch"), ([[0], [1]], [1], "batch")):
+                                ([[0]], [2], "valid_length 2"), ([[0]], [float("nan")], "valid_length"),
+                                ([[0] * 25], [1], "max_length"), ([0], [1], "batch"),
+                                ([[0], [1]], [1], "batch")):
         with pytest.raises(BortError, match=message):
             encoder(np.array(ids), np.array(valid))
     with pytest.raises(BortError, match="takes no masked_positions"):
@@ -240,10 +248,12 @@ def test_calibration_draws_from_files_and_tasks(folder, tmp_path):
     flat = [np.concatenate([ids.ravel() for ids, _ in batches]) for batches in drawn]
     np.testing.assert_array_equal(flat[0], flat[1])
     assert flat[0].shape != flat[2].shape or (flat[0] != flat[2]).any()
-    for source, task, message in ((folder / "glue", None, "--task"), (tmp_path / "none", None, "cannot be read")):
+    for source, task, message in ((folder / "glue", None, "--task"),
+                                  (tmp_path / "none", None, "cannot be read")):
         with pytest.raises(BortError, match=message):
             calibration_batches(source, tokenizer, 16, task)
-    assert [ids.shape for ids, _ in batches_of([np.arange(n) for n in (9, 2, 5)], 1, 24, 2)] == [(2, 8), (1, 16)]
+    assert [ids.shape for ids, _ in batches_of([np.arange(n) for n in (9, 2, 5)], 1, 24, 2)] == [(2, 8),
+                                                                                                 (1, 16)]
 
 
 @pytest.mark.parametrize("extra", [[], ["--int8", "dynamic"], ["--int8", "static", "--calibration", "DATA"]],
@@ -307,7 +317,8 @@ def test_regression_and_foreign_tokenizers(folder, tmp_path):
 def test_the_benchmark_of_8_bits_holds_every_format_against_float32(folder, tmp_path, capsys):
     from benchmarks import int8_accuracy
 
-    given = [f"SST-2={folder / 'model'}", "--data", str(folder), "--calibration", "8", "--folder", str(tmp_path)]
+    given = [f"SST-2={folder / 'model'}", "--data", str(folder), "--calibration", "8", "--folder",
+             str(tmp_path)]
     assert int8_accuracy.main(given) == 0
     record = json.loads((tmp_path / "int8_accuracy.json").read_text())
     rows = record["rows"]
@@ -318,6 +329,7 @@ def test_the_benchmark_of_8_bits_holds_every_format_against_float32(folder, tmp_
         assert row["examples"] == len(SENTENCES) and row["metric"] == "accuracy"
         assert row["dev"] == pytest.approx(found["mxnet float32"]["dev"] - row["lost"], abs=0.02)
         assert row["largest change of a logit"] < 0.5 * row["logits' deviation"]
-    for given, message in (("CoLA", "TASK=FOLDER"), ("X=y", "TASK=FOLDER"), (f"RTE={folder / 'model'}", "SST-2, not for")):
+    for given, message in (("CoLA", "TASK=FOLDER"), ("X=y", "TASK=FOLDER"),
+                           (f"RTE={folder / 'model'}", "SST-2, not for")):
         assert run_command(int8_accuracy.main, [given, "--data", str(folder)]) == 2
         assert message in capsys.readouterr().err

@@ -108,9 +108,10 @@ def test_a_killed_run_goes_on_to_the_same_figures(tmp_path, stop_after):
         return len(calls) == stop_after
 
     with RunFolder(tmp_path / "cut", {}) as run, pytest.raises(KeyboardInterrupt):
-        fine_tune(classifier(dropout=0.1), data, loss_of, Settings(lr=1e-3, epochs=2, batch_size=4), 1, run, 4,
-                  stop_when=stop)
-    model = classifier(seed=9, dropout=0.1)  # whatever it held is replaced by the checkpoint, if there is one yet
+        fine_tune(classifier(dropout=0.1), data, loss_of, Settings(lr=1e-3, epochs=2, batch_size=4), 1, run,
+                  4, stop_when=stop)
+    # whatever it held is replaced by the checkpoint, if there is one yet
+    model = classifier(seed=9, dropout=0.1)
     if stop_after < 4:
         model = classifier(dropout=0.1)
     with RunFolder(tmp_path / "cut", {}, resume=True) as run:
@@ -192,8 +193,8 @@ def workplace(tmp_path_factory):
 
 
 def run(folder, *extra, output="run", code=0):
-    command = ["--task", "SST-2", "--data-dir", str(folder / "SST-2"), "--model", str(folder / "bort"), "--output",
-               str(folder / output), "--lr", "5e-3", "--batch-size", "8", *extra]
+    command = ["--task", "SST-2", "--data-dir", str(folder / "SST-2"), "--model", str(folder / "bort"),
+               "--output", str(folder / output), "--lr", "5e-3", "--batch-size", "8", *extra]
     assert run_command(run_finetune.main, command) == code
     results = folder / output / "results.json"
     return json.loads(results.read_text()) if results.exists() else None
@@ -209,12 +210,16 @@ def test_plain_then_distilled_then_predicted(workplace, capsys):
     lines = (workplace / "teacher" / "predictions" / "SST-2.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction" and len(lines) == 21
 
-    results = run(workplace, "--algorithm", "distill", "--teacher", str(workplace / "teacher" / "model"), "--seeds", "0,1",
-                  "--epochs", "3", output="student")
+    results = run(workplace, "--algorithm", "distill", "--teacher", str(workplace / "teacher" / "model"),
+                  "--seeds", "0,1", "--epochs", "3", output="student")
     assert results["seeds"] == [0, 1] and results["best_seed"] in (0, 1)
-    both = [json.loads((workplace / "student" / f"seed-{seed}" / "results.json").read_text())["metrics"]["dev"]["accuracy"]
+    both = [json.loads((workplace / "student" / f"seed-{seed}" / "results.json").read_text())["metrics"][
+                                                                                                         "dev"][
+                                                                                                                "accuracy"]
             for seed in (0, 1)]
-    assert results["maximum"]["dev"]["accuracy"] == max(both) and results["median"]["dev"]["accuracy"] == np.median(both)
+    assert results["maximum"]["dev"]["accuracy"] == max(both) and results["median"]["dev"][
+                                                                                           "accuracy"] == np.median(
+                                                                                                                    both)
     assert (workplace / "student" / "model" / "model.params").is_file()
 
     # the length of the inputs is remembered, and what exports and predicts takes it from there
@@ -222,7 +227,8 @@ def test_plain_then_distilled_then_predicted(workplace, capsys):
     assert config["training"]["max_length"] == 32 and results["max_length"] == 32
 
     before = (workplace / "teacher" / "predictions" / "SST-2.tsv").read_text()
-    results = run(workplace, "--predict-only", "--model", str(workplace / "teacher" / "model"), output="predicted")
+    results = run(workplace, "--predict-only", "--model", str(workplace / "teacher" / "model"),
+                  output="predicted")
     assert (workplace / "predicted" / "predictions" / "SST-2.tsv").read_text() == before
     assert results["metrics"]["dev"]["accuracy"] > 0.8
 
@@ -232,7 +238,8 @@ def test_the_length_as_trained_reaches_export_and_prediction(workplace):
     from bort.predict.predictor import Predictor
 
     run(workplace, "--epochs", "1", "--max-steps", "2", "--max-length", "12", output="short")
-    run(workplace, "--predict-only", "--model", str(workplace / "short" / "model"), "--max-length", "10", output="shorter")
+    run(workplace, "--predict-only", "--model", str(workplace / "short" / "model"), "--max-length", "10",
+        output="shorter")
     for name, length in (("short", 12), ("shorter", 10)):
         folder = workplace / name / "model"
         assert json.loads((folder / "config.json").read_text())["training"]["max_length"] == length
@@ -247,7 +254,8 @@ def test_agora_is_found_from_the_plain_help(capsys):
         with pytest.raises(SystemExit):
             run_finetune.main([*arguments, "--help"])
         text = capsys.readouterr().out
-        assert "--algorithm agora --help shows its options" in text and ("--held-out-fraction" in text) == there
+        assert "--algorithm agora --help shows its options" in text and (
+                                                                         "--held-out-fraction" in text) == there
 
 
 def test_an_exchanged_model_ends_a_resumed_run(workplace, capsys):
@@ -269,12 +277,13 @@ def test_bad_input_is_exit_code_2_and_saves_nothing_over(workplace, capsys):
     for extra, message in (((), "--resume"), (("--resume", "--lr", "1e-3"), "lr was"),):
         assert run(workplace, *extra, output="first", code=2) == json.loads(kept)
         assert message in capsys.readouterr().err
-    for extra, message in (
-            (("--task", "nonsense"), "unknown task"), (("--data-dir", "/nowhere"), "/nowhere"),
-            (("--model", "/nowhere"), "/nowhere"), (("--seeds", "0,x"), "--seeds"), (("--seeds", "1,1"), "twice"),
-            (("--algorithm", "distill"), "needs --teacher"), (("--teacher", "x"), "takes no --teacher"),
-            (("--max-length", "999"), "--max-length"), (("--lr", "0"), "rate"), (("--epochs", "0"), "--epochs"),
-            (("--predict-only",), "--predict-only"), (("--task", "AX"), "MNLI"), (("--warmup", "2"), "warmup")):
+    for extra, message in ((("--task", "nonsense"), "unknown task"), (("--data-dir", "/nowhere"), "/nowhere"),
+                           (("--model", "/nowhere"), "/nowhere"), (("--seeds", "0,x"), "--seeds"),
+                           (("--seeds", "1,1"), "twice"), (("--algorithm", "distill"), "needs --teacher"),
+                           (("--teacher", "x"), "takes no --teacher"),
+                           (("--max-length", "999"), "--max-length"), (("--lr", "0"), "rate"),
+                           (("--epochs", "0"), "--epochs"), (("--predict-only",), "--predict-only"),
+                           (("--task", "AX"), "MNLI"), (("--warmup", "2"), "warmup")):
         run(workplace, *extra, output="refused", code=2)
         assert message in capsys.readouterr().err, extra
     assert not (workplace / "refused").exists()
@@ -289,15 +298,17 @@ def test_resuming_an_ended_run_changes_nothing(workplace):
 
 
 def command_line(folder, output, *extra):
-    return [sys.executable, str(ROOT / "run_finetune.py"), "--task", "SST-2", "--data-dir", str(folder / "SST-2"), "--model",
-            str(folder / "bort"), "--output", str(folder / output), "--lr", "5e-3", "--epochs", "3", *extra]
+    return [sys.executable, str(ROOT / "run_finetune.py"), "--task", "SST-2", "--data-dir",
+            str(folder / "SST-2"), "--model", str(folder / "bort"), "--output", str(folder / output), "--lr",
+            "5e-3", "--epochs", "3", *extra]
 
 
 def test_killed_with_signal_9_and_resumed_it_ends_the_same(workplace):
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_WAIT_POLICY="passive")
     expected = run(workplace, "--epochs", "3", "--batch-size", "4", output="uncut")
-    process = subprocess.Popen(command_line(workplace, "cut", "--batch-size", "4", "--checkpoint-interval", "3"),
-                               env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command_line(workplace, "cut", "--batch-size", "4", "--checkpoint-interval",
+                                            "3"), env=environment, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     checkpoints = workplace / "cut" / "checkpoints"
     while time.monotonic() < deadline and process.poll() is None:
@@ -306,7 +317,8 @@ def test_killed_with_signal_9_and_resumed_it_ends_the_same(workplace):
             break
         time.sleep(0.02)
     process.wait()
-    resumed = run(workplace, "--epochs", "3", "--batch-size", "4", "--checkpoint-interval", "3", "--resume", output="cut")
+    resumed = run(workplace, "--epochs", "3", "--batch-size", "4", "--checkpoint-interval", "3", "--resume",
+                  output="cut")
     assert resumed["history"] == expected["history"] and resumed["metrics"] == expected["metrics"]
 
 
@@ -322,6 +334,7 @@ def test_two_ranks_equal_one_with_twice_the_batch(workplace):
     assert two["ranks"] == 2
     for ours, theirs in zip(one["history"], two["history"]):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
-    first, second = (parameter_arrays(bort.load(workplace / name / "model")) for name in ("one-rank", "two-ranks"))
+    first, second = (parameter_arrays(bort.load(workplace / name / "model")) for name in ("one-rank",
+                                                                                          "two-ranks"))
     for name, value in first.items():
         np.testing.assert_allclose(second[name], value, atol=2e-3, err_msg=name)

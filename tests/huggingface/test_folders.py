@@ -23,7 +23,8 @@ SHAPES = [Architecture(2, 2, 8, 12), Architecture(1, 4, 16, 8), Architecture(3, 
 
 def trained(architecture=SHAPES[0], seed=3, **options):
     """A Bert with no parameter left as it was initialized, and the epsilons that transformers can express."""
-    return tiny_bert(seed, architecture, mlm_layer_norm_eps=options.pop("mlm_layer_norm_eps", 1e-5), **options)
+    return tiny_bert(seed, architecture, mlm_layer_norm_eps=options.pop("mlm_layer_norm_eps", 1e-5),
+                     **options)
 
 
 def classifier(head, outputs=3, seed=3, **options):
@@ -43,7 +44,8 @@ def rewrite(folder, **changes):
     """Change members of a folder's config.json."""
     config = json.loads((folder / "config.json").read_text())
     config.update(changes)
-    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value != "absent"}))
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value
+                                                    != "absent"}))
 
 
 def retensor(folder, change, dtype="float32"):
@@ -74,8 +76,8 @@ def test_a_round_trip_is_exact(tmp_path, architecture, layout):
     import_folder(tmp_path / "hf", tmp_path / "back")
     back = bort.load(tmp_path / "back")
     assert equal(model, back)
-    assert (back.architecture, back.max_length, back.vocab_size, back.layer_norm_eps, back.mlm_layer_norm_eps) == (
-        architecture, MAX_LENGTH, VOCAB, 1e-5, 1e-5)
+    assert (back.architecture, back.max_length, back.vocab_size, back.layer_norm_eps,
+            back.mlm_layer_norm_eps) == (architecture, MAX_LENGTH, VOCAB, 1e-5, 1e-5)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["max_position_embeddings"] == MAX_LENGTH + (2 if layout == "roberta" else 0)
     assert config["type_vocab_size"] == 1 and config["architectures"] == [f"{layout.capitalize()}ForMaskedLM"]
@@ -158,8 +160,8 @@ def test_the_tokenizer_goes_along_and_the_card_tells_the_runs_own_figures(tmp_pa
     export_folder(tmp_path / "run" / "model", tmp_path / "hf")
     card = (tmp_path / "hf" / "README.md").read_text()
     for part in ("| dev | mcc | 0.5124 |", "task CoLA, seed 3", '"trained_on": "three | lines"', '"steps": 7',
-                 "⟨2, 2, 8, 12⟩", "BertForSequenceClassification", tokenizer.fingerprint[:16], "linear, 2 outputs",
-                 "MLM head", "The tokenizer here does so by itself"):
+                 "⟨2, 2, 8, 12⟩", "BertForSequenceClassification", tokenizer.fingerprint[:16],
+                 "linear, 2 outputs", "MLM head", "The tokenizer here does so by itself"):
         assert part in card
     assert card.startswith("---\n")
     report = import_folder(tmp_path / "hf", tmp_path / "back")
@@ -183,7 +185,8 @@ def test_no_tokenizer_is_a_warning(exported, tmp_path, caplog):
 def test_the_commands(exported, tmp_path, capsys):
     assert run_command(main, ["import", str(exported), str(tmp_path / "back")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "back")
-    assert run_command(main, ["export", str(tmp_path / "back"), str(tmp_path / "hf2"), "--dtype", "float16"]) == 0
+    assert run_command(main, ["export", str(tmp_path / "back"), str(tmp_path / "hf2"), "--dtype",
+                              "float16"]) == 0
     assert run_command(main, ["import", str(tmp_path / "none"), str(tmp_path / "x")]) == 2
     assert run_command(main, ["import", str(exported), str(exported)]) == 2
     assert run_command(main, ["export", str(tmp_path / "back"), str(tmp_path / "back")]) == 2
@@ -198,7 +201,8 @@ def test_missing_and_untrained_mlm_heads_are_marked(exported, tmp_path, caplog):
     rewrite(exported, architectures=["BertModel"])
     import_folder(exported, tmp_path / "a", seed=1)
     import_folder(exported, tmp_path / "b", seed=1)
-    assert json.loads((tmp_path / "a" / "config.json").read_text())["mlm_head"] == "absent" and "RANDOM" in caplog.text
+    assert json.loads((tmp_path / "a" / "config.json").read_text())[
+                                                                    "mlm_head"] == "absent" and "RANDOM" in caplog.text
     assert equal(bort.load(tmp_path / "a"), bort.load(tmp_path / "b"))
     assert equal(bort.load(tmp_path / "a"), trained(), only="encoder")
     fresh = Bert(SHAPES[0], VOCAB, MAX_LENGTH)
@@ -253,11 +257,13 @@ def test_other_parts_are_reported_or_refused(exported, tmp_path):
     report = import_folder(exported, tmp_path / "a")
     assert any("bert.pooler, cls.seq_relationship" in note for note in report.notes)
     assert equal(bort.load(tmp_path / "a"), trained())
-    retensor(exported, lambda tensors: {**tensors, "cls.predictions.decoder.bias": tensors["cls.predictions.bias"] + 1})
+    retensor(exported,
+             lambda tensors: {**tensors, "cls.predictions.decoder.bias": tensors["cls.predictions.bias"] + 1})
     with pytest.raises(BortError, match="differ"):
         import_folder(exported, tmp_path / "x")
-    retensor(exported, lambda tensors: {**{name: array for name, array in tensors.items() if "decoder" not in name},
-                                        "qa_outputs.weight": np.zeros((2, 8))})
+    retensor(exported,
+             lambda tensors: {**{name: array for name, array in tensors.items() if "decoder" not in name},
+                              "qa_outputs.weight": np.zeros((2, 8))})
     rewrite(exported, architectures=["BertForQuestionAnswering"])
     with pytest.raises(BortError, match="BertForQuestionAnswering.*--body-only"):
         import_folder(exported, tmp_path / "x")
@@ -271,8 +277,9 @@ def test_other_parts_are_reported_or_refused(exported, tmp_path):
 
 def test_names_of_old_checkpoints_are_understood(exported, tmp_path):
     def old(tensors):
-        return {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
-                for name, array in tensors.items()}
+        return {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias",
+                                                                            "LayerNorm.beta"): array for name,
+                array in tensors.items()}
 
     retensor(exported, old)
     import_folder(exported, tmp_path / "a")

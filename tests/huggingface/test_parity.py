@@ -29,8 +29,9 @@ def gluonnlp_network(layout, architecture):
     from bort.backend.mxnet import mx
 
     a = architecture
-    encoder = BERTEncoder(num_layers=a.depth, units=a.hidden, hidden_size=a.intermediate, max_length=MAX_LENGTH,
-                          num_heads=a.heads, dropout=0.0, layer_norm_eps=1e-12 if layout == "bert" else 1e-5)
+    encoder = BERTEncoder(num_layers=a.depth, units=a.hidden, hidden_size=a.intermediate,
+                          max_length=MAX_LENGTH, num_heads=a.heads, dropout=0.0, layer_norm_eps=1e-12
+                          if layout == "bert" else 1e-5)
     kind, options = (BERTModel, {"token_type_vocab_size": 2}) if layout == "bert" else (RoBERTaModel, {})
     network = kind(encoder, VOCAB, units=a.hidden, embed_size=a.hidden, **options)
     network.initialize()
@@ -39,7 +40,8 @@ def gluonnlp_network(layout, architecture):
     network(ids, *types, valid, positions)  # the shapes are known after a first use
     rng = np.random.default_rng(a.hidden)
     for _, parameter in sorted(network._collect_params_with_prefix().items()):
-        parameter.set_data(parameter.data() + mx.nd.array(rng.normal(0, 0.3, parameter.shape), dtype="float32"))
+        parameter.set_data(parameter.data() + mx.nd.array(rng.normal(0, 0.3, parameter.shape),
+                                                          dtype="float32"))
     outputs = network(ids, *types, valid, positions)
     return network, [output.asnumpy() for output in (outputs[0], outputs[-1])]
 
@@ -117,8 +119,8 @@ def theirs(model, layout, **options):
     mask = (np.arange(ids.shape[1])[None] < valid[:, None]).astype("int64")
     positions = torch.arange(ids.shape[1])[None].expand(len(ids), -1) + (2 if layout == "roberta" else 0)
     with torch.no_grad():
-        return mask, model(torch.tensor(ids.astype("int64")), attention_mask=torch.tensor(mask), position_ids=positions,
-                           **options)
+        return mask, model(torch.tensor(ids.astype("int64")), attention_mask=torch.tensor(mask),
+                           position_ids=positions, **options)
 
 
 def same_outputs(model, twin, layout):
@@ -128,7 +130,9 @@ def same_outputs(model, twin, layout):
     sequence, logits = model(ids, valid, positions)
     close(sequence.asnumpy(), output.hidden_states[-1].numpy() * mask[..., None])
     logits_there = output.logits if hasattr(output, "logits") else output.prediction_logits
-    close(logits.asnumpy(), np.take_along_axis(logits_there.numpy(), positions.asnumpy().astype("int64")[..., None], 1))
+    close(logits.asnumpy(), np.take_along_axis(logits_there.numpy(), positions.asnumpy().astype("int64")[...,
+                                                                                                         None],
+                                               1))
     return logits_there.numpy() * mask[..., None]
 
 
@@ -151,7 +155,8 @@ def test_masked_language_models_agree_with_transformers(hub, tmp_path, layout, a
 
 @pytest.mark.parametrize("layout", ["bert", "roberta"])
 def test_there_and_back_again_is_bit_exact(hub, tmp_path, layout):
-    """transformers' file, ours, transformers': every value it computes with is the same; so is the file after that."""
+    """transformers' file, ours, transformers': every value it computes with is the same; so is the file after
+    that."""
     import torch
 
     kind = {"bert": hub.BertForMaskedLM, "roberta": hub.RobertaForMaskedLM}[layout]
@@ -200,8 +205,10 @@ def test_half_precision_agrees(hub, tmp_path, layout):
 
 @pytest.mark.parametrize("layout", ["bert", "roberta"])
 def test_classifiers_agree_with_transformers(hub, tmp_path, layout):
-    kind = {"bert": hub.BertForSequenceClassification, "roberta": hub.RobertaForSequenceClassification}[layout]
-    twin = shaken(kind(settings_of(hub, layout, SHAPES[0], num_labels=3, id2label={0: "yes", 1: "no", 2: "maybe"},
+    kind = {"bert": hub.BertForSequenceClassification,
+            "roberta": hub.RobertaForSequenceClassification}[layout]
+    twin = shaken(kind(settings_of(hub, layout, SHAPES[0], num_labels=3,
+                                   id2label={0: "yes", 1: "no", 2: "maybe"},
                                    label2id={"yes": 0, "no": 1, "maybe": 2})))
     twin.save_pretrained(tmp_path / "hf")
     import_folder(tmp_path / "hf", tmp_path / "m")
@@ -266,7 +273,8 @@ def test_the_pipelines_inputs_agree_too(hub, tmp_path, real_data, layout):
     assert "token_type_ids" not in batch
     assert there("is <mask>.")["input_ids"] == [0, 354, 50264, 4, 2]
     with torch.no_grad():
-        output = hub.AutoModelForMaskedLM.from_pretrained(tmp_path / "hf").eval()(**batch, output_hidden_states=True)
+        output = hub.AutoModelForMaskedLM.from_pretrained(tmp_path / "hf").eval()(**batch,
+                                                                                  output_hidden_states=True)
     ids = mx.nd.array(batch["input_ids"].numpy(), dtype="int32")
     mask = batch["attention_mask"].numpy()
     ours = model(ids, mx.nd.array(mask.sum(axis=1), dtype="float32")).asnumpy()

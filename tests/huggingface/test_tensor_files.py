@@ -1,4 +1,5 @@
-"""Tensor files of the outside world: agreement with the safetensors library, and files and folders that lie."""
+"""Tensor files of the outside world: agreement with the safetensors library, and files and folders that
+lie."""
 from __future__ import annotations
 
 import json
@@ -36,7 +37,8 @@ def test_files_agree_with_the_safetensors_library(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"a": rng.normal(size=(3, 5)).astype("float32"), "b": rng.normal(size=()).astype("float32"),
               "none": np.zeros((0, 4), "float32"), "ü": rng.normal(size=(2, 1, 2)).astype("float32")}
-    write_safetensors(tmp_path / "ours.safetensors", arrays, {name: array.shape for name, array in arrays.items()})
+    write_safetensors(tmp_path / "ours.safetensors", arrays,
+                      {name: array.shape for name, array in arrays.items()})
     library.save_file({**arrays, "half": arrays["a"].astype("float16"), "ids": np.arange(4)},
                       tmp_path / "theirs.safetensors")
     read = library.load_file(tmp_path / "ours.safetensors")
@@ -59,20 +61,23 @@ def entry(shape, start, end, dtype="F32"):
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
-HOSTILE = {
-    "huge header": (b"{}", 1 << 60), "header past the end": (b"{}", 1000), "empty header": (b"", 0),
-    "huge offsets": {"a": entry([1 << 40], 0, 1 << 42)}, "negative": {"a": entry([-16], 0, -64)},
-    "overlap": {"a": entry([8], 0, 32), "b": entry([10], 24, 64)},
-    "same": {"a": entry([16], 0, 64), "b": entry([16], 0, 64)},
-    "gap": {"a": entry([4], 0, 16), "b": entry([8], 32, 64)}, "unclaimed": {"a": entry([8], 0, 32)},
-    "reversed": {"a": entry([16], 64, 0)}, "shape too large": {"a": entry([17], 0, 64)},
-    "overflowing shape": {"a": entry([1 << 40, 1 << 40, 1 << 40], 0, 64)}, "dtype": {"a": entry([16], 0, 64, "F31")},
-    "float offsets": {"a": entry([16], 0.0, 64.0)}, "bool shape": {"a": entry([True], 0, 64)},
-    "too many dimensions": {"a": entry([1] * 9 + [16], 0, 64)}, "list": [1, 2], "no members": {"a": {}},
-    "string": {"a": "b"}, "extra member": {"a": {**entry([16], 0, 64), "x": 1}},
-    "json bomb": (b'{"a":' + b"[" * 500_000 + b"]" * 500_000 + b"}", None), "not utf-8": (b'{"\xff": 1}', None),
-    "many": {f"t{index}": entry([0], 0, 0) for index in range(20_000)}, "nan": (b'{"a": NaN}', None),
-    "long number": (b'{"a": {"dtype": "F32", "shape": [' + b"9" * 4000 + b'], "data_offsets": [0, 64]}}', None)}
+HOSTILE = {"huge header": (b"{}", 1 << 60), "header past the end": (b"{}", 1000), "empty header": (b"", 0),
+           "huge offsets": {"a": entry([1 << 40], 0, 1 << 42)}, "negative": {"a": entry([-16], 0, -64)},
+           "overlap": {"a": entry([8], 0, 32), "b": entry([10], 24, 64)}, "same": {"a": entry([16], 0, 64),
+                                                                                   "b": entry([16], 0, 64)},
+           "gap": {"a": entry([4], 0, 16), "b": entry([8], 32, 64)}, "unclaimed": {"a": entry([8], 0, 32)},
+           "reversed": {"a": entry([16], 64, 0)}, "shape too large": {"a": entry([17], 0, 64)},
+           "overflowing shape": {"a": entry([1 << 40, 1 << 40, 1 << 40], 0, 64)},
+           "dtype": {"a": entry([16], 0, 64, "F31")}, "float offsets": {"a": entry([16], 0.0, 64.0)},
+           "bool shape": {"a": entry([True], 0, 64)},
+           "too many dimensions": {"a": entry([1] * 9 + [16], 0, 64)}, "list": [1, 2],
+           "no members": {"a": {}}, "string": {"a": "b"},
+           "extra member": {"a": {**entry([16], 0, 64), "x": 1}},
+           "json bomb": (b'{"a":' + b"[" * 500_000 + b"]" * 500_000 + b"}", None),
+           "not utf-8": (b'{"\xff": 1}', None),
+           "many": {f"t{index}": entry([0], 0, 0) for index in range(20_000)}, "nan": (b'{"a": NaN}', None),
+           "long number": (b'{"a": {"dtype": "F32", "shape": [' + b"9" * 4000
+                           + b'], "data_offsets": [0, 64]}}', None)}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -93,7 +98,8 @@ def test_hostile_headers_are_refused_quickly_and_cheaply(tmp_path, name):
 @settings(max_examples=80)
 @given(data=st.data())
 def test_damaged_folders_import_or_are_refused(tmp_path_factory, data):
-    """Bytes changed, cut or added anywhere: either a clear error, or tensors of the shapes that the config names."""
+    """Bytes changed, cut or added anywhere: either a clear error, or tensors of the shapes that the config
+    names."""
     folder = tmp_path_factory.mktemp("fuzz")
     if not hasattr(test_damaged_folders_import_or_are_refused, "content"):
         bort.save(trained(), folder / "m")
@@ -142,7 +148,8 @@ def test_links_out_of_the_folder_are_not_followed(exported, tmp_path):
         import_folder(exported, tmp_path / "x")
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "", ".", "..", ".hidden"])
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "", ".", "..",
+                                  ".hidden"])
 def test_shard_names_are_plain(exported, tmp_path, name):
     tensors = list(open_folder(exported)[0])
     (exported / "model.safetensors").rename(exported / "shard.safetensors")
@@ -210,7 +217,8 @@ def test_pytorch_files_are_read_as_weights_only(hub, tmp_path, legacy):  # noqa:
     with pytest.raises(BortError, match="not a file of weights"):
         import_folder(tmp_path / "hf", tmp_path / "x")
     assert not (tmp_path / "owned").exists()
-    torch.save({**state, "roberta.embeddings.word_embeddings.weight": torch.zeros(1).expand(1 << 20, 1 << 20)}, path,
+    torch.save({**state, "roberta.embeddings.word_embeddings.weight": torch.zeros(1).expand(1 << 20,
+                                                                                            1 << 20)}, path,
                _use_new_zipfile_serialization=not legacy)
     with pytest.raises(BortError, match="claim more"):
         import_folder(tmp_path / "hf", tmp_path / "x")
@@ -245,7 +253,8 @@ def test_shards_of_pytorch_files_too(hub, tmp_path):  # noqa: F811
     names = sorted(twin.state_dict())
     places = {name: f"pytorch_model-0000{1 + index % 2}-of-00002.bin" for index, name in enumerate(names)}
     for place in set(places.values()):
-        torch.save({name: twin.state_dict()[name] for name in names if places[name] == place}, tmp_path / "hf" / place)
+        torch.save({name: twin.state_dict()[name] for name in names if places[name] == place},
+                   tmp_path / "hf" / place)
     (tmp_path / "hf" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
     import_folder(tmp_path / "hf", tmp_path / "b")
     assert equal(bort.load(tmp_path / "a"), bort.load(tmp_path / "b"))
@@ -262,7 +271,8 @@ def test_damaged_pytorch_files_are_read_or_refused(hub, tmp_path_factory, data):
     raw = bytearray((folder / "x.bin").read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    (folder / "x.bin").write_bytes(raw[:data.draw(st.integers(1, len(raw)))] if data.draw(st.booleans()) else raw)
+    (folder / "x.bin").write_bytes(raw[:data.draw(st.integers(1, len(raw)))] if data.draw(st.booleans())
+                                   else raw)
     try:
         for tensor in read_torch(folder / "x.bin").values():
             tensor.array()
@@ -305,20 +315,23 @@ def replaced(value, path, new):
     return new if not path else {**value, path[0]: replaced(value[path[0]], path[1:], new)}
 
 
-ODD = [None, True, -1, 0, 3, 1.5, float("inf"), float("nan"), 10 ** 30, 1 << 27, "", "x" * 4000, [], [None], ["x"], {},
-       {"a": 1}, {"0": 3}]
+ODD = [None, True, -1, 0, 3, 1.5, float("inf"), float("nan"), 10 ** 30, 1 << 27, "", "x" * 4000, [], [None],
+       ["x"], {}, {"a": 1}, {"0": 3}]
 
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
     """A classifier with everything that a config can hold, here and at Hugging Face: folders and configs."""
     folder = tmp_path_factory.mktemp("configs")
-    tokenizer = train_sentencepiece(["the cat sat on the mat and the dog lay in the sun near a house of wood"] * 5, 40)
+    tokenizer = train_sentencepiece(["the cat sat on the mat and the dog lay in the sun near a house of wood"]
+                                    * 5, 40)
     model = classifier("linear", 3, vocab_size=tokenizer.vocab_size)
     model.task_name, model.encoding, model.labels = "CB", "paper", ["a", "b", "c"]
-    bort.save(model, folder / "ours", tokenizer, extra={"training": {"max_length": 12}, "mlm_head": "trained"})
+    bort.save(model, folder / "ours", tokenizer, extra={"training": {"max_length": 12},
+                                                        "mlm_head": "trained"})
     export_folder(folder / "ours", folder / "theirs")
-    return [(path, json.loads((path / "config.json").read_text())) for path in (folder / "ours", folder / "theirs")]
+    return [(path, json.loads((path / "config.json").read_text())) for path in (folder / "ours",
+                                                                                folder / "theirs")]
 
 
 @settings(max_examples=150)

@@ -1,4 +1,5 @@
-"""Losses over the vocabulary: against finite differences, PyTorch's formula and MXNet's own differentiation."""
+"""Losses over the vocabulary: against finite differences, PyTorch's formula and MXNet's own
+differentiation."""
 from __future__ import annotations
 
 import numpy as np
@@ -29,7 +30,8 @@ def expected_losses(s, t, y, weights):
 
 def case(seed, n=5, vocab=17, spread=3.0):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(n, vocab)) * spread, rng.normal(size=(n, vocab)) * spread, rng.integers(0, vocab, n)
+    return rng.normal(size=(n, vocab)) * spread, rng.normal(size=(n, vocab)) * spread, rng.integers(0, vocab,
+                                                                                                    n)
 
 
 def run(s, t, y, weights):
@@ -150,7 +152,8 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
     sums = head_backward(states, *arguments, scale=4.0, max_elements=positions_at_a_time * VOCAB)
     for name, parameter in parameters.items():
         tolerance = 1e-5 * np.abs(expected[name]).max() + 1e-6
-        np.testing.assert_allclose(parameter.grad().asnumpy() / 4, expected[name], atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(parameter.grad().asnumpy() / 4, expected[name], atol=tolerance,
+                                   err_msg=name)
     assert sums.mlm == pytest.approx(mlm.sum().asscalar(), rel=1e-5)
     assert sums.kd == pytest.approx(kd.sum().asscalar(), rel=1e-5)
     assert sums.positions == 12 and sums.correct == (logits.asnumpy().argmax(-1) == labels).sum()
@@ -163,7 +166,8 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
         states = model.masked_states(ids, valid, rows)
     head_backward(states, *arguments, add=True, max_elements=positions_at_a_time * VOCAB)
     for name, parameter in parameters.items():
-        start = 4 if name in ("word_embed.0.weight", "decoder.3.weight") else 0  # the others were emptied by grad_req
+        # the others were emptied by grad_req
+        start = 4 if name in ("word_embed.0.weight", "decoder.3.weight") else 0
         tolerance = 1e-4 * np.abs(expected[name]).max() + 1e-5
         np.testing.assert_allclose(parameter.grad().asnumpy(), (start + 2) * expected[name], atol=tolerance,
                                    err_msg=name)

@@ -32,12 +32,13 @@ def rows_of(masked, row):
 
 @settings(max_examples=80, deadline=None)
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6), extra=st.integers(0, 9),
-       seed=st.integers(-9, 2**70), epoch=st.integers(0, 10**6), whole=st.booleans(), multiple=st.sampled_from([1, 8]),
-       ratio=st.sampled_from([0.01, 0.15, 0.5, 1.0]))
+       seed=st.integers(-9, 2**70), epoch=st.integers(0, 10**6), whole=st.booleans(),
+       multiple=st.sampled_from([1, 8]), ratio=st.sampled_from([0.01, 0.15, 0.5, 1.0]))
 def test_invariants(lengths, extra, seed, epoch, whole, multiple, ratio):
     ids, valid = batch_of(lengths, max(lengths) + extra + 1, seed % 1000)
     before = ids.copy()
-    policy = MaskingPolicy(V, MASK, SPECIAL, ratio=ratio, word_starts=STARTS if whole else None, multiple_of=multiple)
+    policy = MaskingPolicy(V, MASK, SPECIAL, ratio=ratio, word_starts=STARTS if whole else None,
+                           multiple_of=multiple)
     masked = policy.mask_batch(ids, valid, seed, epoch, np.arange(len(lengths)) * 7 + 1)
     assert np.array_equal(ids, before), "the batch itself is left alone"
     assert [array.dtype for array in masked] == [np.int32, np.int32, np.int32, np.float32]
@@ -91,7 +92,8 @@ def test_positions_of_different_examples_and_epochs_are_independent():
     overlap = [len(set(a) & set(b)) for a, b in zip(one.positions.tolist(), two.positions.tolist())]
     expected = 19 * 19 / 126
     assert abs(np.mean(overlap) - expected) < 0.6
-    neighbours = [len(set(a) & set(b)) for a, b in zip(one.positions[:-1].tolist(), one.positions[1:].tolist())]
+    neighbours = [len(set(a) & set(b)) for a, b in zip(one.positions[:-1].tolist(),
+                                                       one.positions[1:].tolist())]
     assert abs(np.mean(neighbours) - expected) < 0.6
 
 
@@ -104,7 +106,8 @@ def test_an_example_is_masked_the_same_in_any_company_and_with_any_padding():
         padded = policy.mask_batch(wide[::-1], valid[::-1], 11, 4, np.array([7, 6, 5]))
         for row in range(3):
             length = valid[row]
-            alone = policy.mask_batch(ids[row:row + 1, :length], valid[row:row + 1], 11, 4, np.array([5 + row]))
+            alone = policy.mask_batch(ids[row:row + 1, :length], valid[row:row + 1], 11, 4,
+                                      np.array([5 + row]))
             assert rows_of(alone, 0) == rows_of(together, row) == rows_of(padded, 2 - row)
             assert np.array_equal(alone.inputs[0], together.inputs[row, :length])
             assert np.array_equal(alone.inputs[0], padded.inputs[2 - row, :length])
@@ -142,8 +145,8 @@ def test_only_masks_or_only_kept_tokens():
 
 
 @pytest.mark.parametrize("settings_", [dict(ratio=0), dict(ratio=1.1), dict(mask_prob=0.9, random_prob=0.2),
-                                       dict(random_prob=-0.1), dict(word_starts=STARTS[:-1]), dict(multiple_of=0),
-                                       dict(vocab_size=100), dict(special_ids=range(V))])
+                                       dict(random_prob=-0.1), dict(word_starts=STARTS[:-1]),
+                                       dict(multiple_of=0), dict(vocab_size=100), dict(special_ids=range(V))])
 def test_impossible_settings_are_refused(settings_):
     with pytest.raises(BortError):
         MaskingPolicy(**{**dict(vocab_size=V, mask_id=MASK, special_ids=SPECIAL), **settings_})
@@ -153,6 +156,7 @@ def test_impossible_settings_are_refused(settings_):
                                     dict(token_ids=np.array([[5.0, 6.0]])), dict(valid_length=np.array([3])),
                                     dict(valid_length=np.array([1, 1])), dict(example_ids=np.array([[1]]))])
 def test_batches_that_do_not_fit_are_refused(change):
-    batch = {**dict(token_ids=np.array([[5, 6]]), valid_length=np.array([2]), example_ids=np.array([0])), **change}
+    batch = {**dict(token_ids=np.array([[5, 6]]), valid_length=np.array([2]), example_ids=np.array([0])),
+             **change}
     with pytest.raises(BortError):
         MaskingPolicy(V, MASK, SPECIAL).mask_batch(seed=0, epoch=0, **batch)

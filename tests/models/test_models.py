@@ -20,8 +20,9 @@ def gluonnlp_twin(model):
     from gluonnlp.model import BERTEncoder, BERTModel
 
     a = model.architecture
-    encoder = BERTEncoder(num_layers=a.depth, units=a.hidden, hidden_size=a.intermediate, max_length=MAX_LENGTH,
-                          num_heads=a.heads, dropout=0.0, layer_norm_eps=model.layer_norm_eps)
+    encoder = BERTEncoder(num_layers=a.depth, units=a.hidden, hidden_size=a.intermediate,
+                          max_length=MAX_LENGTH, num_heads=a.heads, dropout=0.0,
+                          layer_norm_eps=model.layer_norm_eps)
     twin = BERTModel(encoder, VOCAB, units=a.hidden, embed_size=a.hidden, use_pooler=False,
                      use_token_type_embed=False, use_classifier=False)
     twin.initialize()
@@ -35,7 +36,8 @@ def gluonnlp_twin(model):
 
 @pytest.mark.parametrize("hybridize", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("architecture", [TINY, Architecture(1, 4, 16, 5), Architecture(3, 1, 6, 30)], ids=str)
+@pytest.mark.parametrize("architecture", [TINY, Architecture(1, 4, 16, 5), Architecture(3, 1, 6, 30)],
+                         ids=str)
 def test_forward_and_gradients_equal_gluonnlps(architecture, padded, hybridize):
     # gluonnlp has one epsilon for both places; the release has two, tested below.
     model = tiny_bert(3, architecture, mlm_layer_norm_eps=1e-5)
@@ -57,7 +59,8 @@ def test_forward_and_gradients_equal_gluonnlps(architecture, padded, hybridize):
     np.testing.assert_allclose(logits, their_logits, atol=1e-4, rtol=1e-4)
     largest = max(np.abs(gradient).max() for gradient in their_gradients.values())
     for name, gradient in gradients.items():
-        # The gradient of a key's bias is zero but for rounding (softmax ignores it), hence the floor of the scale.
+        # The gradient of a key's bias is zero but for rounding (softmax ignores it), hence the floor of the
+        # scale.
         scale = np.abs(their_gradients[name]).max() + 1e-3 * largest
         np.testing.assert_allclose(gradient / scale, their_gradients[name] / scale, atol=1e-3, err_msg=name)
 
@@ -70,14 +73,17 @@ def test_the_mlm_heads_epsilon_is_its_own():
     np.testing.assert_array_equal(sequence.asnumpy(), wide_sequence.asnumpy())
     assert np.abs(logits.asnumpy() - wide_logits.asnumpy()).max() > 1e-3
     # By hand, in float64, from the hidden states.
-    p = {name: value.data().asnumpy().astype("float64") for name, value in narrow._collect_params_with_prefix().items()}
+    p = {name: value.data().asnumpy().astype("float64") for name,
+         value in narrow._collect_params_with_prefix().items()}
     rows = sequence.asnumpy().astype("float64")[np.arange(3)[:, None], positions.asnumpy()]
     hidden = rows @ p["decoder.0.weight"].T + p["decoder.0.bias"]
     from scipy.special import erf
     hidden = hidden * 0.5 * (1 + erf(hidden / np.sqrt(2)))
     centred = hidden - hidden.mean(-1, keepdims=True)
-    hidden = centred / np.sqrt(hidden.var(-1, keepdims=True) + 1e-12) * p["decoder.2.gamma"] + p["decoder.2.beta"]
-    np.testing.assert_allclose(logits.asnumpy(), hidden @ p["word_embed.0.weight"].T + p["decoder.3.bias"], atol=1e-3)
+    hidden = centred / np.sqrt(hidden.var(-1, keepdims=True)
+                               + 1e-12) * p["decoder.2.gamma"] + p["decoder.2.beta"]
+    np.testing.assert_allclose(logits.asnumpy(), hidden @ p["word_embed.0.weight"].T + p["decoder.3.bias"],
+                               atol=1e-3)
 
 
 def test_padding_is_zero_and_without_effect():
@@ -108,13 +114,17 @@ def test_one_block_serves_with_and_without_masked_positions():
     assert model(ids[:, :4], mx.nd.minimum(valid, 4)).shape == (3, 4, 8)
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(ids=[[0, VOCAB]]), "token id 40 is outside 0..39"), (dict(ids=[[0, -1]]), "token id -1"),
-    (dict(ids=[[0] * (MAX_LENGTH + 1)], valid=[3]), "longer than the model's max_length 24"),
-    (dict(valid=[3]), "valid_length 3.0 is outside 1..2"), (dict(valid=[0]), "valid_length 0.0"),
-    (dict(valid=[float("nan")]), "valid_length nan"), (dict(valid=[1, 1]), "shape"), (dict(ids=[1, 2]), "shape"),
-    (dict(positions=[[2]]), "masked position 2"), (dict(positions=[[-1]]), "masked position -1"),
-    (dict(positions=[[0], [1]]), "shape")])
+@pytest.mark.parametrize("change, message", [(dict(ids=[[0, VOCAB]]), "token id 40 is outside 0..39"),
+                                             (dict(ids=[[0, -1]]), "token id -1"),
+                                             (dict(ids=[[0] * (MAX_LENGTH + 1)], valid=[3]),
+                                              "longer than the model's max_length 24"),
+                                             (dict(valid=[3]), "valid_length 3.0 is outside 1..2"),
+                                             (dict(valid=[0]), "valid_length 0.0"),
+                                             (dict(valid=[float("nan")]), "valid_length nan"),
+                                             (dict(valid=[1, 1]), "shape"), (dict(ids=[1, 2]), "shape"),
+                                             (dict(positions=[[2]]), "masked position 2"),
+                                             (dict(positions=[[-1]]), "masked position -1"),
+                                             (dict(positions=[[0], [1]]), "shape")])
 def test_what_mxnet_would_clip_is_refused(change, message):
     model = tiny_bert(0)
     ids = mx.nd.array(change.get("ids", [[0, 1]]), dtype="int32")
@@ -133,15 +143,19 @@ def test_initialization_depends_on_seed_and_name_only():
         np.testing.assert_array_equal(value, values[0][name])
     assert (values[0]["word_embed.0.weight"] != values[2]["word_embed.0.weight"]).any()
     weight = values[0]["encoder.transformer_cells.0.ffn.ffn_1.weight"]
-    deviation = 0.02 * np.sqrt(1024 / TINY.hidden)  # BERT's at Bort's width, and what keeps outputs as large at others
+    # BERT's at Bort's width, and what keeps outputs as large at others
+    deviation = 0.02 * np.sqrt(1024 / TINY.hidden)
     assert 0.5 * deviation < weight.std() < deviation and np.abs(weight).max() <= 2 * deviation
     assert (values[0]["encoder.layer_norm.gamma"] == 1).all() and (values[0]["decoder.3.bias"] == 0).all()
     np.testing.assert_array_equal(values[0]["decoder.3.weight"], values[0]["word_embed.0.weight"])
 
 
-@pytest.mark.parametrize("name, shape, expected", [
-    ("word_embed.0.weight", (5000, 1024), 0.02), ("encoder.transformer_cells.1.ffn.ffn_2.weight", (64, 4096), 0.08),
-    ("encoder.transformer_cells.1.ffn.ffn_1.weight", (4096, 64), 0.08), ("decoder.0.weight", (256, 256), 0.04)])
+@pytest.mark.parametrize("name, shape, expected", [("word_embed.0.weight", (5000, 1024), 0.02),
+                                                   ("encoder.transformer_cells.1.ffn.ffn_2.weight",
+                                                    (64, 4096), 0.08),
+                                                   ("encoder.transformer_cells.1.ffn.ffn_1.weight",
+                                                    (4096, 64), 0.08), ("decoder.0.weight", (256, 256),
+                                                                        0.04)])
 def test_initial_deviation_goes_with_the_width(name, shape, expected):
     # A normal distribution cut at two deviations keeps 0.88 of its standard deviation.
     assert initial_value(name, shape, 0).std() == pytest.approx(0.8796 * expected, rel=0.02)
@@ -153,8 +167,9 @@ def make(seed, architecture):
     return model
 
 
-@pytest.mark.parametrize("head, layers", [("linear", {"1": (3, 8)}), ("linear_extra", {"1": (8, 8), "3": (3, 8)}),
-                                          ("pooled", {"1": (8, 8), "3": (3, 8)})])
+@pytest.mark.parametrize("head, layers",
+                         [("linear", {"1": (3, 8)}), ("linear_extra", {"1": (8, 8), "3": (3, 8)}),
+                          ("pooled", {"1": (8, 8), "3": (3, 8)})])
 def test_heads_are_the_ones_described(head, layers):
     bert = tiny_bert(1)
     model = Classifier(bert, 3, head, dropout=0.0)
@@ -172,7 +187,8 @@ def test_heads_are_the_ones_described(head, layers):
     if "3" in layers:
         x = x @ p["classifier.1.weight"].T + p["classifier.1.bias"]
         x = np.tanh(x) if head == "pooled" else x
-    np.testing.assert_allclose(model(ids, valid).asnumpy(), x @ last.T + p[f"classifier.{max(layers)}.bias"], atol=1e-5)
+    np.testing.assert_allclose(model(ids, valid).asnumpy(), x @ last.T + p[f"classifier.{max(layers)}.bias"],
+                               atol=1e-5)
 
 
 def test_an_impossible_head_is_refused():
@@ -182,13 +198,16 @@ def test_an_impossible_head_is_refused():
 
 
 @pytest.mark.parametrize("architecture", [TINY, Architecture(1, 2, 8, 12)])
-@pytest.mark.parametrize("hybridize", [None, dict(static_alloc=True), dict(static_alloc=True, static_shape=True)])
+@pytest.mark.parametrize("hybridize",
+                         [None, dict(static_alloc=True), dict(static_alloc=True, static_shape=True)])
 def test_states_at_some_positions_are_the_networks_with_its_gradients(architecture, hybridize):
     model = tiny_bert(2, architecture)
     ids, valid, positions = tiny_batch(3, batch=4, length=9, masked=3)
     every = (np.arange(4)[:, None] * 9 + positions.asnumpy()).ravel()
-    parameters = {name: p for name, p in model._collect_params_with_prefix().items() if not name.startswith("decoder.")}
-    for turn, chosen in enumerate((every, every[:5], np.arange(0, 36, 9), every)):  # N changes from call to call
+    parameters = {name: p for name, p in model._collect_params_with_prefix().items()
+                  if not name.startswith("decoder.")}
+    # N changes from call to call
+    for turn, chosen in enumerate((every, every[:5], np.arange(0, 36, 9), every)):
         rows = mx.nd.array(chosen, dtype="int32")
         slope = mx.nd.array(np.random.default_rng(turn).normal(size=(len(chosen), architecture.hidden)))
         model.hybridize(False)
@@ -229,7 +248,8 @@ def test_states_at_some_positions_follow_the_model_and_refuse_what_it_refuses():
     model.cast("float64")
     again = model.states_at(ids, valid, rows)
     assert again.dtype == np.float64 and np.abs(again.asnumpy() - states.asnumpy()).max() > 1e-3
-    np.testing.assert_allclose(again.asnumpy(), model(ids, valid).reshape((-3, 0)).asnumpy()[[0, 8]], rtol=1e-9)
+    np.testing.assert_allclose(again.asnumpy(), model(ids, valid).reshape((-3, 0)).asnumpy()[[0, 8]],
+                               rtol=1e-9)
     with pytest.raises(BortError, match="token id"):
         model.states_at(ids + VOCAB, valid, rows)
     for wrong in (-1, ids.size):

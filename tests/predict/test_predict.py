@@ -25,8 +25,8 @@ from bort.tasks.registry import get_task
 from bort.text.tokenizers.loading import train_sentencepiece
 from tests.tiny import tiny_bert
 
-WORDS = ("the a cat dog bird man woman sat ran saw ate on in under over mat house tree river big small red green and "
-         "but because so yes no who what where").split()
+WORDS = ("the a cat dog bird man woman sat ran saw ate on in under over mat house tree river big small red "
+         "green and but because so yes no who what where").split()
 
 
 def sentences(count, seed=0, shortest=1, longest=12):
@@ -81,7 +81,8 @@ def test_predictions_are_the_models_own_in_the_order_given(make, tokenizer):
     rows = predictor(inputs)
     assert [row["line"] for row in rows] == list(range(1, 24))
     for texts, row in zip(inputs, rows):
-        segments = (texts,) if isinstance(texts, str) else tuple(texts.values()) if isinstance(texts, dict) else texts
+        segments = (texts,) if isinstance(texts, str) else tuple(texts.values()) if isinstance(texts,
+                                                                                               dict) else texts
         expected = softmax(reference(model, tokenizer, segments))
         np.testing.assert_allclose([row["probabilities"][name] for name in "xyz"], expected, atol=1e-5)
         assert row["label"] == "xyz"[int(expected.argmax())]
@@ -124,7 +125,8 @@ def test_formats(make, tmp_path, capsys):
     columns = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
     assert columns[0] == ["line", "label", "no", "yes", "error"] and len(columns) == 6
     for row, cells in zip(lines, columns[1:]):
-        assert cells[1] == row["label"] and float(cells[2]) == pytest.approx(row["probabilities"]["no"], abs=1e-6)
+        assert cells[1] == row["label"] and float(cells[2]) == pytest.approx(row["probabilities"]["no"],
+                                                                             abs=1e-6)
     assert run(capsys, folder, "--input", tmp_path / "a.txt", "--output", tmp_path / "out.jsonl")[0] == 0
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == lines
 
@@ -151,7 +153,8 @@ def test_bad_lines_are_reported_with_their_number_and_the_rest_goes_on(make, tmp
     assert "4 of 6 lines" in errors
     assert run(capsys, folder, "--input", tmp_path / "x.tsv", "--output", tmp_path / "y.tsv")[0] == 0
     assert "found one text" in (tmp_path / "y.tsv").read_text().splitlines()[2]
-    code, rows, errors = run(capsys, folder, "--input", tmp_path / "x.tsv", "--strict", "--output", tmp_path / "z.tsv")
+    code, rows, errors = run(capsys, folder, "--input", tmp_path / "x.tsv", "--strict", "--output",
+                             tmp_path / "z.tsv")
     assert code == 2 and "x.tsv:2: " in errors and not (tmp_path / "z.tsv").exists()
     (tmp_path / "x.jsonl").write_text('{"sentence1": "a", "sentence2": 3}\n[1]\n{"x": 1}\n{"sentence1": "a"\n'
                                       + "[" * 9999)
@@ -181,21 +184,26 @@ def test_regression_gives_scores(make, tmp_path, capsys):
     assert (tmp_path / "y.tsv").read_text().splitlines()[0] == "line\tscore\terror"
 
 
-RECORDS = {
-    "BoolQ": {"idx": 4, "question": "is it", "passage": "the cat"},
-    "WiC": {"idx": 1, "word": "cat", "sentence1": "the cat sat", "sentence2": "a cat", "start1": 4, "end1": 7,
-            "start2": 2, "end2": 5},
-    "WSC": {"idx": 2, "text": "the cat saw the dog because it ran", "target": {
-        "span1_text": "the cat", "span1_index": 0, "span2_text": "it", "span2_index": 6}},
-    "COPA": {"idx": 3, "premise": "the man ran.", "choice1": "He saw a dog.", "choice2": "A bird sat.",
-             "question": "cause"},
-    "MultiRC": {"idx": 5, "passage": {"text": "the cat sat", "questions": [
-        {"idx": 8, "question": "who sat", "answers": [{"idx": 20, "text": "the cat"}, {"idx": 21, "text": "a dog"}]}]}},
-    "ReCoRD": {"idx": 6, "passage": {"text": "cat and dog",
-                                     "entities": [{"start": 0, "end": 2}, {"start": 8, "end": 10}]},
-               "qas": [{"idx": 9, "query": "@placeholder sat"}]},
-    "RACE": {"id": "high1.txt", "article": "the cat", "questions": ["who _ it", "what"], "options": [list("abcd")] * 2},
-}
+RECORDS = {"BoolQ": {"idx": 4, "question": "is it", "passage": "the cat"}, "WiC": {"idx": 1, "word": "cat",
+                                                                                   "sentence1": "the cat sat",
+                                                                                   "sentence2": "a cat",
+                                                                                   "start1": 4, "end1": 7,
+                                                                                   "start2": 2, "end2": 5},
+           "WSC": {"idx": 2, "text": "the cat saw the dog because it ran", "target": {"span1_text": "the cat",
+                                                                                      "span1_index": 0,
+                                                                                      "span2_text": "it",
+                                                                                      "span2_index": 6}},
+           "COPA": {"idx": 3, "premise": "the man ran.", "choice1": "He saw a dog.", "choice2": "A bird sat.",
+                    "question": "cause"},
+           "MultiRC": {"idx": 5, "passage": {"text": "the cat sat",
+                                             "questions": [{"idx": 8, "question": "who sat",
+                                                            "answers": [{"idx": 20, "text": "the cat"},
+                                                                        {"idx": 21, "text": "a dog"}]}]}},
+           "ReCoRD": {"idx": 6, "passage": {"text": "cat and dog", "entities": [{"start": 0, "end": 2},
+                                                                                {"start": 8, "end": 10}]},
+                      "qas": [{"idx": 9, "query": "@placeholder sat"}]},
+           "RACE": {"id": "high1.txt", "article": "the cat", "questions": ["who _ it", "what"],
+                    "options": [list("abcd")] * 2},}
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -210,7 +218,8 @@ def test_official_records_give_official_answers(make, tokenizer, tmp_path, name)
         assert row["label"] == expected[0][1] and expected[0][0] == record["idx"]
         assert max(row["probabilities"], key=row["probabilities"].get) == str(row["label"])
     else:
-        assert row["predictions"] == json.loads(json.dumps([task.submission_kind.record(*pair) for pair in expected]))
+        assert row["predictions"] == json.loads(json.dumps([task.submission_kind.record(*pair)
+                                                            for pair in expected]))
         assert len(row["probabilities"]) == len(split)
         path = tmp_path / "submission"
         path.write_text("".join(json.dumps(line) + "\n" for line in row["predictions"]))
@@ -257,7 +266,10 @@ def test_the_length_that_it_was_fine_tuned_with_is_the_default(make, tokenizer):
     with pytest.raises(BortError, match="from 4 to 24"):
         Predictor(folder, max_length=25)
     long = " ".join(WORDS)
-    assert Predictor(folder)([long])[0]["probabilities"] != Predictor(folder, max_length=24)([long])[0]["probabilities"]
+    assert Predictor(folder)([long])[0]["probabilities"] != Predictor(folder,
+                                                                      max_length=24)(
+                                                                                     [long])[0][
+                                                                                                "probabilities"]
 
 
 def test_models_that_cannot_predict_say_why(make, tokenizer, tmp_path):
@@ -305,7 +317,8 @@ def test_memory_does_not_grow_with_the_input(make, monkeypatch):
 
     def peak(count):
         tracemalloc.start()
-        for row in predictor.stream(Record(line, example_split(predictor.task, text, line)) for line in range(count)):
+        for row in predictor.stream(Record(line, example_split(predictor.task, text, line))
+                                    for line in range(count)):
             if row["line"] % 50 == 0:
                 gc.collect()  # MXNet's arrays leave cycles behind, which Python collects when it likes
         result = tracemalloc.get_traced_memory()[1]
@@ -372,8 +385,10 @@ def test_an_exported_file_of_another_model_is_refused(make, tokenizer, tmp_path)
     with pytest.raises(BortError, match="part"):
         predictor(folder, tmp_path / "encoder.onnx")
     words = train_sentencepiece([text.upper() for text in sentences(300, 1)], tokenizer.vocab_size)
-    for name, changes, exported_with in (("num_outputs", dict(outputs=3), tokenizer), ("task", dict(task="CoLA"), tokenizer),
-                                         ("labels", dict(labels=["1", "0"]), tokenizer), ("tokenizer", {}, words)):
+    for name, changes, exported_with in (("num_outputs", dict(outputs=3), tokenizer),
+                                         ("task", dict(task="CoLA"), tokenizer),
+                                         ("labels", dict(labels=["1", "0"]), tokenizer),
+                                         ("tokenizer", {}, words)):
         other = bort.load(make(**{**dict(outputs=2, task="SST-2", labels=["0", "1"]), **changes}))
         onnx_export.export(other, tmp_path / name / "o.onnx", tokenizer=exported_with)
         with pytest.raises(BortError, match=f"{name}.*export it again"):
@@ -392,7 +407,8 @@ def test_an_exported_file_of_another_model_is_refused(make, tokenizer, tmp_path)
 
 @pytest.fixture(scope="module")
 def trained_mlm(tokenizer, tmp_path_factory):
-    return bort.save(tiny_bert(vocab_size=tokenizer.vocab_size), tmp_path_factory.mktemp("mlm") / "m", tokenizer)
+    return bort.save(tiny_bert(vocab_size=tokenizer.vocab_size), tmp_path_factory.mktemp("mlm") / "m",
+                     tokenizer)
 
 
 def test_masks_are_filled_with_the_models_likeliest_tokens(trained_mlm, tokenizer, capsys):
@@ -410,7 +426,8 @@ def test_masks_are_filled_with_the_models_likeliest_tokens(trained_mlm, tokenize
         for candidate, token in zip(candidates, np.argsort(-weights, kind="stable")):
             assert candidate.probability == pytest.approx(weights[token], rel=1e-5)
             assert candidate.token in (tokenizer.decode([token]).strip(), tokenizer.id_to_token(int(token)))
-    assert run_command(predictor_module.main, ["fill-mask", str(trained_mlm), "--text", "a <mask>", "--top", "2"]) == 0
+    assert run_command(predictor_module.main, ["fill-mask", str(trained_mlm), "--text", "a <mask>", "--top",
+                                               "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and lines[0].startswith("1\t0.")
     for text, problem in (("no mask", "no <mask>"), ("<mask> " + "the cat " * 30, "the model takes 24")):
@@ -422,11 +439,13 @@ def test_masks_are_not_filled_by_random_or_stale_heads(make, tokenizer, tmp_path
     fresh = Bert(tiny_bert().architecture, tokenizer.vocab_size, 24)
     initialize(fresh, 0)
     bort.save(fresh, tmp_path / "fresh", tokenizer)
-    assert run_command(predictor_module.main, ["fill-mask", str(tmp_path / "fresh"), "--text", "a <mask>"]) == 2
+    assert run_command(predictor_module.main, ["fill-mask", str(tmp_path / "fresh"), "--text",
+                                               "a <mask>"]) == 2
     assert "MLM head is random" in capsys.readouterr().err
     with pytest.raises(BortError, match="fine-tuned as a classifier"):
         MaskFiller(make(2))
     for folder in (tmp_path / "fresh", make(2)):
-        assert run_command(predictor_module.main, ["fill-mask", str(folder), "--text", "a <mask>", "--force", "--top", "1"]) == 0
+        assert run_command(predictor_module.main, ["fill-mask", str(folder), "--text", "a <mask>", "--force",
+                                                   "--top", "1"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 1
     assert parameter_arrays(fresh)["decoder.3.bias"].sum() == 0

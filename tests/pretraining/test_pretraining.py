@@ -109,8 +109,8 @@ def content(batches):
         for member, example in enumerate(batch.examples):
             mine = batch.rows // width == member
             length = int(batch.valid_length[member])
-            found[int(example)] = (batch.token_ids[member, :length].tolist(), (batch.rows[mine] % width).tolist(),
-                                   batch.labels[mine].tolist())
+            found[int(example)] = (batch.token_ids[member, :length].tolist(),
+                                   (batch.rows[mine] % width).tolist(), batch.labels[mine].tolist())
     return found
 
 
@@ -129,7 +129,8 @@ def test_ranks_and_micro_batches_share_one_global_batch(settings):
 
 def test_an_epoch_has_every_sequence_once_and_fresh_masks():
     batches = stream()
-    epochs = [content([part for _ in range(batches.steps_per_epoch()) for part in batches.next()]) for _ in range(3)]
+    epochs = [content([part for _ in range(batches.steps_per_epoch()) for part in batches.next()])
+              for _ in range(3)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({json.dumps(epoch) for epoch in epochs}) == 3
     tokens = {json.dumps(sorted(epoch.items())) for epoch in epochs}
@@ -182,11 +183,13 @@ def test_accumulation_equals_the_large_batch(tmp_path):
                      teacher=teacher)[0] for batch in (12, 4, 1)]
     assert_close(results[0], results[1])
     assert_close(results[0], results[2])
-    assert np.abs(results[0]["decoder.0.weight"] - parameter_arrays(student())["decoder.0.weight"]).max() > 1e-3
+    assert np.abs(results[0]["decoder.0.weight"]
+                  - parameter_arrays(student())["decoder.0.weight"]).max() > 1e-3
     rows = [metrics(tmp_path / name) for name in ("12", "4")]
     for left, right in zip(*rows):
         assert left == pytest.approx(right, rel=1e-4)
-    # 40 sequences: one batch of each epoch has 4 of them, so that some micro-batches of 1 have nothing at all.
+    # 40 sequences: one batch of each epoch has 4 of them, so that some micro-batches of 1 have nothing at
+    # all.
     assert [row["epoch"] for row in rows[0] if "epoch" in row] == [0, 0, 0, 0, 1, 1]
 
 
@@ -208,7 +211,8 @@ def test_both_methods_learn(tmp_path):
 
 
 def test_a_run_leaves_models_curves_and_metrics(tmp_path):
-    arrays, results = train(tmp_path / "run", dict(steps=6), evaluate=2, teacher=LiveTeacher(tiny_bert(3), 2.0),
+    arrays, results = train(tmp_path / "run", dict(steps=6), evaluate=2, teacher=LiveTeacher(tiny_bert(3),
+                                                                                             2.0),
                             tensorboard=False)
     assert_identical(arrays, parameter_arrays(bort.load(tmp_path / "run" / "model")))
     rows = metrics(tmp_path / "run")
@@ -248,8 +252,9 @@ def test_resume_is_exact(tmp_path, accumulate):
     settings = dict(steps=14, batch_size=8, accumulate=accumulate, loss=LossWeights(0.4, 0.6))
 
     def run(name, **arguments):
-        return train(tmp_path / name, settings, student(dropout=0.2), LiveTeacher(tiny_bert(3, TINY_TEACHER), 2.0),
-                     evaluate=4, log=3, **arguments)
+        return train(tmp_path / name, settings, student(dropout=0.2), LiveTeacher(tiny_bert(3, TINY_TEACHER),
+                                                                                  2.0), evaluate=4, log=3,
+                     **arguments)
 
     expected, results = run("whole")
     killed = {3, 8, 13}  # before the first checkpoint, and after each of the others
@@ -292,21 +297,24 @@ def test_steps_without_finite_losses_change_nothing_and_are_counted(tmp_path):
         seen.append(parameter_arrays(model))
 
     loss = LossWeights(0.4, 0.6)
-    _, results = train(tmp_path / "run", dict(steps=6, loss=loss, max_skipped=3), model, BrokenTeacher({3, 4}),
-                       after_step=look)
+    _, results = train(tmp_path / "run", dict(steps=6, loss=loss, max_skipped=3), model,
+                       BrokenTeacher({3, 4}), after_step=look)
     assert results["skipped"] == 2
     assert_identical(seen[1], seen[2])
     assert_identical(seen[1], seen[3])
     assert (seen[3]["decoder.0.weight"] != seen[4]["decoder.0.weight"]).any()
     assert metrics(tmp_path / "run")[3]["gradient_norm"] is None
     with pytest.raises(Diverged, match="3 steps in a row.*--lr"):
-        train(tmp_path / "stopped", dict(steps=20, loss=loss, max_skipped=3), student(), BrokenTeacher(range(7, 20)))
+        train(tmp_path / "stopped", dict(steps=20, loss=loss, max_skipped=3), student(),
+              BrokenTeacher(range(7, 20)))
     with RunFolder(tmp_path / "stopped", {}, resume=True) as run:
         assert run.latest().step == 5
     # The same folder goes on once the cause is gone.
     fine = LiveTeacher(tiny_bert(3, TINY_TEACHER), 2.0)
-    again, _ = train(tmp_path / "stopped", dict(steps=20, loss=loss, max_skipped=3), student(), fine, resume=True)
-    assert_identical(train(tmp_path / "good", dict(steps=20, loss=loss, max_skipped=3), student(), fine)[0], again)
+    again, _ = train(tmp_path / "stopped", dict(steps=20, loss=loss, max_skipped=3), student(), fine,
+                     resume=True)
+    assert_identical(train(tmp_path / "good", dict(steps=20, loss=loss, max_skipped=3), student(), fine)[0],
+                     again)
 
 
 def test_a_skipped_step_before_a_checkpoint_or_alone_in_a_window_leaves_nulls(tmp_path):
@@ -315,7 +323,8 @@ def test_a_skipped_step_before_a_checkpoint_or_alone_in_a_window_leaves_nulls(tm
     assert results["skipped"] == 3 and results["steps"] == 6
     rows = [row for row in metrics(tmp_path / "run") if "loss" in row]
     names = ("mlm_loss", "kd_loss", "mlm_accuracy", "loss")
-    assert [[row[name] is None for name in names] for row in rows] == [[row["step"] in (2, 3, 5)] * 4 for row in rows]
+    assert [[row[name] is None for name in names] for row in rows] == [[row["step"] in (2, 3, 5)] * 4
+                                                                       for row in rows]
     # The others of a window are averaged as if the skipped ones had not been there.
     train(tmp_path / "window", settings, teacher=BrokenTeacher({2, 3, 5}), log=3, checkpoint=2)
     first = [row for row in metrics(tmp_path / "window") if "loss" in row][0]
@@ -367,9 +376,10 @@ def test_impossible_intervals_are_refused(wrong, option):
         Intervals(**wrong)
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (dict(steps=0), "--steps"), (dict(batch_size=0), "--batch-size"), (dict(clip=-1.0), "--clip"),
-    (dict(dtype="bfloat16"), "float32 or float16"), (dict(schedule="cosine"), "cosine"), (dict(lr=0.0), "rate")])
+@pytest.mark.parametrize("wrong, message", [(dict(steps=0), "--steps"), (dict(batch_size=0), "--batch-size"),
+                                            (dict(clip=-1.0), "--clip"),
+                                            (dict(dtype="bfloat16"), "float32 or float16"),
+                                            (dict(schedule="cosine"), "cosine"), (dict(lr=0.0), "rate")])
 def test_impossible_settings_are_refused(wrong, message):
     with pytest.raises(BortError, match=message):
         Settings(**wrong)
@@ -389,8 +399,8 @@ FACTS = dict(seed=3, passes=2, temperature=2.0, teacher="t", data="d")
 
 def build(folder, top_k, data, **facts):
     teacher = LiveTeacher(tiny_bert(3, TINY_TEACHER), 2.0)
-    return teacher_cache.build_cache(folder, {**FACTS, "top_k": top_k, **facts}, teacher, data.train, data.policy, PAD,
-                                     MAX_LENGTH, block=16), teacher
+    return teacher_cache.build_cache(folder, {**FACTS, "top_k": top_k, **facts}, teacher, data.train,
+                                     data.policy, PAD, MAX_LENGTH, block=16), teacher
 
 
 def test_a_cache_of_all_tokens_is_the_teacher(tmp_path):
@@ -398,7 +408,8 @@ def test_a_cache_of_all_tokens_is_the_teacher(tmp_path):
     path, live = build(tmp_path, VOCAB, data)
     cached = teacher_cache.CachedTeacher(path)
     for mask_epoch in (0, 1):
-        batch = make_batch(data.train, np.array([39, 2, 17, 16, 15]), data.policy, 3, mask_epoch, PAD, MAX_LENGTH)
+        batch = make_batch(data.train, np.array([39, 2, 17, 16, 15]), data.policy, 3, mask_epoch, PAD,
+                           MAX_LENGTH)
         expected = live.targets(batch)(0, len(batch.rows)).asnumpy()
         found = cached.targets(batch)
         np.testing.assert_allclose(found(0, len(batch.rows)).asnumpy(), expected, rtol=6e-3, atol=1e-6)
@@ -419,7 +430,8 @@ def test_the_error_of_a_small_cache_is_the_one_it_states(tmp_path):
     p = live.targets(batch)(0, len(batch.rows)).asnumpy().astype("float64")
     q = cached.targets(batch)(0, len(batch.rows)).asnumpy().astype("float64")
     np.testing.assert_allclose(q.sum(-1), 1, atol=1e-5)
-    # Stable: two logarithms may be the same one in float16, and NumPy's default order of equals depends on the processor.
+    # Stable: two logarithms may be the same one in float16, and NumPy's default order of equals depends on
+    # the processor.
     assert (np.argsort(-p)[:, :4] == np.argsort(-q, kind="stable")[:, :4]).all()
     divergence = (p * np.log(p / q)).sum(-1)
     assert cached.error["positions"] == len(batch.rows)
@@ -478,8 +490,8 @@ def command(tmp_path, monkeypatch):
 
     def run(output, *arguments):
         return run_command(run_pretrain.main, ["--data", str(tmp_path), "--output", str(tmp_path / output),
-                                               "--max-length", str(MAX_LENGTH), "--log-interval", "2", "--batch-size", "8",
-                                               *map(str, arguments)])
+                                               "--max-length", str(MAX_LENGTH), "--log-interval", "2",
+                                               "--batch-size", "8", *map(str, arguments)])
     return run
 
 
@@ -516,7 +528,8 @@ def test_students_of_other_seeds_share_a_cache(tmp_path, command, capsys):
     assert command("one", *kd, "--seed", 1) == 0
     (tmp_path / "teacher" / "model.params").unlink()
     assert command("two", *kd, "--seed", 2) == 0
-    assert command("other", *kd, "--seed", 2, "--mask-seed", 2) == 2  # other masks ask the teacher, who is gone
+    # other masks ask the teacher, who is gone
+    assert command("other", *kd, "--seed", 2, "--mask-seed", 2) == 2
     first, second = (metrics(tmp_path / name)[0]["eval_mlm_loss"] for name in ("one", "two"))
     assert first != second
     capsys.readouterr()
@@ -549,15 +562,17 @@ def test_a_command_that_failed_before_it_began_does_not_block_the_corrected_one(
     assert command(*kd, "--teacher-architecture", "3,4,16,20") == 2 and "--resume" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("--architecture", "2,2,8,12", "--dropout", "1"), "--dropout must be"),
-    (("--architecture", "2,2,8,12", "--dropout", "nan"), "--dropout must be"),
-    (("--architecture", "2,2,8,12", "--max-length", "0"), "--max-length must be"),
-    (("--architecture", "2,2,8,12", "--log-interval", "0"), "--log-interval must be"),
-    (("--architecture", "2,2,8,12", "--mask-seed", "-1"), "--mask-seed must"),
-    (("--architecture", "2,2,8,12", "--method", "kd"), "needs --teacher"), ((), "--architecture or --init"),
-    (("--architecture", "2,2,8,12", "--cache-teacher", 5), "--method kd"),
-    (("--architecture", "2,3,8,12"), "not divisible"), (("--architecture", "2,2,8,12", "--lr", "nan"), "rate")])
+@pytest.mark.parametrize("arguments, message",
+                         [(("--architecture", "2,2,8,12", "--dropout", "1"), "--dropout must be"),
+                          (("--architecture", "2,2,8,12", "--dropout", "nan"), "--dropout must be"),
+                          (("--architecture", "2,2,8,12", "--max-length", "0"), "--max-length must be"),
+                          (("--architecture", "2,2,8,12", "--log-interval", "0"), "--log-interval must be"),
+                          (("--architecture", "2,2,8,12", "--mask-seed", "-1"), "--mask-seed must"),
+                          (("--architecture", "2,2,8,12", "--method", "kd"), "needs --teacher"),
+                          ((), "--architecture or --init"),
+                          (("--architecture", "2,2,8,12", "--cache-teacher", 5), "--method kd"),
+                          (("--architecture", "2,3,8,12"), "not divisible"),
+                          (("--architecture", "2,2,8,12", "--lr", "nan"), "rate")])
 def test_the_runner_refuses_what_cannot_be(command, capsys, arguments, message):
     assert command("run", *arguments) == 2
     assert message in capsys.readouterr().err
@@ -573,8 +588,9 @@ def test_the_papers_batch_is_the_default_and_divides_over_the_ranks():
     assert [of(None, None, 0, None, ranks=ranks) for ranks in (3, 7, 1000)] == [(8, 43), (8, 18), (8, 1)]
     with pytest.raises(BortError, match="not a multiple of 24"):
         of(None, None, 0, 1024, ranks=3)
-    for given, message in (((96, None, 0, 1024), "not a multiple of 192"), ((0, None, 0, 64), "not a multiple"),
-                           ((8, 2, 0, 64), "leave out"), ((None, None, 512, 64), "leave out")):
+    for given, message in (((96, None, 0, 1024), "not a multiple of 192"),
+                           ((0, None, 0, 64), "not a multiple"), ((8, 2, 0, 64), "leave out"),
+                           ((None, None, 512, 64), "leave out")):
         with pytest.raises(BortError, match=message):
             of(*given, ranks=2)
 
@@ -603,15 +619,15 @@ def shards(tmp_path_factory):
     lines = [" ".join(rng.choice(words, rng.integers(6, 12))).capitalize() + "." for _ in range(200)]
     (folder / "text.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     train_sentencepiece(lines, 60).save(folder / "tokenizer")
-    prepare(PrepareOptions(inputs=[folder / "text.txt"], output=folder / "shards", tokenizer=folder / "tokenizer",
-                           max_length=MAX_LENGTH))
+    prepare(PrepareOptions(inputs=[folder / "text.txt"], output=folder / "shards",
+                           tokenizer=folder / "tokenizer", max_length=MAX_LENGTH))
     return folder / "shards"
 
 
 def on_shards(shards, output, *arguments):
-    return run_command(run_pretrain.main, ["--data", str(shards), "--output", str(output), "--architecture", "1,2,8,12",
-                                           "--max-length", str(MAX_LENGTH), "--log-interval", "1", "--lr", "0.01",
-                                           *map(str, arguments)])
+    return run_command(run_pretrain.main, ["--data", str(shards), "--output", str(output), "--architecture",
+                                           "1,2,8,12", "--max-length", str(MAX_LENGTH), "--log-interval", "1",
+                                           "--lr", "0.01", *map(str, arguments)])
 
 
 def test_the_runner_reads_shards_masks_whole_words_and_bounds_tokens(tmp_path, shards, capsys):
@@ -679,13 +695,16 @@ def test_a_broken_shard_stops_a_training_which_keeps_its_checkpoint(tmp_path, sh
 def test_the_benchmark_refuses_shards_of_other_settings_and_names_the_seeds(tmp_path):
     from benchmarks import pretraining
 
-    (tmp_path / "text.txt").write_text("\n\n".join(f"The {a} dog sees the {b} tree. A {b} cat runs." for a in (
-        "small", "old", "new", "large") for b in ("green", "tall", "low", "grey")) * 3 + "\n", encoding="utf-8")
-    arguments = SimpleNamespace(corpus=str(tmp_path / "text.txt"), tokenizer=None, vocab_size=50, max_length=16,
-                                split="8,1,1")
+    (tmp_path / "text.txt").write_text("\n\n".join(f"The {a} dog sees the {b} tree. A {b} cat runs."
+                                                   for a in ("small", "old", "new", "large")
+                                                   for b in ("green", "tall", "low", "grey")) * 3 + "\n",
+                                       encoding="utf-8")
+    arguments = SimpleNamespace(corpus=str(tmp_path / "text.txt"), tokenizer=None, vocab_size=50,
+                                max_length=16, split="8,1,1")
     shards = pretraining.prepare_corpus(arguments, tmp_path)
     index = (shards / "index.json").read_bytes()
-    assert pretraining.prepare_corpus(arguments, tmp_path) == shards and (shards / "index.json").read_bytes() == index
+    assert pretraining.prepare_corpus(arguments, tmp_path) == shards and (shards
+                                                                          / "index.json").read_bytes() == index
     arguments.max_length = 32
     with pytest.raises(BortError, match="max_length 16 -> 32"):
         pretraining.prepare_corpus(arguments, tmp_path)
@@ -719,10 +738,10 @@ def on_two_ranks(folder, job):
 
 def launch(folder, job):
     script = folder / "job.py"
-    script.write_text("import sys\nfrom pathlib import Path\nfrom tests.pretraining.test_pretraining import on_two_ranks\n"
-                      f"on_two_ranks(Path({str(folder)!r}), sys.argv[1])\n")
-    return subprocess.run(["horovodrun", "-np", "2", sys.executable, str(script), job], env=two_rank_environment(),
-                          capture_output=True, text=True, timeout=300)
+    script.write_text("import sys\nfrom pathlib import Path\nfrom tests.pretraining.test_pretraining import "
+                      f"on_two_ranks\non_two_ranks(Path({str(folder)!r}), sys.argv[1])\n")
+    return subprocess.run(["horovodrun", "-np", "2", sys.executable, str(script), job],
+                          env=two_rank_environment(), capture_output=True, text=True, timeout=300)
 
 
 @needs_horovod
@@ -738,5 +757,6 @@ def test_two_ranks_equal_one_and_survive_the_kill_of_a_rank(tmp_path):
     assert killed.returncode != 0 and not (tmp_path / "killed" / "results.json").exists()
     resumed = launch(tmp_path, "resume")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert_identical(*(parameter_arrays(bort.load(tmp_path / name / "model")) for name in ("whole", "killed")))
+    assert_identical(*(parameter_arrays(bort.load(tmp_path / name / "model")) for name in ("whole",
+                                                                                           "killed")))
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")

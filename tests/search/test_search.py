@@ -1,4 +1,5 @@
-"""The search: equation 2, intervals, training on the teacher's outputs, runs that are shared, killed and resumed."""
+"""The search: equation 2, intervals, training on the teacher's outputs, runs that are shared, killed and
+resumed."""
 from __future__ import annotations
 
 import csv
@@ -130,15 +131,16 @@ def run(output: Path, corpus: Path, *more: str) -> int:
 
 
 def process(output: Path, corpus: Path, *more: str, **settings: Any) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "run_search.py"), "--corpus", str(corpus), "--output", str(output), *TINY_RUN,
-         *more], env=dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive"), stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, **settings)
+    return subprocess.Popen([sys.executable, str(ROOT / "run_search.py"), "--corpus", str(corpus), "--output",
+                             str(output), *TINY_RUN, *more], env=dict(os.environ, OMP_NUM_THREADS="1",
+                                                                      OMP_WAIT_POLICY="passive"),
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings)
 
 
 def results(folder: Path) -> Dict[str, Row]:
     """What must not depend on who computed it, by candidate."""
-    return {row["name"]: {key: row[key] for key in COMPARED} for row in read_jsonl(folder / "candidates.jsonl")}
+    return {row["name"]: {key: row[key] for key in COMPARED}
+            for row in read_jsonl(folder / "candidates.jsonl")}
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +160,9 @@ def test_w_is_equation_2():
     assert w_coefficient(Surrogates(30.0, 2.0), limit, -1e-9) == pytest.approx(0.56 / SMALLEST_ERROR)
 
 
-COSTS = st.dictionaries(st.sampled_from(search_space()), st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1,
-                        max_size=40).map(lambda found: {xi: Surrogates(*cost) for xi, cost in found.items()})
+COSTS = st.dictionaries(st.sampled_from(search_space()), st.tuples(st.integers(1, 20), st.integers(1, 20)),
+                        min_size=1, max_size=40).map(lambda found: {xi: Surrogates(*cost) for xi,
+                                                                    cost in found.items()})
 
 
 @given(COSTS, st.integers(1, 40), st.randoms(use_true_random=False))
@@ -182,12 +185,13 @@ def test_epsilon_1_finds_the_exhaustive_optimum_and_a_larger_one_never_a_better(
     limit, error_of = Surrogates(21, 21), dict(zip(sorted(costs), errors))
 
     def best(some: List[Architecture]) -> float:
-        described = [{"name": str(xi), "architecture": xi.to_dict(), "size": costs[xi].size, "speed": costs[xi].speed}
-                     for xi in some]
+        described = [{"name": str(xi), "architecture": xi.to_dict(), "size": costs[xi].size,
+                      "speed": costs[xi].speed} for xi in some]
         return ranked([scored(row, limit, {"ce": rate, "kl": rate}, [], SETTINGS) for row, rate in
                        zip(described, (error_of[xi] for xi in some))])[0]["W"]
 
-    exhaustive = max((21 - cost.size) * (21 - cost.speed) / (21 * 21 * error_of[xi]) for xi, cost in costs.items())
+    exhaustive = max((21 - cost.size) * (21 - cost.speed) / (21 * 21 * error_of[xi]) for xi,
+                     cost in costs.items())
     assert best(representatives(costs, limit, 1)) == pytest.approx(exhaustive)
     assert best(representatives(costs, limit, epsilon)) <= exhaustive * (1 + 1e-12)
 
@@ -205,7 +209,8 @@ def test_surrogates_are_the_lemmas_or_the_counts_of_the_built_network():
     exact = surrogates(space, settings, 50)
     for xi in space:
         network = Bert(xi, 50, settings.positions)
-        assert exact[xi].size == sum(int(np.prod(parameter.shape)) for parameter in network.collect_params().values())
+        assert exact[xi].size == sum(int(np.prod(parameter.shape))
+                                     for parameter in network.collect_params().values())
         assert exact[xi].speed == xi.flops(16, 50)
     lemmas = surrogates(search_space(), SearchSettings(counts="lemma"), 50265)
     for (d, a, h, i), cost in ((tuple(xi.to_dict().values()), cost) for xi, cost in lemmas.items()):
@@ -214,7 +219,8 @@ def test_surrogates_are_the_lemmas_or_the_counts_of_the_built_network():
         assert cost.speed == d * (4 * (2*h - 1) * h + h**2 + (2*h - 1) * i + 7 * i**2) + (2*h - 1) * h + 3 * h
     assert len(lemmas) == 300
     seconds = {xi: 0.5 + number for number, xi in enumerate(space)}
-    assert [cost.speed for cost in surrogates(space, settings, 50, seconds).values()] == list(seconds.values())
+    assert [cost.speed for cost in surrogates(space, settings, 50, seconds).values()] == list(
+                                                                                              seconds.values())
 
 
 @pytest.mark.parametrize("cost, word", [(Surrogates(11, 1), "larger"), (Surrogates(1, 11), "slower")])
@@ -225,12 +231,13 @@ def test_the_maximum_point_must_be_the_maximum(cost, word):
 
 
 def test_pareto_front():
-    rows = [{"size": size, "speed": 1, "error": rate} for size, rate in ((1, 3), (2, 2), (3, 2), (2, 2), (4, 1))]
+    rows = [{"size": size, "speed": 1, "error": rate} for size, rate in ((1, 3), (2, 2), (3, 2), (2, 2),
+                                                                         (4, 1))]
     assert pareto(rows) == [0, 1, 3, 4]
 
 
-@pytest.mark.parametrize("wrong", [{"epsilon": 0}, {"steps": -1}, {"error": "mse"}, {"lr": 0.0}, {"speed_lines": 0},
-                                   {"counts": "guess"}, {"max_length": 4}])
+@pytest.mark.parametrize("wrong", [{"epsilon": 0}, {"steps": -1}, {"error": "mse"}, {"lr": 0.0},
+                                   {"speed_lines": 0}, {"counts": "guess"}, {"max_length": 4}])
 def test_settings_are_checked(wrong):
     with pytest.raises(BortError, match=next(iter(wrong)).replace("_", "-")):
         SearchSettings(**wrong)
@@ -241,7 +248,8 @@ def test_settings_are_checked(wrong):
 # Step 3: the teacher's outputs, training, the error.
 
 def probabilities_of(model: Bert, lines: Lines, start: int, stop: int) -> np.ndarray:
-    """softmax of the network's logits at the scored positions, line by line, by the network's own MLM head."""
+    """softmax of the network's logits at the scored positions, line by line, by the network's own MLM
+    head."""
     batch, found = lines.batch(start, stop), []
     for row in range(stop - start):
         positions = batch.rows[batch.rows // batch.token_ids.shape[1] == row] % batch.token_ids.shape[1]
@@ -257,8 +265,8 @@ def test_stored_outputs_are_the_teachers_own(lines, tmp_path, monkeypatch):
     model, outputs, _ = outputs_of(lines, tmp_path, scale=4.0, micro_batch=3)
     for start, stop in ((0, 4), (5, 16), (23, 24)):
         expected = probabilities_of(model, lines, start, stop)
-        np.testing.assert_allclose(outputs.probabilities(start, stop)(0, len(expected)).asnumpy(), expected, rtol=1e-3,
-                                   atol=1e-6)
+        np.testing.assert_allclose(outputs.probabilities(start, stop)(0, len(expected)).asnumpy(), expected,
+                                   rtol=1e-3, atol=1e-6)
         assert outputs.positions(start, stop) == len(expected)
         assert outputs.entropy(start, stop) == pytest.approx(-(expected * np.log(expected)).sum(), rel=1e-5)
     # The same rows out of products of two shapes, which some processors' kernels round differently.
@@ -279,10 +287,12 @@ def test_cross_entropy_by_hand():
     rng = np.random.default_rng(0)
     scores, target = rng.normal(size=(5, 7)), rng.dirichlet(np.ones(7), 5)
     logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-    np.testing.assert_allclose(cross_entropy(nd.array(logs), nd.array(target)), -(target * logs).sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(cross_entropy(nd.array(logs), nd.array(target)), -(target * logs).sum(axis=1),
+                               rtol=1e-5)
 
 
-def test_error_is_the_cross_entropy_on_the_held_out_lines_and_kl_is_less_the_teachers_entropy(lines, tmp_path):
+def test_error_is_the_cross_entropy_on_the_held_out_lines_and_kl_is_less_the_teachers_entropy(lines,
+                                                                                              tmp_path):
     model, outputs, _ = outputs_of(lines, tmp_path, scale=4.0)
     candidate, _ = train(CANDIDATE, lines, outputs, SETTINGS, INITIAL)
     first, last = SETTINGS.steps * SETTINGS.batch_size, SETTINGS.lines
@@ -295,7 +305,8 @@ def test_error_is_the_cross_entropy_on_the_held_out_lines_and_kl_is_less_the_tea
 
 
 def test_a_step_follows_the_gradient_of_the_cross_entropy(lines, teacher):
-    """The loss that training reports before the second step is what a step along the finite differences predicts."""
+    """The loss that training reports before the second step is what a step along the finite differences
+    predicts."""
     settings = replace(SETTINGS, steps=2, lr=0.1, clip=0.0)
     model, losses = train(CANDIDATE, lines, teacher, settings, INITIAL)
     again = Bert(CANDIDATE, lines.vocab_size, settings.positions, 0.0)
@@ -308,8 +319,9 @@ def test_a_step_follows_the_gradient_of_the_cross_entropy(lines, teacher):
     assert losses[0] == pytest.approx(loss_of(again, 0), rel=1e-6)
     # `one` took the step at the full rate, as the first of two steps does.
     assert losses[1] == pytest.approx(loss_of(one, 6), rel=1e-6)
-    moved = {name: (a.data().asnumpy().astype("float64") - b.data().asnumpy()) / settings.lr for (name, a), b in
-             zip(again._collect_params_with_prefix().items(), one._collect_params_with_prefix().values())}
+    moved = {name: (a.data().asnumpy().astype("float64") - b.data().asnumpy()) / settings.lr for (name, a),
+             b in zip(again._collect_params_with_prefix().items(),
+                      one._collect_params_with_prefix().values())}
     name = "encoder.transformer_cells.1.ffn.ffn_1.weight"
     parameter = again._collect_params_with_prefix()[name]
     value, direction = parameter.data().copy(), nd.array(np.sign(moved[name]))
@@ -326,10 +338,12 @@ def test_clipping_bounds_how_far_n_steps_can_move_a_candidate(lines, teacher):
 
     def moved(clip: float) -> float:
         model, _ = train(CANDIDATE, lines, teacher, replace(SETTINGS, clip=clip), INITIAL)
-        pairs = zip(*({id(p): p for p in network.collect_params().values()}.values() for network in (start, model)))
+        pairs = zip(*({id(p): p for p in network.collect_params().values()}.values() for network in (start,
+                                                                                                     model)))
         return float(np.sqrt(sum(((a.data() - b.data()) ** 2).sum().asscalar() for a, b in pairs)))
 
-    # Rates 1, 2/3 and 1/3 of the peak: int(0.05 * 3) = 0 warmup steps. The steps point nearly, not quite, the same way.
+    # Rates 1, 2/3 and 1/3 of the peak: int(0.05 * 3) = 0 warmup steps. The steps point nearly, not quite, the
+    # same way.
     bound = SETTINGS.lr * 2 * 1e-4
     assert 0.6 * bound < moved(1e-4) < 1.001 * bound
     assert moved(0.0) > 100 * bound
@@ -365,7 +379,8 @@ def test_a_candidate_is_the_same_whatever_was_trained_before_it(lines, teacher):
     space = settings.space
     forwards, backwards = InitialValues(0), InitialValues(0)
     first = {xi: rate(xi, forwards) for xi in space}
-    assert {xi: rate(xi, backwards) for xi in reversed(space)} == first and len(set(first.values())) == len(space)
+    assert {xi: rate(xi, backwards) for xi in reversed(space)} == first and len(set(first.values())) == len(
+                                                                                                            space)
     other = replace(settings, seed=1)
     assert error(train(space[0], lines, teacher, other, InitialValues(1))[0], lines, teacher, other)["ce"] \
         not in first.values()
@@ -376,7 +391,8 @@ def test_training_lowers_the_error(lines, teacher):
     untrained, _ = train(CANDIDATE, lines, teacher, replace(settings, steps=3, lr=1e-9), INITIAL)
     trained, losses = train(CANDIDATE, lines, teacher, settings, INITIAL)
     assert losses[-1] < losses[0]
-    assert error(trained, lines, teacher, settings)["ce"] < error(untrained, lines, teacher, settings)["ce"] - 0.01
+    assert error(trained, lines, teacher, settings)["ce"] < error(untrained, lines, teacher,
+                                                                  settings)["ce"] - 0.01
 
 
 def test_a_diverged_candidate_has_no_w():
@@ -397,7 +413,8 @@ def test_a_run_leaves_its_files_and_is_not_repeated(alone, corpus, capsys):
         assert row["size"] == row["parameters"] and row["speed"] == row["flops"] and len(row["losses"]) == 3
     best = max(rows, key=lambda row: row["W"])
     assert parse(str(alone / "best.json")) == Architecture.from_dict(best["architecture"])
-    assert read_json(alone / "best.json")["W"] == best["W"] and len(read_json(alone / "best.json")["top"]) == 3
+    assert read_json(alone / "best.json")["W"] == best["W"] and len(read_json(alone
+                                                                              / "best.json")["top"]) == 3
     with open(alone / "table1.csv", encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream))
     assert [row["rank"] for row in table[:3]] == ["1", "2", "3"]
@@ -440,7 +457,8 @@ def test_a_killed_run_goes_on_to_the_same_result(alone, corpus, tmp_path):
 
 
 def test_processes_share_a_run_and_outlive_one_another(alone, corpus, tmp_path):
-    """Two processes join one folder; the one that holds a candidate is killed, the other does that candidate too."""
+    """Two processes join one folder; the one that holds a candidate is killed, the other does that candidate
+    too."""
     folder = tmp_path / "run"
     running = [process(folder, corpus, "--resume") for _ in range(2)]
     wait_for_rows(folder, 2, running[0])
@@ -456,8 +474,8 @@ def test_ranks_share_a_run(alone, corpus, tmp_path):
     folder = tmp_path / "run"
     command = ["horovodrun", "-np", "2", sys.executable, str(ROOT / "run_search.py"), "--corpus", str(corpus),
                "--output", str(folder), *TINY_RUN]
-    done = subprocess.run(command, env=dict(two_rank_environment(), OMP_NUM_THREADS="1"), stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=300)
+    done = subprocess.run(command, env=dict(two_rank_environment(), OMP_NUM_THREADS="1"),
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
     assert done.returncode == 0, done.stdout.decode()
     assert results(folder) == results(alone)
     assert read_json(folder / "best.json") == read_json(alone / "best.json")
@@ -538,7 +556,8 @@ def test_a_command_that_failed_does_not_block_the_corrected_one(corpus, tmp_path
     assert run(tmp_path / "run", corpus) == 0
 
 
-@pytest.mark.parametrize("line, message", [("[]", "not an object"), ('{"name": "1,2,8,8"}', "has no"), ("x", "not valid")])
+@pytest.mark.parametrize("line, message", [("[]", "not an object"), ('{"name": "1,2,8,8"}', "has no"),
+                                           ("x", "not valid")])
 def test_a_bad_row_is_named_with_its_remedy(tmp_path, line, message):
     search(tmp_path, BY_COST, TEACHER)
     with open(tmp_path / "candidates.jsonl", "a", encoding="utf-8") as stream:
@@ -555,14 +574,15 @@ def test_a_bad_row_is_named_with_its_remedy(tmp_path, line, message):
 def test_without_training_the_whole_space_takes_neither_corpus_nor_teacher(tmp_path):
     rows = search(tmp_path / "run", SearchSettings(steps=0))
     assert len(rows) == 150 and all(row["ce"] == 1 for row in rows)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["candidates.jsonl", "claims", "config.json",
-                                                                          "space.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["candidates.jsonl", "claims",
+                                                                          "config.json", "space.json"]
     # Nothing but size and speed counts, so the smallest and fastest tuple wins.
     assert Architecture.from_dict(rows[0]["architecture"]) == Architecture(2, 4, 512, 256)
     assert {row["interval"] for row in rows} == set(range(150))
     assert len(search(tmp_path / "all", SearchSettings(steps=0, epsilon=1, include=(parse("bort"),)))) == 300
     more = search(tmp_path / "with", SearchSettings(steps=0, include=(parse("bort"),)))
-    assert len(more) == 151 and [row["interval"] for row in more if row["name"] == str(parse("bort"))] == [None]
+    assert len(more) == 151 and [row["interval"] for row in more if row["name"]
+                                 == str(parse("bort"))] == [None]
 
 
 def test_measured_speed_is_timed_once_and_used(tmp_path, monkeypatch):
@@ -608,9 +628,11 @@ def test_a_search_by_measured_time(tmp_path):
     settings = SearchSettings(depths=(1,), heads=(2,), hidden=(8, 16), intermediate=(8,), epsilon=1, steps=0,
                               max_length=16, speed="measured", speed_lines=4, speed_batch_size=2)
     rows = search(tmp_path / "run", settings, teacher="8,4,64,256")
-    seconds = {row["name"]: row["seconds_per_sample"] for row in read_json(tmp_path / "run" / "space.json")["tuples"]}
+    seconds = {row["name"]: row["seconds_per_sample"] for row in read_json(tmp_path / "run"
+                                                                           / "space.json")["tuples"]}
     assert all(row["speed"] == row["seconds_per_sample"] == seconds[row["name"]] > 0 for row in rows)
-    assert len(read_jsonl(tmp_path / "run" / "speed.jsonl")) == 3 * 2  # three networks, a round for each of two passes
+    # three networks, a round for each of two passes
+    assert len(read_jsonl(tmp_path / "run" / "speed.jsonl")) == 3 * 2
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -635,14 +657,15 @@ def test_a_corpus_is_asked_for_and_presets_are_complete(tmp_path, capsys):
     assert "--corpus is missing" in capsys.readouterr().err
     for preset in run_search.PRESETS:
         args = run_search.arguments(["--output", "x", "--preset", preset, "--seed", "7"])
-        settings = SearchSettings(**{name: getattr(args, name) for name in SearchSettings.__dataclass_fields__})
+        settings = SearchSettings(**{name: getattr(args, name)
+                                     for name in SearchSettings.__dataclass_fields__})
         top = parse(args.teacher)
         costs = surrogates([*settings.space, top], settings, 1000)
         check_maximum(costs, top)
         assert settings.seed == 7
     paper = vars(run_search.arguments(["--output", "x"]))
-    assert SearchSettings(**{name: paper[name] for name in SearchSettings.__dataclass_fields__ if name != "include"}
-                          ) == SearchSettings()
+    assert SearchSettings(**{name: paper[name] for name in SearchSettings.__dataclass_fields__ if name
+                             != "include"}) == SearchSettings()
 
 
 def test_abbreviations_are_refused(capsys):
@@ -655,7 +678,8 @@ def test_abbreviations_are_refused(capsys):
 
 def test_shorter_shards_are_told_of(corpus, tmp_path):
     settings = replace(SETTINGS, max_length=24, steps=1)
-    with pytest.warns(UserWarning, match="at most 16 tokens a line, so lines are that long and not --max-length 24"):
+    with pytest.warns(UserWarning,
+                      match="at most 16 tokens a line, so lines are that long and not --max-length 24"):
         rows = search(tmp_path / "run", settings, TEACHER, corpus)
     assert "lines of 24 tokens, of which the shards give at most 16," in write_table(
         tmp_path / "run", rows, read_json(tmp_path / "run" / "space.json"), settings)
@@ -674,7 +698,8 @@ def test_the_benchmark_adds_up_what_a_run_took_over_all_calls(tmp_path):
     assert used(tmp_path / "other", 1.0, 2.0) == (1.0, 2.0)
 
 
-def test_a_text_is_prepared_with_the_tokenizer_given_or_one_trained_on_it(text, corpus, tmp_path, monkeypatch):
+def test_a_text_is_prepared_with_the_tokenizer_given_or_one_trained_on_it(text, corpus, tmp_path,
+                                                                          monkeypatch):
     monkeypatch.setenv("BORT_HOME", str(tmp_path / "nothing"))
     monkeypatch.setenv("MXNET_HOME", str(tmp_path / "nothing"))
     settings = replace(SETTINGS, max_length=16, steps=1)
@@ -706,7 +731,8 @@ def test_a_teacher_folder_is_taken_with_its_tokenizer_and_its_checksum(corpus, t
         slow = replace(settings, speed="measured")
         with pytest.raises(BortError, match="another tokenizer"):
             search(tmp_path / "timed", slow, str(tmp_path / "foreign"), corpus)
-        with pytest.raises(BortError, match="takes 16 tokens"), pytest.warns(UserWarning, match="at most 16 tokens"):
+        with pytest.raises(BortError, match="takes 16 tokens"), pytest.warns(UserWarning,
+                                                                             match="at most 16 tokens"):
             search(tmp_path / "long", replace(slow, max_length=24), str(tmp_path / "teacher"), corpus)
     bare = shutil.copy(tmp_path / "teacher" / "model.params", tmp_path / "bare.params")
     with pytest.raises(BortError, match="--teacher-architecture D,A,H,I"):

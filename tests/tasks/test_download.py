@@ -1,4 +1,5 @@
-"""A task's files from a server, a mirror or a local archive into its folder; and the command line around it."""
+"""A task's files from a server, a mirror or a local archive into its folder; and the command line around
+it."""
 from __future__ import annotations
 
 import hashlib
@@ -72,8 +73,8 @@ def test_every_official_task_has_sources_with_checksums():
         downloads.download(get_task("Embedded"), "nowhere")
 
 
-@pytest.mark.parametrize("name, folder", [("CoLA", "CoLA"), ("MNLI-mm", "MNLI"), ("AX", "AX"), ("MRPC", "MRPC"),
-                                          ("RACE-H", "RACE")])
+@pytest.mark.parametrize("name, folder", [("CoLA", "CoLA"), ("MNLI-mm", "MNLI"), ("AX", "AX"),
+                                          ("MRPC", "MRPC"), ("RACE-H", "RACE")])
 def test_download_and_read(name, folder, site, tmp_path):
     place = get(name, tmp_path / "data")
     assert place == tmp_path / "data" / folder
@@ -82,7 +83,8 @@ def test_download_and_read(name, folder, site, tmp_path):
     assert {path.name for path in (tmp_path / "data").iterdir()} == {folder, "downloads.json", ".downloads"}
     assert all(path.name.endswith(".lock") for path in (tmp_path / "data/.downloads").iterdir())
     site.requests.clear()
-    assert get(name, place) == place and site.requests == []  # is there already, also when its own folder is named
+    # is there already, also when its own folder is named
+    assert get(name, place) == place and site.requests == []
 
 
 def test_one_archive_serves_both_halves_of_mnli(site, tmp_path):

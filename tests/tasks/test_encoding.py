@@ -20,7 +20,8 @@ BOS, EOS = WordTokenizer.bos_id, WordTokenizer.eos_id
 
 def split_of(*segments, labels=None):
     labels = labels or [0] * len(segments)
-    return Split("train", [Example(row, texts, label) for row, (texts, label) in enumerate(zip(segments, labels))])
+    return Split("train", [Example(row, texts, label) for row,
+                           (texts, label) in enumerate(zip(segments, labels))])
 
 
 def test_layout_of_single_segments_and_pairs():
@@ -54,7 +55,8 @@ def test_truncation_is_counted_and_cuts_tails():
     long, short = " ".join(f"w{i}" for i in range(30)), "a b c"
     encoded = encode(get_task("BoolQ"), split_of((long, short), (short, short)), tokenizer, 12)
     ids = encoded.token_ids[0].tolist()
-    assert ids == [BOS, *tokenizer.encode(long)[:6], EOS, *tokenizer.encode(short), EOS] and encoded.num_truncated == 1
+    assert ids == [BOS, *tokenizer.encode(long)[:6], EOS, *tokenizer.encode(short),
+                   EOS] and encoded.num_truncated == 1
     single = encode(get_task("CoLA"), split_of((long,)), tokenizer, 12).token_ids[0]
     assert single.tolist() == [BOS, *tokenizer.encode(long)[:10], EOS]
 
@@ -65,7 +67,8 @@ def test_the_fast_path_equals_encoding_one_by_one(pairs, max_length, name):
     tokenizer, task = WordTokenizer(), get_task(name)
     encoded = encode(task, split_of(*pairs), tokenizer, max_length)
     for (a, b), ids in zip(pairs, encoded.token_ids):
-        expected = encode_pair(tokenizer, tokenizer.encode(a), tokenizer.encode(b), max_length, task.truncation)
+        expected = encode_pair(tokenizer, tokenizer.encode(a), tokenizer.encode(b), max_length,
+                               task.truncation)
         assert ids.tolist() == expected.tolist()
         assert len(ids) <= max_length
 
@@ -74,7 +77,8 @@ def test_labels_and_their_absence():
     task = get_task("CoLA")
     encoded = encode(task, split_of(("a",), ("b",), labels=[1, None]), WordTokenizer(), 8)
     assert encoded.labels.dtype == np.int64 and encoded.labels.tolist() == [1, -1]
-    scores = encode(get_task("STS-B"), split_of(("a",), ("b",), labels=[2.5, None]), WordTokenizer(), 8).labels
+    scores = encode(get_task("STS-B"), split_of(("a",), ("b",), labels=[2.5, None]), WordTokenizer(),
+                    8).labels
     assert scores.dtype == np.float32 and scores[0] == 2.5 and np.isnan(scores[1])
 
 
@@ -125,7 +129,8 @@ def test_whatever_determines_the_ids_determines_the_cache(cached, monkeypatch):
     prints = {encode(task, split, tokenizer, 17, folder).fingerprint, encoded.fingerprint,
               encode(task, split, WordTokenizer(300), 16, folder).fingerprint,
               encode(get_task("WNLI"), split, tokenizer, 16, folder).fingerprint,
-              *(encode(task, other, tokenizer, 16, folder).fingerprint for other in (changed, relabelled, moved))}
+              *(encode(task, other, tokenizer, 16, folder).fingerprint for other in (changed, relabelled,
+                                                                                     moved))}
     monkeypatch.setattr(encoding_module, "CODE_VERSION", encoding_module.CODE_VERSION + 1)
     prints.add(encode(task, split, tokenizer, 16, folder).fingerprint)
     assert len(prints) == 8 == len(list(folder.iterdir()))
@@ -137,12 +142,18 @@ def flip_byte(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [
-    lambda folder: (folder / "tokens.npy").write_bytes((folder / "tokens.npy").read_bytes()[:-40]),
-    lambda folder: flip_byte(folder / "tokens.npy"), lambda folder: flip_byte(folder / "labels.npy"),
-    lambda folder: (folder / "lengths.npy").unlink(), lambda folder: (folder / "meta.json").write_text("{"),
-    lambda folder: (folder / "meta.json").write_text("[]"), lambda folder: (folder / "tokens.npy").write_bytes(b""),
-    lambda folder: np.save(folder / "tokens.npy", np.array([{}], dtype=object), allow_pickle=True)])
+@pytest.mark.parametrize("damage",
+                         [lambda folder: (folder / "tokens.npy").write_bytes((folder
+                                                                              / "tokens.npy").read_bytes()[
+                                                                                                           :-40]),
+                          lambda folder: flip_byte(folder / "tokens.npy"),
+                          lambda folder: flip_byte(folder / "labels.npy"),
+                          lambda folder: (folder / "lengths.npy").unlink(),
+                          lambda folder: (folder / "meta.json").write_text("{"),
+                          lambda folder: (folder / "meta.json").write_text("[]"),
+                          lambda folder: (folder / "tokens.npy").write_bytes(b""),
+                          lambda folder: np.save(folder / "tokens.npy", np.array([{}], dtype=object),
+                                                 allow_pickle=True)])
 def test_a_damaged_cache_is_rebuilt_with_a_warning(damage, cached, caplog):
     task, split, tokenizer, encoded, folder = cached
     expected = [ids.tolist() for ids in encoded.token_ids]
@@ -158,14 +169,16 @@ def test_a_damaged_cache_is_rebuilt_with_a_warning(damage, cached, caplog):
 def test_a_cache_that_cannot_be_written_costs_no_run(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING, "bort.tasks"):
-        encoded = encode(get_task("CoLA"), split_of(("a b",)), WordTokenizer(), 8, tmp_path / "file" / "cache")
+        encoded = encode(get_task("CoLA"), split_of(("a b",)), WordTokenizer(), 8,
+                         tmp_path / "file" / "cache")
     assert len(encoded) == 1 and "could not be cached" in caplog.text
 
 
 def test_the_real_vocabulary_gives_roberta_layouts(real_data, tmp_path):
     tokenizers = pytest.importorskip("bort.text.tokenizers.loading")
     tokenizer = tokenizers.load_tokenizer(real_data / "bpe")
-    encoded = encode(get_task("RTE"), split_of(("Hello world! cécé herlolip", "Hello")), tokenizer, 64, tmp_path)
+    encoded = encode(get_task("RTE"), split_of(("Hello world! cécé herlolip", "Hello")), tokenizer, 64,
+                     tmp_path)
     assert encoded.token_ids[0].tolist() == [
         0, 31414, 232, 328, 740, 1140, 12695, 69, 46078, 1588, 2, 31414, 2]
     wsc = get_task("WSC")

@@ -31,11 +31,13 @@ def run(name, data, vocabulary, output, *arguments):
         "--output", str(output), "--max-steps", "1", "--batch-size", "8", "--max-length", "48", *arguments])
 
 
-@pytest.mark.parametrize("name, encoding", [
-    *((name, "paper") for name in TASKS if "train" in get_task(name).splits and name not in ("RACE", "MNLI-mm")),
-    *((name, "released") for name in RELEASED if name not in ("RACE", "RACE-M"))])
+@pytest.mark.parametrize("name, encoding",
+                         [*((name, "paper") for name in TASKS if "train" in get_task(name).splits
+                            and name not in ("RACE", "MNLI-mm")),
+                          *((name, "released") for name in RELEASED if name not in ("RACE", "RACE-M"))])
 def test_every_task_that_can_be_trained(name, encoding, vocabulary, tmp_path, monkeypatch):
-    monkeypatch.setattr("bort.finetuning.experiment.plot_curves", lambda *args, **settings: None)  # a third of a tiny run's time
+    # a third of a tiny run's time
+    monkeypatch.setattr("bort.finetuning.experiment.plot_curves", lambda *args, **settings: None)
     task = get_task(name, encoding)
     data = make_task(name, tmp_path / "data" / name, rows=4)
     companions = [get_task(other) for other in task.companions]

@@ -23,8 +23,8 @@ def test_boolq_passage_comes_first_where_only_it_is_cut(tmp_path):
 
 
 def test_wic_marks_the_target_in_both_sentences(tmp_path):
-    record = {"word": "bank", "sentence1": "  The bank shut", "sentence2": "Banks are high", "start1": 6, "end1": 10,
-              "start2": 0, "end2": 5, "idx": 0, "label": True}
+    record = {"word": "bank", "sentence1": "  The bank shut", "sentence2": "Banks are high", "start1": 6,
+              "end1": 10, "start2": 0, "end2": 5, "idx": 0, "label": True}
     jsonl(tmp_path / "train.jsonl", [record, {**record, "end1": 40}])
     split = read_one("WiC", tmp_path)
     assert split.examples[0].segments == (f"The {MARKER}bank{MARKER} shut", f"{MARKER}Banks{MARKER} are high")
@@ -41,9 +41,11 @@ def test_private_characters_of_the_data_are_not_taken_for_markers(tmp_path):
 def test_wsc_marks_both_spans_and_its_released_form_names_them(tmp_path):
     make_task("WSC", tmp_path)
     text = read_one("WSC", tmp_path).examples[0].segments[0]
-    assert text.startswith(f"{MARKER}The captain{MARKER}  thanked the crew since {MARKER}") and text.count(MARKER) == 4
+    assert text.startswith(f"{MARKER}The captain{MARKER}  thanked the crew since {MARKER}") and text.count(
+                                                                                                           MARKER) == 4
     released = read_one("WSC", tmp_path, encoding="released").examples[0].segments
-    assert released[1] in ("he means The captain", "they means The captain") and MARKER not in "".join(released)
+    assert released[1] in ("he means The captain", "they means The captain") and MARKER not in "".join(
+                                                                                                       released)
 
 
 @pytest.mark.parametrize("text, span, index, found", [
@@ -80,7 +82,8 @@ def test_copa_becomes_two_pairs_or_one_input_as_released(tmp_path):
 
 
 def test_multirc_is_lightly_cleaned():
-    assert tidy("<b>Sent 1: </b>The the dog ran .<br>Who ran ??  It\u00ad was..") == "The dog ran. Who ran? It was."
+    assert tidy(
+                "<b>Sent 1: </b>The the dog ran .<br>Who ran ??  It\u00ad was..") == "The dog ran. Who ran? It was."
     assert tidy("Wait... Mr. B. had had 3.5 a.m.") == "Wait... Mr. B. had had 3.5 a.m."
 
 
@@ -88,7 +91,9 @@ def test_multirc_pairs_each_question_with_each_answer(tmp_path):
     make_task("MultiRC", tmp_path, rows=2)
     split = read_one("MultiRC", tmp_path)
     assert len(split) == 12 and split.counts == {"questions": 4, "answers": 12}
-    assert split.examples[4].idx == (0, 1, 4) and split.examples[4].group == (0, 1) and split.examples[4].option == 1
+    assert split.examples[4].idx == (0, 1, 4) and split.examples[4].group == (0,
+                                                                              1) and split.examples[
+                                                                                                    4].option == 1
     assert "??" not in split.examples[0].segments[1] and "  " not in split.examples[0].segments[0]
 
 
@@ -111,7 +116,8 @@ def test_race_fills_a_blank_and_appends_to_a_question(tmp_path):
     assert split.examples[0].segments[1].startswith("What was it? The ")
     cloze = split.examples[8]
     assert cloze.group == ("middle8.txt", 1) and cloze.segments[1].startswith("It was a The ")
-    assert cloze.segments[1].endswith(" ..") and "_" not in cloze.segments[1] and "\n" not in cloze.segments[0]
+    assert cloze.segments[1].endswith(" ..") and "_" not in cloze.segments[1] and "\n" not in cloze.segments[
+                                                                                                             0]
     assert sum(example.label for example in split.examples) == 3
     released = read_one("RACE-M", tmp_path, encoding="released")
     assert len(released) == 3 and released.examples[0].segments[1].count(" </sep> ") == 3
@@ -151,7 +157,8 @@ def test_other_tasks_train_on_everything(tmp_path):
 
 def test_the_real_wsc_spans_are_marked_where_they_are(real_data):
     split = read_one("WSC", real_data / "superglue/WSC")
-    records = [json.loads(line) for line in (real_data / "superglue/WSC/train.jsonl").read_text().split("\n") if line]
+    records = [json.loads(line) for line in (real_data / "superglue/WSC/train.jsonl").read_text().split("\n")
+               if line]
     for example, record in zip(split.examples, records):
         text = example.segments[0]
         assert text.count(MARKER) == 4 and text.replace(MARKER, "") == record["text"].strip()

@@ -17,10 +17,12 @@ from tests.tiny_tasks import WordTokenizer, make_task
 
 EXAMPLES = int(os.environ.get("BORT_FUZZ_EXAMPLES", "5"))
 """Per task; a few hundred make a thorough run by hand."""
-READERS = [name for name in TASKS if name not in ("RACE-M", "RACE-H", "MNLI-mm", "AX-g", "RTE", "WNLI", "QNLI")]
+READERS = [name for name in TASKS if name not in ("RACE-M", "RACE-H", "MNLI-mm", "AX-g", "RTE", "WNLI",
+                                                  "QNLI")]
 """One task for each way of reading."""
 JSON_TASKS = [(name, encoding) for name in READERS for encoding in ("paper", "released")
-              if get_task(name).suite in ("superglue", "race") and get_task(name, encoding).encoding == encoding]
+              if get_task(name).suite in ("superglue", "race") and get_task(name, encoding).encoding
+              == encoding]
 JUNK = st.one_of(st.none(), st.booleans(), st.integers(-10, 10**25), st.floats(), st.text(max_size=6),
                  st.lists(st.integers(), max_size=2), st.just({}), st.just([]), st.just({"idx": 1}))
 KEYS = st.sampled_from(["idx", "label", "passage", "questions", "answers", "id"])
@@ -63,9 +65,11 @@ def test_broken_bytes(name, data, tmp_path_factory):
     elif kind == "flip" and place < len(content):
         content[place] = data.draw(st.integers(0, 255))
     elif kind == "insert":
-        content[place:place] = data.draw(st.one_of(
-            st.binary(max_size=20), st.sampled_from([b"[" * 3000, b"\t" * 1000, b"9" * 5000, b"\n" * 500, b"\0",
-                                                     b"x" * 200_000, b"\xef\xbb\xbf", b'\\ud800', b"_" * 300])))
+        content[place:place] = data.draw(st.one_of(st.binary(max_size=20),
+                                                   st.sampled_from([b"[" * 3000, b"\t" * 1000, b"9" * 5000,
+                                                                    b"\n" * 500, b"\0", b"x" * 200_000,
+                                                                    b"\xef\xbb\xbf", b'\\ud800',
+                                                                    b"_" * 300])))
     elif kind == "noise":
         content = bytearray(data.draw(st.binary(max_size=300)))
     else:

@@ -62,7 +62,8 @@ def test_squad_normalisation():
 def test_record_scores_take_the_best_answer():
     # "big red dog" against "red dog": 2 common of 3 and 2; against "cat": none
     assert metrics.answer_f1("The big red dog", "a red dog") == pytest.approx(2 * 2 / 5)
-    scores = metrics.record_scores(["The big red dog", "Paris", "x"], [["cat", "red dog"], ["paris!", "Rome"], []])
+    scores = metrics.record_scores(["The big red dog", "Paris", "x"], [["cat", "red dog"], ["paris!", "Rome"],
+                                                                       []])
     assert scores["f1"] == pytest.approx((0.8 + 1 + 0) / 3)
     assert scores["em"] == pytest.approx(1 / 3)
     assert metrics.answer_f1("dog dog", "dog") == pytest.approx(2 * 1 / 3)  # bags, not sets

@@ -47,7 +47,8 @@ def test_the_folder_above_will_do_and_a_missing_one_says_so(name, tmp_path):
 
 
 def test_names_are_case_insensitive_and_an_unknown_one_lists_them():
-    assert get_task("cola").name == "CoLA" and get_task("MNLI").name == "MNLI-m" and get_task("rte").suite == "glue"
+    assert get_task("cola").name == "CoLA" and get_task("MNLI").name == "MNLI-m" and get_task(
+                                                                                              "rte").suite == "glue"
     assert get_task("superglue-rte").submission == "RTE.jsonl"
     with pytest.raises(BortError, match="did you mean CoLA.*SuperGLUE-RTE is SuperGLUE's"):
         get_task("Colla")
@@ -71,7 +72,8 @@ def test_cola_has_no_header_but_in_test(tmp_path):
 
 def test_fields_are_never_quoted_and_only_lf_ends_a_line(tmp_path):
     sentence = 'he said " never\u2028 again\x0b'
-    tsv(tmp_path / "train.tsv", [("sentence", "label"), (sentence + " ", 1), ('"', 0), ("ends with CR", "1\r")])
+    tsv(tmp_path / "train.tsv", [("sentence", "label"), (sentence + " ", 1), ('"', 0),
+                                 ("ends with CR", "1\r")])
     examples = read_one("SST-2", tmp_path).examples
     assert [example.segments[0] for example in examples] == [sentence.strip(), '"', "ends with CR"]
     assert [example.label for example in examples] == [1, 0, 1]
@@ -84,7 +86,8 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
 
 
 def test_a_bad_row_names_its_line_and_what_was_expected(tmp_path, caplog):
-    rows = [("sentence", "label"), *[(f"fine {row}", row % 2) for row in range(20)], ("no label",), ("odd", 2), ("", 1)]
+    rows = [("sentence", "label"), *[(f"fine {row}", row % 2) for row in range(20)], ("no label",),
+            ("odd", 2), ("", 1)]
     tsv(tmp_path / "train.tsv", rows)
     with caplog.at_level(logging.WARNING, "bort.tasks"):
         split = read_one("SST-2", tmp_path)
@@ -109,7 +112,8 @@ def test_many_bad_rows_stop_the_run_and_few_in_a_large_file_do_not(tmp_path):
 
 def test_wrong_files_are_refused_with_reasons(tmp_path):
     tsv(tmp_path / "train.tsv", [("text", "label"), ("a", 1)])
-    with pytest.raises(BortError, match="train.tsv:1: expected a header with the column sentence; found 'text', 'lab"):
+    with pytest.raises(BortError,
+                       match="train.tsv:1: expected a header with the column sentence; found 'text', 'lab"):
         read_one("SST-2", tmp_path)
     (tmp_path / "train.tsv").write_bytes(b"")
     with pytest.raises(BortError, match="expected a header"):
@@ -137,7 +141,8 @@ def test_endless_lines_and_foreign_encodings_are_bad_rows(tmp_path, caplog, monk
 
 
 def test_test_sets_need_each_index_once(tmp_path, caplog):
-    tsv(tmp_path / "test.tsv", [("index", "sentence"), *[(row, "a") for row in range(9)], (3, "again"), ("x", "b")])
+    tsv(tmp_path / "test.tsv", [("index", "sentence"), *[(row, "a") for row in range(9)], (3, "again"),
+                                ("x", "b")])
     with caplog.at_level(logging.WARNING, "bort.tasks"):
         split = read_one("SST-2", tmp_path, "test")
     assert split.bad_rows == 2 and "expected every index once, found 3 again" in caplog.text
@@ -196,7 +201,8 @@ def test_json_rows_that_are_not_as_expected(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "bort.tasks"):
         split = read_one("BoolQ", tmp_path)
     assert (split.rows, split.bad_rows) == (20, 5)
-    for expected in ("train.jsonl:21: expected a JSON object", "train.jsonl:22: expected a JSON object, found '[1]'",
+    for expected in ("train.jsonl:21: expected a JSON object",
+                     "train.jsonl:22: expected a JSON object, found '[1]'",
                      "train.jsonl:23: expected a text in 'passage', there is none",
                      "train.jsonl:24: expected a text in 'question', found '3'",
                      "train.jsonl:25: expected False or True in 'label', found '1'"):
@@ -216,8 +222,9 @@ def test_ax_b_has_text_idx_and_extra_keys(tmp_path):
 def test_race_files_come_in_numerical_order_and_bad_ones_are_named(tmp_path, caplog):
     make_task("RACE-H", tmp_path, rows=12)
     folder = tmp_path / "train" / "high"
-    (folder / "9.txt").write_text(json.dumps({"article": "a", "questions": ["q"], "options": [["1", "2", "3"]],
-                                              "answers": ["A"], "id": "high9.txt"}))
+    (folder / "9.txt").write_text(json.dumps({"article": "a", "questions": ["q"],
+                                              "options": [["1", "2", "3"]], "answers": ["A"],
+                                              "id": "high9.txt"}))
     (folder / "10.txt").write_bytes(b"\xff")
     with caplog.at_level(logging.WARNING, "bort.tasks"):
         split = read_one("RACE-H", tmp_path)
@@ -248,4 +255,5 @@ def test_the_embedded_tasks_test_labels_are_in_a_file_of_their_own(tmp_path, cap
     test = read_one("Embedded", tmp_path, "test")
     assert get_task("Embedded").evaluate(test, np.eye(2)[[0, 1] * 5]) == {"mcc": 1.0, "accuracy": 1.0}
     tsv(tmp_path / "test_labels.tsv", [("index", "label"), *((row, row % 2) for row in range(9)), (9, "yes")])
-    assert not read_one("Embedded", tmp_path, "test").labelled and "test_labels.tsv:11: expected 0 or 1" in caplog.text
+    assert not read_one("Embedded", tmp_path,
+                        "test").labelled and "test_labels.tsv:11: expected 0 or 1" in caplog.text

@@ -35,7 +35,8 @@ def test_round_trip_from_test_file_to_validated_submission(name, encoding, tmp_p
     assert validate_submission(path, task, tmp_path) == rows
     lines = data.decode("utf-8").splitlines()
     if task.suite in LINES:
-        assert lines[0] == "index\tprediction" and all(LINES[task.suite].fullmatch(line) for line in lines[1:])
+        assert lines[0] == "index\tprediction" and all(LINES[task.suite].fullmatch(line)
+                                                       for line in lines[1:])
     # Cut short or extended, it is no longer complete.
     path.write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(BortError, match="1 of .* idx are missing"):
@@ -48,7 +49,8 @@ def test_round_trip_from_test_file_to_validated_submission(name, encoding, tmp_p
 def first_lines(name, folder, scores, encoding="paper"):
     task = get_task(name, encoding)
     split = task.read(folder, "test")
-    return task.write_submission(split, np.asarray(scores, dtype=np.float32), folder / "out").read_text().splitlines()
+    return task.write_submission(split, np.asarray(scores, dtype=np.float32),
+                                 folder / "out").read_text().splitlines()
 
 
 def test_glue_spellings(tmp_path):
@@ -63,7 +65,8 @@ def test_glue_spellings(tmp_path):
 
 def test_sts_b_predictions_are_clipped_to_the_scale(tmp_path):
     make_task("STS-B", tmp_path, rows=3)
-    assert first_lines("STS-B", tmp_path, [[-0.5], [2.34567], [7.0]])[1:] == ["0\t0.000", "1\t2.346", "2\t5.000"]
+    assert first_lines("STS-B", tmp_path, [[-0.5], [2.34567], [7.0]])[1:] == ["0\t0.000", "1\t2.346",
+                                                                              "2\t5.000"]
 
 
 @pytest.mark.parametrize("name, values", [
@@ -82,10 +85,12 @@ def test_ax_b_keeps_its_text_idx(tmp_path):
 
 def test_copa_label_is_the_number_of_the_more_probable_choice(tmp_path):
     make_task("COPA", tmp_path, rows=2)
-    # Margins 1 and 2, then -1 and -3: what counts is the difference of the two outputs, not the larger output.
+    # Margins 1 and 2, then -1 and -3: what counts is the difference of the two outputs, not the larger
+    # output.
     scores = [[9, 10], [0, 2], [0, -1], [5, 2]]
     assert [json.loads(line)["label"] for line in first_lines("COPA", tmp_path, scores)] == [1, 0]
-    assert [json.loads(line)["label"] for line in first_lines("COPA", tmp_path, [[1, 0], [0, 1]], "released")] == [0, 1]
+    assert [json.loads(line)["label"] for line in first_lines("COPA", tmp_path, [[1, 0], [0, 1]],
+                                                              "released")] == [0, 1]
 
 
 def test_multirc_nesting(tmp_path):
@@ -101,7 +106,8 @@ def test_record_label_is_the_entity_and_there_is_one_line_for_each_query(tmp_pat
     make_task("ReCoRD", tmp_path, rows=1)
     scores = np.zeros((6, 2))
     scores[[0, 4], 1] = 1  # Anna Kohl in the first query, Bo in the second
-    assert first_lines("ReCoRD", tmp_path, scores) == ['{"idx": 0, "label": "Anna Kohl"}', '{"idx": 1, "label": "Bo"}']
+    assert first_lines("ReCoRD", tmp_path, scores) == ['{"idx": 0, "label": "Anna Kohl"}',
+                                                       '{"idx": 1, "label": "Bo"}']
 
 
 def test_race_answers_are_letters_by_passage(tmp_path):
@@ -185,24 +191,30 @@ def test_evaluating_without_labels_or_with_broken_scores(tmp_path):
     assert "not finite" in str(caught[0].message) and all(np.isfinite(value) for value in result.values())
 
 
-DAMAGES = [
-    ("CoLA", 0, "idx\tprediction", "expected the header"), ("CoLA", 1, "0\tyes", "expected 0 or 1, found 'yes'"),
-    ("CoLA", 1, "0,1", "expected an index, a tab"), ("CoLA", 2, "77\t1", "idx 77 is not in the test set"),
-    ("RTE", 1, "0\t1", "expected entailment or not_entailment"),
-    ("STS-B", 1, "0\t5.5", "expected a number from 0 to 5"),
-    ("STS-B", 1, "0\tnan", "expected a number from 0 to 5"), ("BoolQ", 0, '{"idx": 0, "label": true}', '"true"'),
-    ("WSC", 0, '{"idx": 0, "label": "true"}', '"True"'),
-    ("COPA", 0, '{"idx": 0, "label": "1"}', "expected the label 0 or 1"),
-    ("COPA", 0, '{"idx": 0, "label": true}', "expected the label 0 or 1"), ("CB", 0, '{"idx": 0}', 'expected {"idx"'),
-    ("CB", 0, "not json", "expected a JSON object"), ("CB", 0, '{"idx": [], "label": "neutral"}', "expected an idx"),
-    ("ReCoRD", 0, '{"idx": 0, "label": 3}', "expected a text"),
-    ("AX-b", 0, '{"idx": 0, "label": "entailment"}', "idx 0 is not in the test set"),
-    ("MultiRC", 0, '{"idx": 0, "passage": {"questions": [{"idx": 0, "answers": [{"idx": 0, "label": 2}]}]}}', "0 or 1"),
-    ("MultiRC", 0, '{"idx": 0, "passage": {"questions": [{"idx": 0, "answers": [{"idx": 0, "label": 1}]}]}}',
-     "its questions or answers are not those"),
-    ("RACE-M", 0, '{"id": "middle7.txt", "answers": ["A", "B"]}', "it has 2 answers, the test set has 1"),
-    ("RACE-M", 0, '{"id": "middle7.txt", "answers": ["E"]}', "expected answers from A to D"),
-]
+DAMAGES = [("CoLA", 0, "idx\tprediction", "expected the header"),
+           ("CoLA", 1, "0\tyes", "expected 0 or 1, found 'yes'"),
+           ("CoLA", 1, "0,1", "expected an index, a tab"),
+           ("CoLA", 2, "77\t1", "idx 77 is not in the test set"),
+           ("RTE", 1, "0\t1", "expected entailment or not_entailment"),
+           ("STS-B", 1, "0\t5.5", "expected a number from 0 to 5"),
+           ("STS-B", 1, "0\tnan", "expected a number from 0 to 5"), ("BoolQ", 0, '{"idx": 0, "label": true}',
+                                                                     '"true"'),
+           ("WSC", 0, '{"idx": 0, "label": "true"}', '"True"'), ("COPA", 0, '{"idx": 0, "label": "1"}',
+                                                                 "expected the label 0 or 1"),
+           ("COPA", 0, '{"idx": 0, "label": true}', "expected the label 0 or 1"),
+           ("CB", 0, '{"idx": 0}', 'expected {"idx"'), ("CB", 0, "not json", "expected a JSON object"),
+           ("CB", 0, '{"idx": [], "label": "neutral"}', "expected an idx"),
+           ("ReCoRD", 0, '{"idx": 0, "label": 3}', "expected a text"),
+           ("AX-b", 0, '{"idx": 0, "label": "entailment"}', "idx 0 is not in the test set"),
+           ("MultiRC", 0,
+            '{"idx": 0, "passage": {"questions": [{"idx": 0, "answers": [{"idx": 0, "label": 2}]}]}}',
+            "0 or 1"),
+           ("MultiRC", 0,
+            '{"idx": 0, "passage": {"questions": [{"idx": 0, "answers": [{"idx": 0, "label": 1}]}]}}',
+            "its questions or answers are not those"),
+           ("RACE-M", 0, '{"id": "middle7.txt", "answers": ["A", "B"]}',
+            "it has 2 answers, the test set has 1"), ("RACE-M", 0, '{"id": "middle7.txt", "answers": ["E"]}',
+                                                      "expected answers from A to D"),]
 
 
 @pytest.mark.parametrize("name, line, text, message", DAMAGES)
@@ -232,11 +244,14 @@ def test_without_data_only_the_form_and_the_number_are_checked(tmp_path, caplog)
     assert len(str(refusal.value).splitlines()) < 15
 
 
-@pytest.mark.parametrize("name, folder, count", [
-    ("CoLA", "glue/CoLA", 1063), ("SST-2", "glue/SST-2", 1821), ("RTE", "glue/RTE", 3000), ("CB", "superglue/CB", 250),
-    ("COPA", "superglue/COPA", 500), ("WSC", "superglue/WSC", 146), ("RACE-M", "race", 60), ("RACE-H", "race", 60)])
+@pytest.mark.parametrize("name, folder, count", [("CoLA", "glue/CoLA", 1063), ("SST-2", "glue/SST-2", 1821),
+                                                 ("RTE", "glue/RTE", 3000), ("CB", "superglue/CB", 250),
+                                                 ("COPA", "superglue/COPA", 500),
+                                                 ("WSC", "superglue/WSC", 146), ("RACE-M", "race", 60),
+                                                 ("RACE-H", "race", 60)])
 def test_round_trip_on_the_real_test_sets(name, folder, count, real_data, tmp_path):
     task = get_task(name)
     split = task.read(real_data / folder, "test")
-    path = task.write_submission(split, np.random.default_rng(0).normal(size=(len(split), task.num_outputs)), tmp_path)
+    path = task.write_submission(split, np.random.default_rng(0).normal(size=(len(split), task.num_outputs)),
+                                 tmp_path)
     assert validate_submission(path, task, real_data / folder) == count

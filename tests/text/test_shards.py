@@ -89,7 +89,8 @@ def names_in(texts):
 # ---------------------------------------------------------------- packing
 
 @settings(max_examples=150, deadline=None)
-@given(lengths=st.lists(st.integers(0, 30), max_size=25), opens=st.lists(st.booleans(), min_size=25, max_size=25),
+@given(lengths=st.lists(st.integers(0, 30), max_size=25), opens=st.lists(st.booleans(), min_size=25,
+                                                                         max_size=25),
        max_length=st.integers(8, 24), order=st.randoms(use_true_random=False))
 def test_packing_keeps_every_token_in_order(lengths, opens, max_length, order):
     tokens = np.arange(10, 10 + sum(lengths), dtype=np.uint16)
@@ -174,7 +175,8 @@ def test_sentences_are_shuffled_apart(corpus, tokenizer_folder, tmp_path):
     texts = [text for split in SPLITS for text in texts_of(tmp_path / "s", split)]
     assert sorted(names_in(texts)) == [f"Document{number:04d}" for number in range(600)]
     train = ShardDataset(tmp_path / "s")
-    assert not any((train[index][1:-1] == 2).any() for index in range(len(train))), "no separators between sentences"
+    assert not any((train[index][1:-1] == 2).any()
+                   for index in range(len(train))), "no separators between sentences"
     sequences = texts_of(tmp_path / "s", "train")
     per_sequence = [len(names_in([text])) for text in sequences]
     assert max(per_sequence) < 5
@@ -198,10 +200,11 @@ def test_a_tokenizer_is_trained_on_the_text(tmp_path):
 
 def test_report_counts_what_came_and_what_went(tmp_path, tokenizer_folder):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.txt").write_text("One two three. Four five.\n\nShort.\n\nA | B | C | D\n\n\0\1\2\3\4\n\n" * 3)
+    (tmp_path / "in"
+     / "a.txt").write_text("One two three. Four five.\n\nShort.\n\nA | B | C | D\n\n\0\1\2\3\4\n\n" * 3)
     (tmp_path / "in" / "b.bin").write_bytes(b"x")
-    report = prepare(PrepareOptions(inputs=[tmp_path / "in"], output=tmp_path / "out", tokenizer=tokenizer_folder,
-                                    min_words=2))
+    report = prepare(PrepareOptions(inputs=[tmp_path / "in"], output=tmp_path / "out",
+                                    tokenizer=tokenizer_folder, min_words=2))
     assert (report["documents"], report["sentences"], report["words"]) == (3, 6, 15)
     assert report["dropped"] == {"garbage": 3, "short": 9, "structured": 3}
     assert report["inputs"]["passed_over_names"] == ["b.bin"]
@@ -217,8 +220,8 @@ def test_memory_does_not_grow_with_the_corpus(tokenizer_folder, tmp_path):
         path = tmp_path / f"{copies}.txt"
         path.write_text(text * copies, encoding="utf-8")
         tracemalloc.start()
-        prepare(PrepareOptions(inputs=[path], output=tmp_path / str(copies), tokenizer=tokenizer_folder, max_length=64,
-                               block_characters=16_000, bucket_bytes=60_000))
+        prepare(PrepareOptions(inputs=[path], output=tmp_path / str(copies), tokenizer=tokenizer_folder,
+                               max_length=64, block_characters=16_000, bucket_bytes=60_000))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
@@ -241,7 +244,8 @@ def test_impossible_splits_are_refused(text):
 
 # ---------------------------------------------------------------- interruptions
 
-def test_a_finished_folder_is_not_made_again_and_others_are_refused(shards, corpus, tokenizer_folder, tmp_path):
+def test_a_finished_folder_is_not_made_again_and_others_are_refused(shards, corpus, tokenizer_folder,
+                                                                    tmp_path):
     before = content(shards)
     again = prepare(options(corpus, tokenizer_folder, shards))
     assert again["already_finished"] and content(shards) == before
@@ -256,7 +260,8 @@ def test_a_finished_folder_is_not_made_again_and_others_are_refused(shards, corp
     assert content(shards) == before
 
 
-def test_an_error_at_any_point_leaves_a_folder_that_continues(shards, corpus, tokenizer_folder, tmp_path, monkeypatch):
+def test_an_error_at_any_point_leaves_a_folder_that_continues(shards, corpus, tokenizer_folder, tmp_path,
+                                                              monkeypatch):
     """Stop the work after each of its files in turn, as a kill would, and start again in the same folder."""
     class Killed(BaseException):
         pass
@@ -300,10 +305,10 @@ def children_of(pid):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_kill_9_and_restart_give_the_same_shards(shards, corpus, tokenizer_folder, tmp_path):
     output = tmp_path / "killed"
-    code = ("import sys; from bort.text.shards.plan import PrepareOptions; from bort.text.shards.prepare import prepare\n"
-            f"prepare(PrepareOptions(inputs=[{str(corpus)!r}], output={str(output)!r}, "
-            f"tokenizer={str(tokenizer_folder)!r}, max_length=64, seed=1, block_characters=8000, bucket_bytes=60_000, "
-            "workers=2))")
+    code = ("import sys; from bort.text.shards.plan import PrepareOptions; from bort.text.shards.prepare "
+            f"import prepare\nprepare(PrepareOptions(inputs=[{str(corpus)!r}], output={str(output)!r}, "
+            f"tokenizer={str(tokenizer_folder)!r}, max_length=64, seed=1, block_characters=8000, "
+            "bucket_bytes=60_000, workers=2))")
     process = subprocess.Popen([sys.executable, "-c", code], cwd=str(ROOT))
     deadline = time.time() + 60
     while time.time() < deadline and process.poll() is None and len(list(output.glob("work/spill-*"))) < 3:
@@ -381,9 +386,11 @@ def test_broken_shards_are_named(shards, tmp_path):
         ShardDataset(copy)
 
 
-@pytest.mark.parametrize("old, new, message", [
-    ('"format": 1', '"format": 99', "newer version"), ('"uint16"', '"int8"', "damaged"),
-    ('"train-00000"', '"../../x"', "damaged"), ('"sequences"', '"x"', "damaged"), ("{", "[", "not valid JSON")])
+@pytest.mark.parametrize("old, new, message", [('"format": 1', '"format": 99', "newer version"),
+                                               ('"uint16"', '"int8"', "damaged"),
+                                               ('"train-00000"', '"../../x"', "damaged"),
+                                               ('"sequences"', '"x"', "damaged"),
+                                               ("{", "[", "not valid JSON")])
 def test_a_damaged_index_is_named(shards, tmp_path, old, new, message):
     text = (shards / "index.json").read_text()
     (tmp_path / "index.json").write_text(text.replace(old, new))
@@ -400,7 +407,8 @@ def test_missing_shards_say_how_to_make_them(tmp_path, shards):
 
 def test_large_vocabularies_take_four_bytes(tmp_path):
     assert token_dtype(65536) == np.dtype("<u2") and token_dtype(65537) == np.dtype("<u4")
-    entry = write_shard(tmp_path, "x", np.array([0, 70000, 2], dtype=np.uint32), np.array([0, 3], dtype=np.uint64))
+    entry = write_shard(tmp_path, "x", np.array([0, 70000, 2], dtype=np.uint32),
+                        np.array([0, 3], dtype=np.uint64))
     assert (tmp_path / "x.bin").read_bytes() == b"\0\0\0\0\x70\x11\x01\0\2\0\0\0" and entry["tokens"] == 3
 
 
@@ -424,7 +432,8 @@ def test_command_line(corpus, tokenizer_folder, tmp_path, capsys):
     (["--max-length", "3"], "--max-length"), (["--workers", "0"], "--workers"), (["--seed", "-1"], "--seed"),
     (["--train-tokenizer", "sentencepiece"], "not both"),
 ])
-def test_command_line_mistakes_end_with_2_and_one_line(corpus, tokenizer_folder, tmp_path, capsys, extra, message):
+def test_command_line_mistakes_end_with_2_and_one_line(corpus, tokenizer_folder, tmp_path, capsys, extra,
+                                                       message):
     given = ["prepare", "--input", str(corpus), "--tokenizer", str(tokenizer_folder), "--quiet",
              "--output", str(tmp_path / "o")]
     assert run_command(main, [*given, *extra]) == 2
@@ -441,7 +450,8 @@ def test_no_tokenizer_and_no_text_are_said(corpus, tokenizer_folder, tmp_path, m
         prepare(PrepareOptions(inputs=[corpus], output=tmp_path / "o"))
     (tmp_path / "garbage.txt").write_bytes(bytes(range(32)) * 100)
     with pytest.raises(BortError, match="no text found"):
-        prepare(PrepareOptions(inputs=[tmp_path / "garbage.txt"], output=tmp_path / "p", tokenizer=tokenizer_folder))
+        prepare(PrepareOptions(inputs=[tmp_path / "garbage.txt"], output=tmp_path / "p",
+                               tokenizer=tokenizer_folder))
     with pytest.raises(BortError, match="no text"):
         prepare(PrepareOptions(inputs=[tmp_path / "garbage.txt"], output=tmp_path / "q", vocab_size=300))
 

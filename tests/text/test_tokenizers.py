@@ -1,4 +1,5 @@
-"""Tokenizers: RoBERTa's ids, agreement with GluonNLP, round trips, and files that are not what they should be."""
+"""Tokenizers: RoBERTa's ids, agreement with GluonNLP, round trips, and files that are not what they should
+be."""
 from __future__ import annotations
 
 import json
@@ -26,10 +27,11 @@ from bort.text.tokenizers.loading import (
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RELEASED = SHARED / "bpe"
-needs_released = pytest.mark.skipif(not RELEASED.is_dir(), reason="RoBERTa's vocabulary is not on this machine")
+needs_released = pytest.mark.skipif(not RELEASED.is_dir(),
+                                    reason="RoBERTa's vocabulary is not on this machine")
 MARKER = Tokenizer.MARKER
-HOSTILE = ["", " ", "a\0b", "\ud800 x", "x\udfff\ud800", "\ud83d\ude00", "\u200b\ufeff\x85\x1c\x7f", "\t\n  a \r\n",
-           "\U0010ffff\u0378", "é" * 5000, "<s> </s> <mask> <pad> [CLS] [MASK]"]
+HOSTILE = ["", " ", "a\0b", "\ud800 x", "x\udfff\ud800", "\ud83d\ude00", "\u200b\ufeff\x85\x1c\x7f",
+           "\t\n  a \r\n", "\U0010ffff\u0378", "é" * 5000, "<s> </s> <mask> <pad> [CLS] [MASK]"]
 
 
 def small_bpe_files(folder: Path) -> Path:
@@ -37,16 +39,18 @@ def small_bpe_files(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     alphabet = sorted(bpe.byte_alphabet())
     merges = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("d", "o"), ("do", "g")]
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", *alphabet, *(a + b for a, b in merges), "madeupword0000", "<mask>"]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *alphabet, *(a + b for a, b in merges), "madeupword0000",
+              "<mask>"]
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges),
+                                       encoding="utf-8")
     return folder
 
 
 def small_wordpiece_files(folder: Path, **options) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "dog", "dogs", "##s", "##ed", "bark",
-              "The", ",", ".", "cafe", "e"]
+    tokens = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "dog", "dogs", "##s", "##ed",
+              "bark", "The", ",", ".", "cafe", "e"]
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     if options:
         (folder / "tokenizer_config.json").write_text(json.dumps(options))
@@ -107,7 +111,8 @@ def test_the_memory_of_words_does_not_change_ids(tmp_path, monkeypatch):
 @needs_released
 def test_released_vocabulary_gives_robertas_ids():
     tokenizer = load_tokenizer(RELEASED)
-    assert tokenizer.encode("Hello world! cécé herlolip") == [31414, 232, 328, 740, 1140, 12695, 69, 46078, 1588]
+    assert tokenizer.encode("Hello world! cécé herlolip") == [31414, 232, 328, 740, 1140, 12695, 69, 46078,
+                                                              1588]
     assert tokenizer.encode("Schloß Nymphenburg in Munich is really nice!") == [
         18077, 4082, 7804, 8606, 6195, 2457, 3321, 11, 10489, 16, 269, 2579, 328]
     assert (tokenizer.vocab_size, tokenizer.mask_id, tokenizer.marker_id) == (50265, 50264, 50261)
@@ -116,7 +121,8 @@ def test_released_vocabulary_gives_robertas_ids():
 @needs_released
 def test_all_layouts_of_robertas_vocabulary_are_one(tmp_path):
     expected = load_tokenizer(RELEASED)
-    gluonnlp, fairseq, saved, single = (tmp_path / name for name in ("gluonnlp", "fairseq", "saved", "single"))
+    gluonnlp, fairseq, saved, single = (tmp_path / name for name in ("gluonnlp", "fairseq", "saved",
+                                                                     "single"))
     for folder in (gluonnlp, fairseq, single):
         folder.mkdir()
     vocabulary = next(RELEASED.glob("*.vocab"))
@@ -137,12 +143,13 @@ def test_equal_to_gluonnlp_on_arbitrary_unicode(tmp_path):
     except BortError as error:
         pytest.skip(str(error))
     transforms = pytest.importorskip("gluonnlp.data.transforms")
-    gluonnlp_vocabulary = json.loads(next(RELEASED.glob("*.vocab")).read_text(encoding="utf-8"))["token_to_idx"]
+    gluonnlp_vocabulary = json.loads(next(RELEASED.glob("*.vocab")).read_text(encoding="utf-8"))[
+                                                                                                 "token_to_idx"]
     shutil.copy(RELEASED / "vocab.bpe", tmp_path / "openai_webtext_bpe_ranks-396d4d8e.json")
     theirs = transforms.GPT2BPETokenizer(root=str(tmp_path))
     ours = load_tokenizer(RELEASED)
-    pieces = st.one_of(st.text(), st.sampled_from([" ", "  ", "\n", "'s", "'LL", "don't", "\u3000", "\x1c", "½", "9",
-                                                   "\u0558", "\U0001d6a6", "ﬁ", "👩‍👩‍👧"]))
+    pieces = st.one_of(st.text(), st.sampled_from([" ", "  ", "\n", "'s", "'LL", "don't", "\u3000", "\x1c",
+                                                   "½", "9", "\u0558", "\U0001d6a6", "ﬁ", "👩‍👩‍👧"]))
 
     @settings(max_examples=300, deadline=None)
     @given(st.lists(pieces, max_size=8).map("".join))
@@ -158,9 +165,11 @@ def test_equal_to_gluonnlp_on_arbitrary_unicode(tmp_path):
 # ---------------------------------------------------------------- SentencePiece
 
 def test_sentencepiece_reserves_its_specials(pieces):
-    assert [pieces.id_to_token(index) for index in range(6)] == ["<s>", "<pad>", "</s>", "<unk>", "<mask>", MARKER]
+    assert [pieces.id_to_token(index) for index in range(6)] == ["<s>", "<pad>", "</s>", "<unk>", "<mask>",
+                                                                 MARKER]
     assert pieces.special_ids == frozenset(range(6)) and pieces.marker_id == 5
-    assert pieces.unk_id not in pieces.encode("\u4e2d\u6587 naïve \U0001f600"), "bytes spell unknown characters"
+    assert pieces.unk_id not in pieces.encode(
+                                              "\u4e2d\u6587 naïve \U0001f600"), "bytes spell unknown characters"
     assert not set(pieces.encode("<s> </s> <mask> <pad>")) & pieces.special_ids
 
 
@@ -235,7 +244,8 @@ def test_encoding_never_fails(kind, every_kind, text):
     ids = every_kind[kind].encode(text)
     every_kind[kind].decode(ids)
     if kind == "bpe":
-        assert every_kind[kind].decode(ids) == text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        assert every_kind[kind].decode(ids) == text.encode("utf-16-le", "surrogatepass").decode("utf-16-le",
+                                                                                                "replace")
 
 
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece", "wordpiece"])

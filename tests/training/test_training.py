@@ -32,15 +32,17 @@ def test_schedules_follow_their_formulas():
     assert [rate(step) for step in (0, 3, 15, 99)] == pytest.approx([0.5, 2.0, 1.0, 0.4])
     rate = released_pretraining(1.0, 10, 0.2)
     assert [rate(step) for step in (0, 1, 4, 9)] == pytest.approx([0.5, 0.8, 0.5, 0.0])
-    for wrong in (("cosine", 1, 1, 0), ("linear", 0, 1, 0), ("linear", 1, 1, 1.0), ("linear", float("nan"), 1, 0)):
+    for wrong in (("cosine", 1, 1, 0), ("linear", 0, 1, 0), ("linear", 1, 1, 1.0),
+                  ("linear", float("nan"), 1, 0)):
         with pytest.raises(BortError):
             make_schedule(*wrong)
 
 
 def parameters(*shapes):
     net = gluon.nn.HybridSequential()
-    made = {f"layer{i}.{'bias' if len(shape) == 1 else 'weight'}": net.params.get(f"p{i}", shape=shape, init="zeros")
-            for i, shape in enumerate(shapes)}
+    made = {f"layer{i}.{'bias' if len(shape) == 1 else 'weight'}": net.params.get(f"p{i}", shape=shape,
+                                                                                  init="zeros") for i,
+            shape in enumerate(shapes)}
     rng = np.random.default_rng(0)
     for parameter in made.values():
         parameter.initialize()
@@ -142,7 +144,8 @@ def test_updates_in_place_wait_for_readers_and_reach_compiled_graphs():
     weight = dense.weight.data()
     expected = 0.0
     for _ in range(20):
-        before = [nd.dot(weight, weight).sum() + weight.sum() for _ in range(20)]  # asked for, not yet computed
+        # asked for, not yet computed
+        before = [nd.dot(weight, weight).sum() + weight.sum() for _ in range(20)]
         with autograd.record():
             loss = dense(x).sum()
         loss.backward()
@@ -169,7 +172,8 @@ def test_means_of_absent_words_never_leave_the_ordinary_floats():
 
 
 def test_losses_equal_hand_computed_values():
-    scores, teacher = np.array([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), np.array([[0.5, 0.1, 2.0], [1.0, 1.0, 1.0]])
+    scores, teacher = np.array([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), np.array([[0.5, 0.1, 2.0],
+                                                                               [1.0, 1.0, 1.0]])
 
     def softmax(x):
         return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
@@ -186,10 +190,12 @@ def test_losses_equal_hand_computed_values():
     with autograd.record():
         loss = losses.soft_loss(x, nd.array(teacher), 2.0).sum()
     loss.backward()
-    np.testing.assert_allclose(x.grad.asnumpy(), 2 * (softmax(scores / 2) - softmax(teacher / 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(x.grad.asnumpy(), 2 * (softmax(scores / 2) - softmax(teacher / 2)), rtol=1e-4,
+                               atol=1e-6)
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(1, 17), st.integers(1, 4), st.integers(0, 9))
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(1, 17), st.integers(1, 4),
+       st.integers(0, 9))
 def test_batches_hold_every_example_once(lengths, batch_size, parts, seed):
     lengths = np.array(lengths)
     batches = shuffled_batches(lengths, batch_size, np.random.default_rng(seed), window=3)
@@ -205,7 +211,8 @@ def test_batches_hold_every_example_once(lengths, batch_size, parts, seed):
 
 def test_padding_is_bounded():
     ids, valid = pad_batch([np.arange(3), np.arange(11)], pad_id=9, max_length=12)
-    assert ids.shape == (2, 12) and valid.tolist() == [3, 11] and (ids[0, 3:] == 9).all() and ids.dtype == np.int32
+    assert ids.shape == (2, 12) and valid.tolist() == [3, 11] and (ids[0, 3:]
+                                                                   == 9).all() and ids.dtype == np.int32
 
 
 def test_a_run_folder_keeps_one_writer_and_one_set_of_settings(tmp_path):
@@ -229,7 +236,8 @@ def test_checkpoints_keep_the_last_and_pass_over_damaged_ones(tmp_path):
     with RunFolder(tmp_path, {}) as run:
         for step in (1, 2, 3):
             run.log({"step": step})
-            run.save(step, {"epoch": step}, {"a.params": {"x": np.full((2,), step, "float32")}}, keep=2, protect=[1])
+            run.save(step, {"epoch": step}, {"a.params": {"x": np.full((2,), step, "float32")}}, keep=2,
+                     protect=[1])
         run.log({"step": 4})
         assert run.steps() == [1, 2, 3]
         run.save(5, {}, {"a.params": {"x": np.zeros(1, "float32")}}, keep=2, protect=[1])
@@ -256,7 +264,8 @@ def test_wholly_damaged_checkpoints_stop_a_run_and_nothing_is_touched(tmp_path):
         for step in (1, 2):
             (tmp_path / "checkpoints" / f"step-0000000{step}" / "state.json").write_text('{"files": {}}')
         before = (tmp_path / "metrics.jsonl").read_bytes()
-        with pytest.warns(UserWarning, match="damaged"), pytest.raises(BortError, match="none of its 2 .* nothing was"):
+        with pytest.warns(UserWarning, match="damaged"), pytest.raises(BortError,
+                                                                       match="none of its 2 .* nothing was"):
             run.latest()
         assert (tmp_path / "metrics.jsonl").read_bytes() == before and run.steps() == [1, 2]
 

@@ -1,4 +1,5 @@
-"""From a raw document to its sentences: markup, structured columns and garbage go, unstructured text stays."""
+"""From a raw document to its sentences: markup, structured columns and garbage go, unstructured text
+stays."""
 from __future__ import annotations
 
 import html
@@ -22,7 +23,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff" + Tokenizer.
 _BINARY = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 _INVISIBLE = re.compile(r"[\u200b-\u200f\u202a-\u202e]")
 _TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9:-]{0,40}(?:\s[^<>]{0,2000})?/?>|<![A-Za-z][^<>]{0,2000}>")
-_BLOCK_TAG = re.compile(r"</?(?:p|div|br|li|ul|ol|tr|table|h[1-6]|blockquote|section|article)\b[^<>]{0,2000}>", re.I)
+_BLOCK_TAG = re.compile(
+                        r"</?(?:p|div|br|li|ul|ol|tr|table|h[1-6]|blockquote|section|article)\b[^<>]{0,2000}>",
+                        re.I)
 _HIDDEN = (("<!--", "-->"), ("<script", "</script>"), ("<style", "</style>"))
 _WIKI_HIDDEN = (("<!--", "-->"), ("<math", "</math>"), ("<gallery", "</gallery>"), ("<pre", "</pre>"),
                 ("<syntaxhighlight", "</syntaxhighlight>"), ("<timeline", "</timeline>"), ("<ref", "</ref>"))
@@ -47,22 +50,24 @@ def parser_for_wikitext() -> Any:
     try:
         import mwparserfromhell
     except ImportError as error:
-        raise BortError("reading Wikipedia or Wiktionary dumps needs mwparserfromhell: pip install 'bort[corpora]'"
-                        ) from error
+        raise BortError("reading Wikipedia or Wiktionary dumps needs mwparserfromhell: pip install "
+                        "'bort[corpora]'") from error
     return mwparserfromhell
 
 
 def clean_document(raw: str, format: str, min_words: int, dropped: Counter) -> Iterator[List[str]]:
     """The documents in a raw one (several definitions of a dictionary page, else one), each as its sentences.
 
-    Markup tags, entities, wiki markup, headings and structured columns are removed; lines that are not text (control
-    characters, undecodable bytes) and sentences with words of more than 200 characters too. Blanks are normalised.
+    Markup tags, entities, wiki markup, headings and structured columns are removed; lines that are not text
+    (control characters, undecodable bytes) and sentences with words of more than 200 characters too. Blanks
+    are normalised.
 
     Args:
         raw: as :func:`bort.text.corpus.readers.read_documents` gives it.
         format: its source's format.
         min_words: documents with fewer blank-separated words are left out.
-        dropped: counts what is left out: "short" documents, "structured" and "garbage" lines, "unparsable" pages.
+        dropped: counts what is left out: "short" documents, "structured" and "garbage" lines, "unparsable"
+            pages.
     """
     if format == "wiktionary":
         texts = [[text] for text in _definitions(raw, dropped)]
@@ -153,7 +158,8 @@ def _kind_of(line: str) -> str:
 
 
 def _article(raw: str, dropped: Counter) -> List[str]:
-    """Lines of a Wikipedia article's prose: no templates, tables, references, headings, captions or list entries."""
+    """Lines of a Wikipedia article's prose: no templates, tables, references, headings, captions or list
+    entries."""
     lines = []
     for line in _plain_lines(_without_wiki_markup(raw, dropped), dropped):
         bare = line.lstrip("*#:; \t")
@@ -166,12 +172,13 @@ def _article(raw: str, dropped: Counter) -> List[str]:
 
 
 def _without_wiki_markup(raw: str, dropped: Counter) -> str:
-    """Wikitext as plain lines (entries of lists keep their mark); nothing, and one "unparsable", when that fails."""
+    """Wikitext as plain lines (entries of lists keep their mark); nothing, and one "unparsable", when that
+    fails."""
     raw = _EMPTY_REF.sub("", raw)
     for opening, closing in _WIKI_HIDDEN:
         raw = _without(raw, opening, closing)
-    # What can be removed by itself is, and what is left balanced: the parser looks for the partner of every mark that
-    # opens, again for every mark inside, which takes exponential time on text made for it.
+    # What can be removed by itself is, and what is left balanced: the parser looks for the partner of every
+    # mark that opens, again for every mark inside, which takes exponential time on text made for it.
     raw = _QUOTES.sub("", _TAG.sub("", raw)).replace("<", " ")
     raw = _balanced(_EXTERNAL_OPEN.sub("", _EXTERNAL.sub(_link_text, raw)))
     parser = parser_for_wikitext()

@@ -1,10 +1,12 @@
 """English that every CPython carries, for the demo and the tests: no files and no network needed.
 
-The corpus is the prose in ``pydoc_data.topics`` (the language reference) and in the docstrings and longer comments of
-the standard library, read from its source files without importing them, so that nothing runs: about 13,000 sentences,
-1.1 MB, the same for every run of one Python version. On it stand two tasks that label themselves. Is a sentence as it
-was written, or were two of its neighbouring words swapped ("order")? Is it about the network or about something else
-("topic")? The first takes a good language model; the second is within reach of a demo's.
+The corpus is the prose in ``pydoc_data.topics`` (the language reference) and in the docstrings and longer
+comments of
+the standard library, read from its source files without importing them, so that nothing runs: about 13,000
+sentences, 1.1 MB, the same for every run of one Python version. On it stand two tasks that label themselves.
+Is a sentence as it was written, or were two of its neighbouring words swapped ("order")? Is it about the
+network or about something else ("topic")? The first takes a good language model; the second is within reach
+of a demo's.
 """
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ from bort.errors import BortError
 from bort.files import PathLike, atomic_write
 from bort.text.corpus.sentences import split_sentences
 
-_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages", "__pycache__",
-             "pydoc_data", "ensurepip", "encodings", "tkinter", "config", "__phello__"}
+_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages",
+             "__pycache__", "pydoc_data", "ensurepip", "encodings", "tkinter", "config", "__phello__"}
 _ROLE = re.compile(r":[a-z:+-]+:`~?([^`<]*?)(?: ?<[^`]*>)?`")
 _QUOTED = re.compile(r"(``|`|\*\*|\*)(?=\S)([^`*\n]{1,60}?)(?<=\S)\1")
 _NOT_PROSE = re.compile(r"[{}\[\]<>=\\|@#$%^~`*+]|\.\.|::|--|[\"'(,]\)|\w\(\w|\d{5,}|https?:")
@@ -31,9 +33,9 @@ _TRIPLE_QUOTED = re.compile(r"(\"{3}|'{3})(.*?)\1", re.DOTALL)
 _BEFORE_DOCSTRING = re.compile(r"[ \t]*[rRuU]?")
 _COMMENTS = re.compile(r"(?:^[ \t]*#+ .*\n|^[ \t]*#[ \t]*\n){2,}", re.MULTILINE)
 _HASHES = re.compile(r"^[ \t]*#+ ?", re.MULTILINE)
-NETWORK_MODULES = frozenset((
-    "asyncio", "email", "ftplib", "html", "http", "imaplib", "ipaddress", "mailbox", "mimetypes", "poplib", "smtplib",
-    "socket", "socketserver", "ssl", "urllib", "webbrowser", "wsgiref", "xml", "xmlrpc"))
+NETWORK_MODULES = frozenset(("asyncio", "email", "ftplib", "html", "http", "imaplib", "ipaddress", "mailbox",
+                             "mimetypes", "poplib", "smtplib", "socket", "socketserver", "ssl", "urllib",
+                             "webbrowser", "wsgiref", "xml", "xmlrpc"))
 """What the task "topic" labels 1: modules and packages that every Python from 3.8 to 3.12 has."""
 KINDS = ("order", "topic")
 _TYPOGRAPHY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-"})
@@ -55,7 +57,8 @@ def _source_files() -> List[Path]:
     root = Path(sysconfig.get_paths()["stdlib"])
     found = []
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if name not in _LEFT_OUT and not name.startswith("config-"))
+        subfolders[:] = sorted(name for name in subfolders if name not in _LEFT_OUT
+                               and not name.startswith("config-"))
         found.extend(Path(folder) / name for name in sorted(names) if name.endswith(".py"))
     return found
 
@@ -100,13 +103,15 @@ def _prose(text: str) -> List[str]:
 
 
 def _is_prose(sentence: str) -> bool:
-    if not sentence[0].isupper() or sentence[-1] not in ".!?" or not sentence.isascii() or _NOT_PROSE.search(sentence):
+    if not sentence[0].isupper() or sentence[-1] not in ".!?" or not sentence.isascii() or _NOT_PROSE.search(
+                                                                                                             sentence):
         return False
     words = sentence.split()
     if not 5 <= len(words) <= 60 or sentence.count("(") != sentence.count(")") or sentence.count('"') % 2:
         return False
     plain = sum(1 for word in words if _WORD.fullmatch(word.strip("(),.;:!?'\"")))
-    return plain >= 0.8 * len(words) and sum(word.isupper() and len(word) > 1 for word in words) <= 0.3 * len(words)
+    return plain >= 0.8 * len(words) and sum(word.isupper() and len(word) > 1 for word in words) <= 0.3 * len(
+                                                                                                              words)
 
 
 @functools.lru_cache(maxsize=None)
@@ -125,7 +130,8 @@ def _documents() -> Tuple[Tuple[str, Tuple[str, ...]], ...]:
 
 
 def embedded_documents() -> List[str]:
-    """The corpus, one string of whole sentences per documentation text. No sentence occurs twice in the corpus."""
+    """The corpus, one string of whole sentences per documentation text. No sentence occurs twice in the
+    corpus."""
     return [" ".join(sentences) for _, sentences in _documents()]
 
 
@@ -137,8 +143,8 @@ def embedded_sentences() -> List[str]:
 def swap_neighbours(sentence: str, rng: np.random.Generator) -> Optional[str]:
     """``sentence`` with two neighbouring words exchanged, or None when no two can be.
 
-    Only words in lower case without punctuation take part, and only different ones, so that capitals and full stops
-    stay where they belong and do not give the swap away.
+    Only words in lower case without punctuation take part, and only different ones, so that capitals and full
+    stops stay where they belong and do not give the swap away.
     """
     words = sentence.split(" ")
     places = [index for index in range(1, len(words) - 1)
@@ -165,17 +171,19 @@ def _pools(kind: str, rng: np.random.Generator) -> Tuple[List[str], List[str]]:
     return [pairs[index][0] for index in order[1::2]], [pairs[index][1] for index in order[::2]]
 
 
-def write_embedded_task(folder: PathLike, seed: int, sizes: Sequence[int] = (6000, 1000, 1000), kind: str = "order"
-                        ) -> Dict[str, Path]:
-    """Write a task. "order": label 1 for a sentence as written, 0 for one with two neighbouring words swapped; "topic":
-    label 1 for a sentence of :data:`NETWORK_MODULES`, 0 for one of another module.
+def write_embedded_task(folder: PathLike, seed: int, sizes: Sequence[int] = (6000, 1000, 1000),
+                        kind: str = "order") -> Dict[str, Path]:
+    """Write a task. "order": label 1 for a sentence as written, 0 for one with two neighbouring words
+    swapped; "topic": label 1 for a sentence of :data:`NETWORK_MODULES`, 0 for one of another module.
 
-    Every sentence of the corpus is used at most once, in one split, with one label; each split has as many of either
-    label (one more of label 1 when its size is odd). The same seed and Python version give the same files.
+    Every sentence of the corpus is used at most once, in one split, with one label; each split has as many of
+    either label (one more of label 1 when its size is odd). The same seed and Python version give the same
+    files.
 
     Args:
-        folder: gets ``train.tsv`` and ``dev.tsv`` (``sentence``, ``label``), ``test.tsv`` (``index``, ``sentence``) and
-            ``test_labels.tsv`` (``index``, ``label``); tab-separated with a header and without quoting.
+        folder: gets ``train.tsv`` and ``dev.tsv`` (``sentence``, ``label``), ``test.tsv`` (``index``,
+            ``sentence``) and ``test_labels.tsv`` (``index``, ``label``); tab-separated with a header and
+            without quoting.
         seed: draws the sentences, their order, labels and swaps.
         sizes: rows of train, dev and test.
         kind: one of :data:`KINDS`.
@@ -184,18 +192,20 @@ def write_embedded_task(folder: PathLike, seed: int, sizes: Sequence[int] = (600
         The path of each file by name: train, dev, test, test_labels.
 
     Raises:
-        BortError: the kind is unknown, the sizes are not three positive numbers, or more than there are sentences.
+        BortError: the kind is unknown, the sizes are not three positive numbers, or more than there are
+            sentences.
     """
     if kind not in KINDS:
         raise BortError(f"the embedded task {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     if len(sizes) != 3 or any(int(size) != size or size < 1 for size in sizes):
-        raise BortError(f"sizes are the rows of train, dev and test, three positive whole numbers, not {sizes!r}")
+        raise BortError("sizes are the rows of train, dev and test, three positive whole numbers, not "
+                        f"{sizes!r}")
     rng = np.random.default_rng(seed)
     pools = _pools(kind, rng)
     most = min(len(pools[0]), len(pools[1]))
     if sum((size + 1) // 2 for size in sizes) > most:
-        raise BortError(f"the embedded corpus has {most} sentences for each label of this task, half of {sum(sizes)} "
-                        "were asked for; make the splits smaller")
+        raise BortError(f"the embedded corpus has {most} sentences for each label of this task, half of "
+                        f"{sum(sizes)} were asked for; make the splits smaller")
     folder = Path(folder)
     paths = {name: folder / f"{name}.tsv" for name in ("train", "dev", "test", "test_labels")}
     begins = [0, 0]
@@ -207,8 +217,10 @@ def write_embedded_task(folder: PathLike, seed: int, sizes: Sequence[int] = (600
             begins[label] = end
         rows = [rows[index] for index in rng.permutation(size)]
         if name == "test":
-            _write_rows(paths[name], ("index", "sentence"), [(place, row[0]) for place, row in enumerate(rows)])
-            _write_rows(paths["test_labels"], ("index", "label"), [(place, row[1]) for place, row in enumerate(rows)])
+            _write_rows(paths[name], ("index", "sentence"),
+                        [(place, row[0]) for place, row in enumerate(rows)])
+            _write_rows(paths["test_labels"], ("index", "label"),
+                        [(place, row[1]) for place, row in enumerate(rows)])
         else:
             _write_rows(paths[name], ("sentence", "label"), rows)
     return paths

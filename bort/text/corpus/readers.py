@@ -1,4 +1,5 @@
-"""Corpora as streams of documents: plain, compressed and tabular files and MediaWiki dumps, in bounded memory."""
+"""Corpora as streams of documents: plain, compressed and tabular files and MediaWiki dumps, in bounded
+memory."""
 from __future__ import annotations
 
 import bz2
@@ -56,7 +57,8 @@ class ReadOptions:
 
     Attributes:
         format: one of :data:`FORMATS`; "auto" goes by the name.
-        documents: what a document of plain text is: a paragraph (between blank lines), a line, or the whole file.
+        documents: what a document of plain text is: a paragraph (between blank lines), a line, or the whole
+        file.
         text_column: the column (by its header, or from 1) or JSON field that holds the text.
         skip_broken: keep what can be read of a damaged file, and report it, instead of stopping.
     """
@@ -80,7 +82,8 @@ def find_sources(inputs: Sequence[PathLike], format: str = "auto", avoid: Option
                  ) -> Tuple[List[Source], List[str]]:
     """The files of the inputs, in an order that depends on names only, and the names of those passed over.
 
-    A file that is named is read whatever it is called; of a folder, files of unknown kind and hidden ones are not read.
+    A file that is named is read whatever it is called; of a folder, files of unknown kind and hidden ones are
+    not read.
 
     Args:
         inputs: files and folders.
@@ -129,7 +132,8 @@ def _source(path: Path, name: str, format: str) -> Source:
         raise BortError(f"{path}: {_inner_suffix(path)} files are not read; unpack it first")
     if format == "auto":
         by_suffix = {".xml": "wiki", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl"}
-        format = "sentences" if _ONE_BILLION.match(_inner_name(path)) else by_suffix.get(_inner_suffix(path), "text")
+        format = "sentences" if _ONE_BILLION.match(_inner_name(path)) else by_suffix.get(_inner_suffix(path),
+                                                                                         "text")
     if format == "wiki":
         format = "wiktionary" if "wiktionary" in path.name else "wikipedia"
     return Source(path, name, path.stat().st_size, format)
@@ -141,7 +145,8 @@ def read_documents(source: Source, options: ReadOptions, counts: ReadCounts) -> 
     Bytes that are not UTF-8 become U+FFFD; a byte-order mark of UTF-16 is respected. ``counts`` is added to.
 
     Raises:
-        BortError: the file is damaged (and ``options.skip_broken`` is off), or a table's text column is not known.
+        BortError: the file is damaged (and ``options.skip_broken`` is off), or a table's text column is not
+        known.
     """
     try:
         with _open(source) as stream:
@@ -149,13 +154,14 @@ def read_documents(source: Source, options: ReadOptions, counts: ReadCounts) -> 
                 yield from _pages(stream, counts)
             else:
                 readers = {"csv": _table, "tsv": _table, "jsonl": _json_lines, "sentences": _lines}
-                reader = readers.get(source.format, {"paragraph": _paragraphs, "line": _lines, "file": _whole}.get(
-                    options.documents, _paragraphs))
+                reader = readers.get(source.format, {"paragraph": _paragraphs, "line": _lines,
+                                                     "file": _whole}.get(options.documents, _paragraphs))
                 yield from reader(_as_text(stream), source, options, counts)
     except _BROKEN as error:
         problem = f"{source.path}: damaged or incomplete ({_explain(error)})"
         if not options.skip_broken:
-            raise BortError(f"{problem}; get it again, or keep what can be read of it with --skip-broken") from error
+            raise BortError(
+                            f"{problem}; get it again, or keep what can be read of it with --skip-broken") from error
         counts.broken.append(f"{source.name}: {_explain(error)}")
 
 
@@ -179,15 +185,18 @@ def _bounded(stream: io.TextIOWrapper) -> Iterator[str]:
     return iter(lambda: stream.readline(_MAX_LINE), "")
 
 
-def _lines(stream: io.TextIOWrapper, source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[str]:
+def _lines(stream: io.TextIOWrapper, source: Source, options: ReadOptions,
+           counts: ReadCounts) -> Iterator[str]:
     return (line for line in _bounded(stream) if not line.isspace())
 
 
-def _paragraphs(stream: io.TextIOWrapper, source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[str]:
+def _paragraphs(stream: io.TextIOWrapper, source: Source, options: ReadOptions,
+                counts: ReadCounts) -> Iterator[str]:
     return _joined(stream, blank_ends=True)
 
 
-def _whole(stream: io.TextIOWrapper, source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[str]:
+def _whole(stream: io.TextIOWrapper, source: Source, options: ReadOptions,
+           counts: ReadCounts) -> Iterator[str]:
     return _joined(stream, blank_ends=False)
 
 
@@ -206,7 +215,8 @@ def _joined(stream: io.TextIOWrapper, blank_ends: bool) -> Iterator[str]:
         yield "".join(kept)
 
 
-def _json_lines(stream: io.TextIOWrapper, source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[str]:
+def _json_lines(stream: io.TextIOWrapper, source: Source, options: ReadOptions,
+                counts: ReadCounts) -> Iterator[str]:
     name = options.text_column or "text"
     found = False
     for line in _bounded(stream):
@@ -221,11 +231,12 @@ def _json_lines(stream: io.TextIOWrapper, source: Source, options: ReadOptions, 
         elif not line.isspace():
             counts.rows += 1
             if not found and counts.rows >= 1000:
-                raise BortError(f"{source.path}: no field {name!r} with text in its first {counts.rows} lines; name "
-                                "the field with --text-column")
+                raise BortError(f"{source.path}: no field {name!r} with text in its first {counts.rows} "
+                                "lines; name the field with --text-column")
 
 
-def _table(stream: io.TextIOWrapper, source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[str]:
+def _table(stream: io.TextIOWrapper, source: Source, options: ReadOptions,
+           counts: ReadCounts) -> Iterator[str]:
     csv.field_size_limit(MAX_DOCUMENT)
     lines = (line.replace("\0", "") for line in _bounded(stream))
     if source.format == "tsv":
@@ -252,8 +263,8 @@ def _column(header: Sequence[str], wanted: Optional[str], path: Path) -> int:
     if wanted is None:
         if len(header) <= 1:
             return 0
-        raise BortError(f"{path}: which of its {len(header)} columns ({', '.join(header)[:200]}) holds the text? "
-                        "Say it with --text-column NAME, or a number from 1 when there is no header")
+        raise BortError(f"{path}: which of its {len(header)} columns ({', '.join(header)[:200]}) holds the "
+                        "text? Say it with --text-column NAME, or a number from 1 when there is no header")
     if wanted in header:
         return header.index(wanted)
     if wanted.isdigit() and 1 <= int(wanted):

@@ -11,9 +11,11 @@ _ABBREVIATIONS = frozenset("""
     mon tue tues wed thu thurs fri sat sun u.s u.k u.n d.c a.m p.m b.c a.d ph.d m.d b.a m.a
 """.split())
 
-_STILL_ENDS = frozenset("etc inc ltd co corp jr sr a.m p.m b.c a.d ph.d m.d b.a m.a u.s u.k u.n d.c al".split())
+_STILL_ENDS = frozenset(
+                        "etc inc ltd co corp jr sr a.m p.m b.c a.d ph.d m.d b.a m.a u.s u.k u.n d.c al".split())
 
-# A full stop, question mark or exclamation mark, the quotes and brackets that close with it, and the blank after them.
+# A full stop, question mark or exclamation mark, the quotes and brackets that close with it, and the blank
+# after them.
 _END = re.compile(r"([.!?\u2026]+)([\"'\u2019\u201d)\]]*)\s+(?=([\"'\u2018\u201c(\[]*)(\S))")
 _OPENING = "\"'\u2018\u201c([-\u2013\u2014/"
 _LONGEST = 24
@@ -26,10 +28,11 @@ _OPENERS = frozenset("""
 
 
 def split_sentences(text: str) -> List[str]:
-    """Sentences of a text, in order, without the blanks around them; joined by blanks they are the text again.
+    """Sentences of a text, in order, without the blanks around them; joined by blanks they are the text
+    again.
 
-    A sentence ends at ``.``, ``!``, ``?`` or an ellipsis before a blank and a capital, digit or opening quote, but not
-    after an abbreviation or an initial.
+    A sentence ends at ``.``, ``!``, ``?`` or an ellipsis before a blank and a capital, digit or opening
+    quote, but not after an abbreviation or an initial.
     """
     sentences: List[str] = []
     begin = 0
@@ -55,7 +58,8 @@ def _is_end(text: str, match: "re.Match[str]") -> bool:
     initial = len(last) == 1 and last.isupper() and last != "I"
     if not initial and last.lower() not in _ABBREVIATIONS:
         return True
-    # "J. Smith" and "Mr. Smith" go on; "in the U.S. The ..." and "plan B. The ..." end where a common opener follows.
+    # "J. Smith" and "Mr. Smith" go on; "in the U.S. The ..." and "plan B. The ..." end where a common opener
+    # follows.
     if initial or last.lower() in _STILL_ENDS:
         opener = re.match(r"[A-Za-z]+", text[match.end(4) - 1:match.end(4) + 11])
         return opener is not None and opener.group(0).lower() in _OPENERS

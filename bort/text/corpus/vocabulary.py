@@ -16,9 +16,10 @@ SAMPLE_BYTES = 24_000_000
 _PIECE = 20_000
 
 
-def train_from_sources(sources: List[Source], options: ReadOptions, min_words: Dict[str, int], vocab_size: int,
-                       seed: int, folder: PathLike) -> None:
-    """Train a vocabulary on a random sample of the sources' sentences and save it; the same for the same seed.
+def train_from_sources(sources: List[Source], options: ReadOptions, min_words: Dict[str, int],
+                       vocab_size: int, seed: int, folder: PathLike) -> None:
+    """Train a vocabulary on a random sample of the sources' sentences and save it; the same for the same
+    seed.
 
     Raises:
         BortError: no text, a damaged file, or a vocabulary too small for its characters.
@@ -27,7 +28,8 @@ def train_from_sources(sources: List[Source], options: ReadOptions, min_words: D
     train_sentencepiece(sample, vocab_size, seed=seed, max_lines=SAMPLE_BYTES // 60).save(folder)
 
 
-def _sample(sources: List[Source], options: ReadOptions, min_words: Dict[str, int], seed: int) -> Iterator[str]:
+def _sample(sources: List[Source], options: ReadOptions, min_words: Dict[str, int],
+            seed: int) -> Iterator[str]:
     share = SAMPLE_BYTES / max(1, sum(source.text_bytes for source in sources))
     generator = random.Random(seed)
     dropped: Counter = Counter()

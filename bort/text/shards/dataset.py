@@ -1,9 +1,11 @@
-"""Shards: token sequences in flat little-endian files that are mapped into memory, described by an ``index.json``.
+"""Shards: token sequences in flat little-endian files that are mapped into memory, described by an
+``index.json``.
 
-A folder of shards holds, for each split and part, ``train-00000.bin`` (the ids of all its sequences one after another,
-uint16 when the vocabulary fits, else uint32) and ``train-00000.offsets.bin`` (uint64, where each sequence starts, and
-the end); ``index.json`` with the counts, the checksums, the options and the tokenizer's fingerprint; ``tokenizer/``,
-which :func:`bort.text.tokenizers.loading.load_tokenizer` reads; and ``report.json``. Nothing in it is a pickle.
+A folder of shards holds, for each split and part, ``train-00000.bin`` (the ids of all its sequences one after
+another, uint16 when the vocabulary fits, else uint32) and ``train-00000.offsets.bin`` (uint64, where each
+sequence starts, and the end); ``index.json`` with the counts, the checksums, the options and the tokenizer's
+fingerprint; ``tokenizer/``, which :func:`bort.text.tokenizers.loading.load_tokenizer` reads; and
+``report.json``. Nothing in it is a pickle.
 """
 from __future__ import annotations
 
@@ -33,17 +35,18 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return _DTYPES["uint16" if vocab_size <= 1 << 16 else "uint32"]
 
 
-def pack_sentences(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, opens: np.ndarray, max_length: int,
-                   bos_id: int, eos_id: int) -> Tuple[np.ndarray, np.ndarray]:
+def pack_sentences(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, opens: np.ndarray,
+                   max_length: int, bos_id: int, eos_id: int) -> Tuple[np.ndarray, np.ndarray]:
     """Fill sequences with whole sentences, as RoBERTa's FULL-SENTENCES does (Liu et al., 2019, section 4.2).
 
-    A sequence is ``<s>``, sentences as long as they fit, ``</s>``. It may go on into the next document, with another
-    ``</s>`` between. A sentence that is longer than a sequence is cut.
+    A sequence is ``<s>``, sentences as long as they fit, ``</s>``. It may go on into the next document, with
+    another ``</s>`` between. A sentence that is longer than a sequence is cut.
 
     Args:
         tokens: ids, any number of dimensions 1.
         starts, lengths: (n,) where each sentence is in ``tokens``, in the order in which they are packed.
-        opens: bool (n,), whether a separator stands before the sentence when it is not the first of its sequence.
+        opens: bool (n,), whether a separator stands before the sentence when it is not the first of its
+            sequence.
         max_length: of a sequence, with ``<s>`` and ``</s>``.
 
     Returns:
@@ -88,7 +91,8 @@ def write_shard(folder: PathLike, name: str, packed: np.ndarray, offsets: np.nda
     """Write one shard atomically; returns its entry for the index."""
     folder = Path(folder)
     entry: Dict[str, Any] = {"name": name, "sequences": len(offsets) - 1, "tokens": int(offsets[-1])}
-    for key, file, array in (("sha256", f"{name}.bin", packed.astype(packed.dtype.newbyteorder("<"), copy=False)),
+    for key, file, array in (("sha256", f"{name}.bin", packed.astype(packed.dtype.newbyteorder("<"),
+                                                                     copy=False)),
                              ("offsets_sha256", f"{name}.offsets.bin", offsets.astype(_OFFSETS, copy=False))):
         data = memoryview(np.ascontiguousarray(array)).cast("B")
         with atomic_write(folder / file, "wb") as stream:
@@ -106,13 +110,15 @@ def read_index(path: PathLike) -> Dict[str, Any]:
     file = Path(path) / INDEX_FILE
     if not file.is_file():
         begun = (Path(path) / "plan.json").is_file()
-        raise BortError(f"{path}: " + ("its preparation has not finished; run the same command again to continue"
-                                       if begun else "no shards in it (index.json is missing); make them with "
-                                       "python -m bort.text prepare"))
+        raise BortError(f"{path}: "
+                        + ("its preparation has not finished; run the same command again to continue" if begun
+                           else "no shards in it (index.json is missing); make them with "
+                           "python -m bort.text prepare"))
     index = read_json(file)
     try:
         if int(index["format"]) > FORMAT_VERSION:
-            raise BortError(f"{file}: written by a newer version of Bort (format {index['format']}); update Bort")
+            raise BortError(f"{file}: written by a newer version of Bort (format {index['format']}); update "
+                            "Bort")
         _DTYPES[index["dtype"]]
         int(index["vocab_size"]), int(index["max_length"]), str(index["tokenizer"])
         for split in index["splits"].values():
@@ -120,12 +126,15 @@ def read_index(path: PathLike) -> Dict[str, Any]:
                 name, sequences, tokens = shard["name"], shard["sequences"], shard["tokens"]
                 if Path(name).name != name or type(sequences) is not int or type(tokens) is not int:
                     raise ValueError(f"shard {name!r}")
-                if not 0 < sequences <= tokens or len(shard["sha256"]) != 64 or len(shard["offsets_sha256"]) != 64:
+                if not 0 < sequences <= tokens or len(shard["sha256"]) != 64 or len(
+                                                                                    shard[
+                                                                                          "offsets_sha256"]) != 64:
                     raise ValueError(f"shard {name!r}")
     except BortError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BortError(f"{file}: damaged ({type(error).__name__}: {error}); prepare the shards again") from error
+        raise BortError(
+                        f"{file}: damaged ({type(error).__name__}: {error}); prepare the shards again") from error
     return index
 
 
@@ -161,7 +170,10 @@ class ShardDataset:
         self._dtype = _DTYPES[index["dtype"]]
         self.tokenizer_path = self.path / TOKENIZER_FOLDER
         self.fingerprint: str = index["tokenizer"]
-        self.vocab_size, self.max_length, self.seed = int(index["vocab_size"]), int(index["max_length"]), index["seed"]
+        self.vocab_size, self.max_length, self.seed = int(index["vocab_size"]), int(
+                                                                                    index[
+                                                                                          "max_length"]), index[
+                                                                                                                "seed"]
         self.num_tokens = sum(shard["tokens"] for shard in self._shards)
         self._verify = verify
         self._maps: Dict[int, Tuple[np.ndarray, np.ndarray]] = {}
@@ -169,12 +181,14 @@ class ShardDataset:
         for shard in self._shards:
             self._check_size(f"{shard['name']}.bin", shard["tokens"] * self._dtype.itemsize)
             self._check_size(f"{shard['name']}.offsets.bin", (shard["sequences"] + 1) * _OFFSETS.itemsize)
-        offsets = [np.fromfile(self.path / f"{shard['name']}.offsets.bin", dtype=_OFFSETS) for shard in self._shards]
+        offsets = [np.fromfile(self.path / f"{shard['name']}.offsets.bin", dtype=_OFFSETS)
+                   for shard in self._shards]
         for shard, positions in zip(self._shards, offsets):
             steps = np.diff(positions.astype(np.int64))
             if positions[0] != 0 or positions[-1] != shard["tokens"] or (steps <= 0).any():
                 raise self._broken(f"{shard['name']}.offsets.bin", "its offsets do not fit")
-        self.lengths = np.concatenate([np.diff(positions.astype(np.int64)) for positions in offsets]).astype(np.int32)
+        self.lengths = np.concatenate([np.diff(positions.astype(np.int64)) for positions in offsets]).astype(
+                                                                                                             np.int32)
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -223,8 +237,8 @@ class ShardDataset:
             raise self._broken(file, f"{size} bytes long instead of {expected}")
 
     def _broken(self, file: str, why: str) -> BortError:
-        return BortError(f"{self.path / file}: a broken shard ({why}); copy it again from where it is whole, or "
-                         "prepare the shards again")
+        return BortError(f"{self.path / file}: a broken shard ({why}); copy it again from where it is whole, "
+                         "or prepare the shards again")
 
 
 def split_ratios(text: str) -> Sequence[float]:
@@ -238,5 +252,6 @@ def split_ratios(text: str) -> Sequence[float]:
     except ValueError:
         values = []
     if len(values) != 3 or any(not 0 <= value < 1e9 for value in values) or not values[0] > 0:
-        raise BortError(f"--split takes three numbers for train, test and validation, such as 8,1,1, not {text!r}")
+        raise BortError("--split takes three numbers for train, test and validation, such as 8,1,1, not "
+                        f"{text!r}")
     return [value / sum(values) for value in values]

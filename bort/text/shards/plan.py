@@ -23,8 +23,8 @@ BUCKET_BYTES = 32 << 20
 class PrepareOptions:
     """What :func:`prepare` does; see ``python -m bort.text prepare --help``.
 
-    ``workers`` and ``progress`` do not change the result. ``block_characters`` and ``bucket_bytes`` bound the memory,
-    and decide which documents can come to stand together.
+    ``workers`` and ``progress`` do not change the result. ``block_characters`` and ``bucket_bytes`` bound the
+    memory, and decide which documents can come to stand together.
     """
 
     inputs: Sequence[PathLike]
@@ -47,7 +47,8 @@ def check_options(options: PrepareOptions) -> None:
     if options.shuffle not in SHUFFLES:
         raise BortError(f"--shuffle is one of {', '.join(SHUFFLES)}, not {options.shuffle!r}")
     if options.read.format not in FORMATS or options.read.documents not in DOCUMENTS:
-        raise BortError(f"--format is one of {', '.join(FORMATS)}, and --documents one of {', '.join(DOCUMENTS)}")
+        raise BortError(f"--format is one of {', '.join(FORMATS)}, and --documents one of "
+                        f"{', '.join(DOCUMENTS)}")
     if options.max_length < 8:
         raise BortError(f"--max-length must be at least 8, not {options.max_length}")
     if options.seed < 0 or options.workers < 1 or options.block_characters < 1 or options.bucket_bytes < 1:
@@ -72,12 +73,14 @@ def locked(output: Path) -> Iterator[None]:
         except ImportError:  # not on Windows
             pass
         except OSError as error:
-            raise BortError(f"{output}: another run is writing to this folder; wait, or choose another") from error
+            raise BortError(
+                            f"{output}: another run is writing to this folder; wait, or choose another") from error
         yield
 
 
 def _edges(path: Path, skip_broken: bool) -> str:
-    """A fingerprint of a file's first and last 64 KiB: cheap, and enough to notice another file of the same name.
+    """A fingerprint of a file's first and last 64 KiB: cheap, and enough to notice another file of the same
+    name.
 
     Raises:
         BortError: the file cannot be read; with ``skip_broken``, reading passes over it and reports it later.
@@ -102,25 +105,28 @@ def make_plan(options: PrepareOptions, sources: Sequence[Source]) -> Tuple[Dict[
     if options.vocab_size is None:
         path = Path(options.tokenizer) if options.tokenizer is not None else find_default_tokenizer()
         if path is None:
-            raise BortError("no tokenizer: give its folder with --tokenizer, or make one with --train-tokenizer "
-                            "sentencepiece --vocab-size 8000 (RoBERTa's is also found by itself in $BORT_HOME and "
-                            "~/.mxnet/models)")
+            raise BortError("no tokenizer: give its folder with --tokenizer, or make one with "
+                            "--train-tokenizer sentencepiece --vocab-size 8000 (RoBERTa's is also found by "
+                            "itself in $BORT_HOME and ~/.mxnet/models)")
         tokenizer = load_tokenizer(path).fingerprint
     inputs = [[source.name, source.size, source.format, _edges(source.path, options.read.skip_broken)]
               for source in sources]
-    chosen = {"max_length": options.max_length, "split": [round(share, 9) for share in split_ratios(options.split)],
-              "shuffle": options.shuffle, "min_words": options.min_words, "seed": options.seed, **asdict(options.read),
+    chosen = {"max_length": options.max_length,
+              "split": [round(share, 9) for share in split_ratios(options.split)], "shuffle": options.shuffle,
+              "min_words": options.min_words, "seed": options.seed, **asdict(options.read),
               "block_characters": options.block_characters, "bucket_bytes": options.bucket_bytes}
     digest = hashlib.sha256(repr(inputs).encode("utf-8", "surrogateescape")).hexdigest()
     return {"format": FORMAT_VERSION, "tokenizer": tokenizer, "options": chosen,
-            "inputs": {"files": len(inputs), "bytes": sum(source.size for source in sources), "sha256": digest}}, path
+            "inputs": {"files": len(inputs), "bytes": sum(source.size for source in sources),
+                       "sha256": digest}}, path
 
 
 def claim(output: Path, plan: Dict[str, Any]) -> None:
     """Write the plan into a new folder; in one that has a plan, check that it is the same."""
     file = output / PLAN_FILE
     if not file.is_file():
-        others = [path.name for path in output.iterdir() if path.name != ".lock" and not path.name.endswith(".tmp")]
+        others = [path.name for path in output.iterdir() if path.name != ".lock"
+                  and not path.name.endswith(".tmp")]
         if others:
             raise BortError(f"{output}: not empty ({', '.join(sorted(others)[:3])}...), and not shards; "
                             "choose another folder")
@@ -134,5 +140,5 @@ def claim(output: Path, plan: Dict[str, Any]) -> None:
     names = [name for name in ("format", "tokenizer", "inputs") if old.get(name) != plan[name]]
     names += [f"{name} {old['options'].get(name)} -> {value}" for name, value in plan["options"].items()
               if old["options"].get(name) != value]
-    raise BortError(f"{output}: holds shards of another preparation (different: {'; '.join(names)}); choose another "
-                    "folder, or remove this one")
+    raise BortError(f"{output}: holds shards of another preparation (different: {'; '.join(names)}); choose "
+                    "another folder, or remove this one")

@@ -1,8 +1,10 @@
-"""Corpora to shards: plan, train a tokenizer if asked, scatter blocks of documents, pack buckets, write the index.
+"""Corpora to shards: plan, train a tokenizer if asked, scatter blocks of documents, pack buckets, write the
+index.
 
-The main process reads the files in order and deals blocks of documents to the workers; each block becomes one spill
-file, then each bucket one part of every split (an external shuffle: a bucket fits in memory, the corpus need not). What
-is finished is on the disk under its final name, so a rerun after a kill at any moment continues, with the same result.
+The main process reads the files in order and deals blocks of documents to the workers; each block becomes one
+spill file, then each bucket one part of every split (an external shuffle: a bucket fits in memory, the corpus
+need not). What is finished is on the disk under its final name, so a rerun after a kill at any moment
+continues, with the same result.
 """
 from __future__ import annotations
 
@@ -41,12 +43,13 @@ WORK_FOLDER = "work"
 def prepare(options: PrepareOptions) -> Dict[str, Any]:
     """Make a folder of shards, or continue one, and return its report (also ``report.json``).
 
-    The index and the shards depend on the inputs, the options and the seed, not on ``workers``, nor on how often the
-    work was interrupted.
+    The index and the shards depend on the inputs, the options and the seed, not on ``workers``, nor on how
+    often the work was interrupted.
 
     Raises:
-        BortError: an option or input is wrong, a file is damaged, no text is found, another run is writing to the
-            folder, or the folder holds something else (shards made from other inputs or with other options included).
+        BortError: an option or input is wrong, a file is damaged, no text is found, another run is writing to
+            the folder, or the folder holds something else (shards made from other inputs or with other
+            options included).
     """
     check_options(options)
     output = Path(options.output)
@@ -72,9 +75,11 @@ def prepare(options: PrepareOptions) -> Dict[str, Any]:
         counts = sum_counts(spills, reading)
         index = _index(plan, settings, results)
         if not counts["sentences"]:
-            raise BortError(f"no text found in {', '.join(map(str, options.inputs))} (left out: {counts['dropped']})")
-        report = make_report(index, counts, passed, {"tokenizer": trained, "scatter": scattered - begun - trained,
-                                                     "pack": time.time() - scattered}, read_bytes, options.workers)
+            raise BortError(f"no text found in {', '.join(map(str, options.inputs))} (left out: "
+                            f"{counts['dropped']})")
+        report = make_report(index, counts, passed, {"tokenizer": trained, "scatter": scattered - begun
+                                                     - trained, "pack": time.time() - scattered}, read_bytes,
+                             options.workers)
         write_json(output / REPORT_FILE, report)
         write_json(output / INDEX_FILE, index)
         shutil.rmtree(work, ignore_errors=True)
@@ -92,13 +97,14 @@ def _make_tokenizer(options: PrepareOptions, sources: Sequence[Source], path: Op
         load_tokenizer(path).save(folder)
         return 0.0
     begun = time.time()
-    crew.apart(train_from_sources, list(sources), options.read, _min_words(options), options.vocab_size, options.seed,
-               str(folder))
+    crew.apart(train_from_sources, list(sources), options.read, _min_words(options), options.vocab_size,
+               options.seed, str(folder))
     return time.time() - begun
 
 
 def _min_words(options: PrepareOptions) -> Dict[str, int]:
-    """The least words of a document by format: the paper's for dictionaries, unless the option says otherwise."""
+    """The least words of a document by format: the paper's for dictionaries, unless the option says
+    otherwise."""
     default = {name: 1 for name in FORMATS}
     default["wiktionary"] = PAPER_MIN_WORDS
     return default if options.min_words is None else {name: options.min_words for name in default}
@@ -117,14 +123,16 @@ def _groups(sources: Sequence[Source], size: int) -> List[List[Source]]:
     groups: List[List[Source]] = []
     for source in sources:
         last = groups[-1] if groups else []
-        if last and last[0].format == source.format and sum(one.text_bytes for one in last) + source.text_bytes <= size:
+        if last and last[0].format == source.format and sum(one.text_bytes
+                                                            for one in last) + source.text_bytes <= size:
             last.append(source)
         else:
             groups.append([source])
     return groups
 
 
-def _blocks(group: Sequence[Source], options: PrepareOptions, counts: ReadCounts, size: int) -> Iterator[List[str]]:
+def _blocks(group: Sequence[Source], options: PrepareOptions, counts: ReadCounts,
+            size: int) -> Iterator[List[str]]:
     block: List[str] = []
     characters = 0
     for source in group:
@@ -138,8 +146,8 @@ def _blocks(group: Sequence[Source], options: PrepareOptions, counts: ReadCounts
         yield block
 
 
-def _scatter(options: PrepareOptions, sources: Sequence[Source], settings: scatter.ScatterSettings, work: Path,
-             crew: Crew) -> Tuple[List[Path], List[Dict[str, Any]], int]:
+def _scatter(options: PrepareOptions, sources: Sequence[Source], settings: scatter.ScatterSettings,
+             work: Path, crew: Crew) -> Tuple[List[Path], List[Dict[str, Any]], int]:
     """All spill files in order, what reading each group left out, and the bytes read by this run."""
     # A spill file's table has an entry for each bucket; larger blocks keep it small beside the text.
     size = max(options.block_characters, 8192 * settings.buckets if settings.buckets > 256 else 0)
@@ -152,15 +160,16 @@ def _scatter(options: PrepareOptions, sources: Sequence[Source], settings: scatt
             marker = work / f"group-{number:06d}.json"
             group_bytes = sum(source.size for source in group)
             known = read_json(marker) if marker.is_file() else None
-            names = [work / f"spill-{number:06d}-{block:06d}" for block in range(known["blocks"])] if known else []
+            names = [work / f"spill-{number:06d}-{block:06d}"
+                     for block in range(known["blocks"])] if known else []
             if known is None or not all(name.is_file() for name in names):
                 names = []
                 counts = ReadCounts()
                 for block, documents in enumerate(_blocks(group, options, counts, size)):
                     names.append(work / f"spill-{number:06d}-{block:06d}")
                     if not names[-1].is_file():
-                        crew.do(scatter.scatter_block, number, block, documents, group[0].format, str(names[-1]),
-                                least[group[0].format])
+                        crew.do(scatter.scatter_block, number, block, documents, group[0].format,
+                                str(names[-1]), least[group[0].format])
                 known = {"blocks": len(names), **asdict(counts)}
                 write_json(marker, known)
                 read_bytes += group_bytes

@@ -9,9 +9,10 @@ from typing import Any, Dict, List, Sequence
 from bort.text.shards.scatter import read_counts
 
 _KEPT = ("documents", "sentences", "words", "characters", "tokens")
-_REASONS = {"short": "documents with too few words", "structured": "structured lines (tables, headings, lists)",
-            "garbage": "lines that are not text", "unparsable": "wiki pages that could not be parsed",
-            "rows": "rows without text", "pages": "wiki pages that are no articles"}
+_REASONS = {"short": "documents with too few words",
+            "structured": "structured lines (tables, headings, lists)", "garbage": "lines that are not text",
+            "unparsable": "wiki pages that could not be parsed", "rows": "rows without text",
+            "pages": "wiki pages that are no articles"}
 
 
 def sum_counts(spills: Sequence[Path], reading: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
@@ -41,8 +42,9 @@ def make_report(index: Dict[str, Any], counts: Dict[str, Any], passed: List[str]
                 read_bytes: int, workers: int) -> Dict[str, Any]:
     """The content of ``report.json``.
 
-    ``seconds`` by step, bytes read and throughput (megabytes of input and tokens of the whole result per second, over
-    all steps but the tokenizer's training) are those of the last run; after an interruption it did only a part.
+    ``seconds`` by step, bytes read and throughput (megabytes of input and tokens of the whole result per
+    second, over all steps but the tokenizer's training) are those of the last run; after an interruption it
+    did only a part.
     """
     working = max(1e-9, seconds["scatter"] + seconds["pack"])
     whole = read_bytes == index["inputs"]["bytes"]
@@ -62,7 +64,8 @@ def format_report(report: Dict[str, Any]) -> str:
     rows = [("files", report["inputs"]["files"]), ("bytes", report["inputs"]["bytes"])]
     rows += [(name, report[name]) for name in _KEPT]
     rows += [(f"left out: {_REASONS.get(name, name)}", number) for name, number in report["dropped"].items()]
-    rows += [("files passed over", report["inputs"]["passed_over"])] if report["inputs"]["passed_over"] else []
+    rows += [("files passed over", report["inputs"]["passed_over"])] if report["inputs"][
+                                                                                         "passed_over"] else []
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {number:>15,}" for name, number in rows]
     lines += ["", f"{'split':<8}{'sequences':>12}{'sentences':>14}{'tokens':>16}"]

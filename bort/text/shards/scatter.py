@@ -1,8 +1,9 @@
 """The two steps of making shards, as a worker process does them: scatter a block of documents, pack a bucket.
 
-Between the steps stands a file for each block ("spill"); its sections are the block's share of each bucket and split.
-Which bucket, split and place a document or sentence gets is drawn from (seed, group, block), so it does not depend on
-who does the work or in which order. Every file is written atomically: what exists is whole, and is not made again.
+Between the steps stands a file for each block ("spill"); its sections are the block's share of each bucket
+and split. Which bucket, split and place a document or sentence gets is drawn from (seed, group, block), so it
+does not depend on who does the work or in which order. Every file is written atomically: what exists is
+whole, and is not made again.
 """
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ class ScatterSettings(NamedTuple):
 class Section(NamedTuple):
     """Documents (or, when sentences are shuffled, sentences) of one bucket and split; n of them.
 
-    ``keys`` uint64 (n,) is their order; ``sizes`` uint32 (n,) the sentences in each; ``lengths`` uint32 (sentences,)
-    the tokens in each sentence; ``tokens`` all ids in a row.
+    ``keys`` uint64 (n,) is their order; ``sizes`` uint32 (n,) the sentences in each; ``lengths`` uint32
+    (sentences,) the tokens in each sentence; ``tokens`` all ids in a row.
     """
 
     keys: np.ndarray
@@ -66,7 +67,8 @@ def start_worker(settings: ScatterSettings) -> None:
     _state["tokenizer"] = load_tokenizer(settings.tokenizer)
 
 
-def scatter_block(group: int, block: int, documents: Sequence[str], format: str, path: str, min_words: int) -> None:
+def scatter_block(group: int, block: int, documents: Sequence[str], format: str, path: str,
+                  min_words: int) -> None:
     """Clean, split and tokenize a block of raw documents, and write its spill file."""
     settings: ScatterSettings = _state["settings"]
     tokenizer: Tokenizer = _state["tokenizer"]
@@ -77,7 +79,8 @@ def scatter_block(group: int, block: int, documents: Sequence[str], format: str,
         for sentences in clean_document(raw, format, min_words, counts):
             # Inside a document a sentence follows another after a blank, which belongs to its first token.
             texts.append(sentences[0])
-            texts.extend(sentences[1:] if settings.shuffle == "sentences" else (" " + text for text in sentences[1:]))
+            texts.extend(sentences[1:] if settings.shuffle == "sentences"
+                         else (" " + text for text in sentences[1:]))
             sizes.append(len(sentences))
     counts["characters"] = sum(map(len, texts))
     counts["words"] = sum(text.count(" ") + (text[0] != " ") for text in texts)
@@ -87,8 +90,8 @@ def scatter_block(group: int, block: int, documents: Sequence[str], format: str,
     counts["documents"], counts["sentences"], counts["tokens"] = len(sizes), len(texts), len(tokens)
     if settings.shuffle == "sentences":
         sizes = [1] * len(texts)
-    _write_spill(Path(path), _sections(np.asarray(sizes, dtype=np.int64), lengths, tokens, group, block, settings),
-                 dict(counts))
+    _write_spill(Path(path), _sections(np.asarray(sizes, dtype=np.int64), lengths, tokens, group, block,
+                                       settings), dict(counts))
 
 
 def _sections(sizes: np.ndarray, lengths: np.ndarray, tokens: np.ndarray, group: int, block: int,
@@ -132,7 +135,8 @@ def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The numbers ``start, ..., start + size - 1`` of all ranges, one after another."""
     sizes = sizes.astype(np.int64)
     ends = np.cumsum(sizes)
-    return np.repeat(starts.astype(np.int64) - (ends - sizes), sizes) + np.arange(int(ends[-1]) if len(ends) else 0)
+    return np.repeat(starts.astype(np.int64) - (ends - sizes), sizes) + np.arange(int(ends[-1]) if len(ends)
+                                                                                  else 0)
 
 
 def _write_spill(path: Path, sections: List[Section], counts: Dict[str, int]) -> None:
@@ -168,7 +172,8 @@ def read_section(path: Path, number: int, dtype: np.dtype) -> Section:
     with open(path, "rb") as stream:
         _, table = _read_header(stream, path)
         stream.seek(table + number * 4 * _TABLE.itemsize)
-        units, sentences, tokens, place = np.frombuffer(stream.read(4 * _TABLE.itemsize), dtype=_TABLE).tolist()
+        units, sentences, tokens, place = np.frombuffer(stream.read(4 * _TABLE.itemsize),
+                                                        dtype=_TABLE).tolist()
         stream.seek(place)
         parts = [np.frombuffer(stream.read(count * kind.itemsize), dtype=kind)
                  for count, kind in ((units, _KEYS), (units, _COUNTS), (sentences, _COUNTS), (tokens, dtype))]
@@ -178,7 +183,8 @@ def read_section(path: Path, number: int, dtype: np.dtype) -> Section:
 
 
 def pack_bucket(bucket: int, number: Optional[int], spills: Sequence[str], result: str) -> None:
-    """Shuffle and pack the sections of one bucket, write its shards, and describe them in the file ``result``.
+    """Shuffle and pack the sections of one bucket, write its shards, and describe them in the file
+    ``result``.
 
     Args:
         bucket: names the shards.
@@ -203,8 +209,9 @@ def pack_bucket(bucket: int, number: Optional[int], spills: Sequence[str], resul
         opens = np.zeros(len(sentences), dtype=bool)
         if settings.shuffle != "sentences":
             opens[np.cumsum(sizes[units]) - sizes[units]] = True
-        packed, offsets = pack_sentences(section.tokens, (np.cumsum(lengths) - lengths)[sentences], lengths[sentences],
-                                         opens, settings.max_length, tokenizer.bos_id, tokenizer.eos_id)
+        packed, offsets = pack_sentences(section.tokens, (np.cumsum(lengths) - lengths)[sentences],
+                                         lengths[sentences], opens, settings.max_length, tokenizer.bos_id,
+                                         tokenizer.eos_id)
         entry: Dict[str, Any] = {"units": len(units), "sentences": len(sentences)}
         if len(offsets) > 1:
             entry["shard"] = write_shard(settings.output, f"{split}-{bucket:05d}", packed, offsets)

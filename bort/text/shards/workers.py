@@ -10,7 +10,8 @@ from bort.errors import BortError
 
 
 class Crew:
-    """Worker processes, or this process when one worker is asked for; at most two tasks wait for each worker."""
+    """Worker processes, or this process when one worker is asked for; at most two tasks wait for each
+    worker."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -23,8 +24,8 @@ class Crew:
             initializer(*arguments)
         else:
             # Fresh interpreters: a forked one would inherit whatever threads and locks the caller has.
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"), initializer=initializer,
-                                             initargs=arguments)
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"),
+                                             initializer=initializer, initargs=arguments)
 
     def apart(self, function: Callable, *arguments: Any) -> None:
         """Call a function in a process of its own, whose memory is free again afterwards."""
@@ -58,8 +59,8 @@ class Crew:
 
     @staticmethod
     def _died() -> BortError:
-        return BortError("a worker process was killed (out of memory?); run the same command again to continue, with "
-                         "fewer --workers if memory is short")
+        return BortError("a worker process was killed (out of memory?); run the same command again to "
+                         "continue, with fewer --workers if memory is short")
 
     def __enter__(self) -> "Crew":
         return self

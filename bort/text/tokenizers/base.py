@@ -22,8 +22,8 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 def _quiet_fork() -> None:
     """Switch the Rust tokenizers' threads off in forked children: their thread pool does not survive a fork.
 
-    The library does so by itself, but only after a warning from every child. Its switch is an environment variable,
-    which therefore has to be set when the child is born, and must not stay set in the parent.
+    The library does so by itself, but only after a warning from every child. Its switch is an environment
+    variable, which therefore has to be set when the child is born, and must not stay set in the parent.
     """
     name = "TOKENIZERS_PARALLELISM"
     ours: List[bool] = []
@@ -58,21 +58,23 @@ class Tokenizer:
         kind: "bpe", "sentencepiece" or "wordpiece".
         vocab_size: number of ids, V.
         bos_id, pad_id, eos_id, unk_id, mask_id: ids of the five special tokens.
-        marker_id: the id of :attr:`MARKER`, a token that ordinary text never produces: ``madeupword0000`` in RoBERTa's
-            vocabulary, a reserved piece in SentencePiece vocabularies trained here, ``[unused0]`` or ``[unused1]`` in
-            BERT's. A vocabulary without any of these uses ``unk_id``.
-        special_ids: ids that masking must neither choose nor insert; ordinary text produces none of them but unk.
-        fingerprint: SHA-256 in hexadecimal over everything that determines ids; equal for the same vocabulary in
-            another layout of files.
+        marker_id: the id of :attr:`MARKER`, a token that ordinary text never produces: ``madeupword0000`` in
+            RoBERTa's vocabulary, a reserved piece in SentencePiece vocabularies trained here, ``[unused0]``
+            or ``[unused1]`` in BERT's. A vocabulary without any of these uses ``unk_id``.
+        special_ids: ids that masking must neither choose nor insert; ordinary text produces none of them but
+        unk.
+        fingerprint: SHA-256 in hexadecimal over everything that determines ids; equal for the same vocabulary
+            in another layout of files.
     """
 
     MARKER = "\U000f1b07"
-    """A private-use character. Around a word in a text, it marks the span: ``f"the {MARKER}dog{MARKER} barks"``."""
+    """A private-use character. Around a word in a text, it marks the span: ``f"the {MARKER}dog{MARKER}
+    barks"``."""
 
     kind = ""
 
-    def __init__(self, tokens: Sequence[str], names: Dict[str, str], marker: Optional[str], spare: Iterable[int],
-                 digest_of: Any) -> None:
+    def __init__(self, tokens: Sequence[str], names: Dict[str, str], marker: Optional[str],
+                 spare: Iterable[int], digest_of: Any) -> None:
         """Fill in the attributes.
 
         Args:
@@ -120,8 +122,9 @@ class Tokenizer:
     def encode(self, text: str) -> List[int]:
         """Ids of a text, without special tokens but with ``marker_id`` for every :attr:`MARKER` in it.
 
-        A blank directly before a marker moves behind it, so that the marked word has the ids it would have unmarked.
-        Text that spells a special token (``<mask>``) is ordinary text. Lone surrogates count as U+FFFD.
+        A blank directly before a marker moves behind it, so that the marked word has the ids it would have
+        unmarked. Text that spells a special token (``<mask>``) is ordinary text. Lone surrogates count as
+        U+FFFD.
         """
         return self.encode_batch([text])[0]
 
@@ -144,7 +147,8 @@ class Tokenizer:
         return rows
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids: bos, pad and eos vanish, the marker becomes :attr:`MARKER`, the other specials are spelled out.
+        """Text of ids: bos, pad and eos vanish, the marker becomes :attr:`MARKER`, the other specials are
+        spelled out.
 
         Raises:
             BortError: an id is not in the vocabulary.
@@ -181,12 +185,13 @@ class Tokenizer:
         return starts
 
     def save(self, folder: PathLike) -> None:
-        """Write the vocabulary into ``folder`` so that ``load_tokenizer(folder)`` gives the same tokenizer."""
+        """Write the vocabulary into ``folder`` so that ``load_tokenizer(folder)`` gives the same
+        tokenizer."""
         folder = Path(folder)
         self._write_files(folder)
-        write_json(folder / SETTINGS_FILE, {
-            "format": FORMAT_VERSION, "kind": self.kind, "vocab_size": self.vocab_size, "fingerprint": self.fingerprint,
-            "special_tokens": self.names})
+        write_json(folder / SETTINGS_FILE, {"format": FORMAT_VERSION, "kind": self.kind,
+                                            "vocab_size": self.vocab_size, "fingerprint": self.fingerprint,
+                                            "special_tokens": self.names})
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]}...)"
@@ -202,7 +207,8 @@ def _split_at(marker: str, text: str) -> List[str]:
 
 
 def tokens_in_order(ids: Any, where: str) -> List[str]:
-    """The tokens of a ``{token: id}`` mapping, by id, after checking that the ids are 0 to V-1 without gap or repeat.
+    """The tokens of a ``{token: id}`` mapping, by id, after checking that the ids are 0 to V-1 without gap or
+    repeat.
 
     Raises:
         BortError: naming ``where`` and the first offending entry.
@@ -212,16 +218,18 @@ def tokens_in_order(ids: Any, where: str) -> List[str]:
     tokens: List[Optional[str]] = [None] * len(ids)
     for token, index in ids.items():
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(tokens):
-            raise BortError(f"{where}: {token!r} has the id {index!r}, not a whole number from 0 to {len(tokens) - 1}; "
-                            "the file is damaged or incomplete")
+            raise BortError(f"{where}: {token!r} has the id {index!r}, not a whole number from 0 to "
+                            f"{len(tokens) - 1}; the file is damaged or incomplete")
         if tokens[index] is not None:
-            raise BortError(f"{where}: {token!r} and {tokens[index]!r} share the id {index}; the file is damaged")
+            raise BortError(f"{where}: {token!r} and {tokens[index]!r} share the id {index}; the file is "
+                            "damaged")
         tokens[index] = token
     return tokens  # type: ignore[return-value]
 
 
 def read_lines(path: Path) -> List[str]:
-    """Lines of a UTF-8 file, split at LF alone (byte-level alphabets contain other line separators), CR removed.
+    """Lines of a UTF-8 file, split at LF alone (byte-level alphabets contain other line separators), CR
+    removed.
 
     Raises:
         BortError: the file cannot be read, or is not UTF-8 (the line is named).
@@ -240,7 +248,8 @@ def read_lines(path: Path) -> List[str]:
     return [line[:-1] if line.endswith("\r") else line for line in lines]
 
 
-def fixed_specials(tokens: Sequence[str], candidates: Dict[str, Tuple[str, ...]], where: str) -> Dict[str, str]:
+def fixed_specials(tokens: Sequence[str], candidates: Dict[str, Tuple[str, ...]], where: str) -> Dict[str,
+                                                                                                      str]:
     """The first of each special token's spellings that the vocabulary has.
 
     Raises:

@@ -1,4 +1,5 @@
-"""Byte-level byte-pair encoding (GPT-2's, as RoBERTa and Bort use it) from each of the layouts that people have."""
+"""Byte-level byte-pair encoding (GPT-2's, as RoBERTa and Bort use it) from each of the layouts that people
+have."""
 from __future__ import annotations
 
 import json
@@ -30,14 +31,16 @@ def byte_alphabet() -> Dict[str, int]:
     """GPT-2's 256 stand-in characters and the bytes they stand for: printable Latin-1 or U+0100 and up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
-    return {**{chr(byte): byte for byte in printable}, **{chr(256 + n): byte for n, byte in enumerate(others)}}
+    return {**{chr(byte): byte for byte in printable},
+            **{chr(256 + n): byte for n, byte in enumerate(others)}}
 
 
 def _word_finder() -> Callable[[str], List[str]]:
     """A function that cuts a text into GPT-2's words.
 
-    GPT-2's, RoBERTa's and GluonNLP's tokenizers ask the `regex` package what a letter is, so that it is used here too;
-    without it the Rust library's own Unicode tables decide, which differ on characters of recent Unicode versions.
+    GPT-2's, RoBERTa's and GluonNLP's tokenizers ask the `regex` package what a letter is, so that it is used
+    here too; without it the Rust library's own Unicode tables decide, which differ on characters of recent
+    Unicode versions.
     """
     try:
         import regex
@@ -52,24 +55,27 @@ class BytePairTokenizer(Tokenizer):
 
     kind = "bpe"
 
-    def __init__(self, tokens: Sequence[str], merges: Sequence[Tuple[str, str]], where: str = "vocabulary") -> None:
+    def __init__(self, tokens: Sequence[str], merges: Sequence[Tuple[str, str]],
+                 where: str = "vocabulary") -> None:
         """Build from V tokens by id and the merges by rank.
 
         Raises:
-            BortError: a special token or a byte is missing, or a merge joins or makes a token that is not there.
+            BortError: a special token or a byte is missing, or a merge joins or makes a token that is not
+            there.
         """
         names = fixed_specials(tokens, SPECIALS, where)
         known = set(tokens)
         alphabet = byte_alphabet()
         lacking = sorted(alphabet[char] for char in alphabet if char not in known)
         if lacking:
-            raise BortError(f"{where}: not a byte-level vocabulary, {len(lacking)} of the 256 bytes have no token "
-                            f"(the first is byte 0x{lacking[0]:02x})")
+            raise BortError(f"{where}: not a byte-level vocabulary, {len(lacking)} of the 256 bytes have no "
+                            f"token (the first is byte 0x{lacking[0]:02x})")
         for number, (left, right) in enumerate(merges, start=1):
             for part in (left, right, left + right):
                 if part not in known:
-                    raise BortError(f"{where}: merge {number}, {left + ' ' + right!r}, needs the token {part!r}, which "
-                                    "the vocabulary does not have; the two files do not belong together")
+                    raise BortError(f"{where}: merge {number}, {left + ' ' + right!r}, needs the token "
+                                    f"{part!r}, which the vocabulary does not have; the two files do not "
+                                    "belong together")
         self._merges = [tuple(pair) for pair in merges]
         spare = [index for index, token in enumerate(tokens) if _SPARE.fullmatch(token)]
         marker = "madeupword0000" if "madeupword0000" in known else None
@@ -83,16 +89,17 @@ class BytePairTokenizer(Tokenizer):
         self._spaced: Dict[str, List[int]] = {}
 
     def _encode_plain(self, texts: List[str]) -> List[List[int]]:
-        # Most words of a text were seen before. Remembering them is several times faster than the library alone,
-        # which follows the offset of every character.
+        # Most words of a text were seen before. Remembering them is several times faster than the library
+        # alone, which follows the offset of every character.
         rows: List[List[int]] = []
         plain, spaced = self._plain, self._spaced
         for text in texts:
             row: List[int] = []
             parts = text.split(" ")
             bare = text.split()
-            # Words never cross a blank that stands alone, so such a text can be cut there, without the pattern. A
-            # sentence inside a document begins with a blank, which split() leaves an empty first part of.
+            # Words never cross a blank that stands alone, so such a text can be cut there, without the
+            # pattern. A sentence inside a document begins with a blank, which split() leaves an empty first
+            # part of.
             if parts == bare:
                 row += plain.get(bare[0]) or self._learn(plain, bare[0], bare[0])
                 del bare[0]
@@ -140,7 +147,8 @@ class BytePairTokenizer(Tokenizer):
 
 
 def read_merges(path: Path) -> List[Tuple[str, str]]:
-    """Merges of a ranks file (``vocab.bpe``, ``merges.txt``, GluonNLP's ``...bpe_ranks-....json``), best first.
+    """Merges of a ranks file (``vocab.bpe``, ``merges.txt``, GluonNLP's ``...bpe_ranks-....json``), best
+    first.
 
     Raises:
         BortError: naming the first line that is not two tokens.
@@ -151,8 +159,8 @@ def read_merges(path: Path) -> List[Tuple[str, str]]:
             continue
         pair = line.split(" ")
         if len(pair) != 2 or not all(pair):
-            raise BortError(f"{path}, line {number}: {line[:60]!r} is not a merge (two tokens with a blank between); "
-                            "the file is damaged")
+            raise BortError(f"{path}, line {number}: {line[:60]!r} is not a merge (two tokens with a blank "
+                            "between); the file is damaged")
         merges.append((pair[0], pair[1]))
     if not merges:
         raise BortError(f"{path}: no merges in it; the file is empty or damaged")
@@ -172,7 +180,8 @@ def from_gluonnlp(vocabulary: Path, ranks: Path) -> BytePairTokenizer:
 
 
 def from_fairseq(encoder: Path, ranks: Path, dictionary: Path) -> BytePairTokenizer:
-    """GPT-2's ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``, whose order gives RoBERTa's ids."""
+    """GPT-2's ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``, whose order gives RoBERTa's
+    ids."""
     by_id = tokens_in_order(read_json(encoder), str(encoder))
     tokens = ["<s>", "<pad>", "</s>", "<unk>"]
     for number, line in enumerate(read_lines(dictionary), start=1):
@@ -191,7 +200,8 @@ def from_fairseq(encoder: Path, ranks: Path, dictionary: Path) -> BytePairTokeni
     seen: Dict[str, int] = {}
     for index, token in enumerate(tokens):
         if seen.setdefault(token, index) != index:
-            raise BortError(f"{dictionary}, line {index - 3}: the token {token!r} is in it twice; the file is damaged")
+            raise BortError(f"{dictionary}, line {index - 3}: the token {token!r} is in it twice; the file "
+                            "is damaged")
     return BytePairTokenizer(tokens, read_merges(ranks), str(dictionary))
 
 
@@ -202,8 +212,8 @@ def from_vocab_json(vocabulary: Path, merges: Path) -> BytePairTokenizer:
         return BytePairTokenizer(tokens, read_merges(merges), str(vocabulary))
     except BortError as error:
         if "<|endoftext|>" in tokens and "<s>" not in tokens:
-            raise BortError(f"{error} (it is GPT-2's own; RoBERTa's ids need fairseq's dict.txt beside encoder.json "
-                            "and vocab.bpe)") from error
+            raise BortError(f"{error} (it is GPT-2's own; RoBERTa's ids need fairseq's dict.txt beside "
+                            "encoder.json and vocab.bpe)") from error
         raise
 
 
@@ -224,6 +234,7 @@ def from_tokenizer_json(path: Path, content: Dict[str, Any]) -> BytePairTokenize
     for number, merge in enumerate(model.get("merges") or [], start=1):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise BortError(f"{path}: model.merges, entry {number}: {str(merge)[:60]!r} is not a pair of tokens")
+            raise BortError(f"{path}: model.merges, entry {number}: {str(merge)[:60]!r} is not a pair of "
+                            "tokens")
         merges.append((pair[0], pair[1]))
     return BytePairTokenizer(tokens_in_order(ids, str(path)), merges, str(path))

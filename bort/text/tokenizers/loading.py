@@ -14,21 +14,23 @@ from bort.text.tokenizers.pieces import train_sentencepiece
 __all__ = ["TOKENIZER_FILES", "Tokenizer", "find_default_tokenizer", "find_tokenizer_files", "load_tokenizer",
            "train_sentencepiece"]
 
-TOKENIZER_FILES = (SETTINGS_FILE, "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
-                   "encoder.json", "vocab.bpe", "dict.txt", "openai_webtext_bpe_ranks-*.json", "*.vocab", "*.model")
+TOKENIZER_FILES = (SETTINGS_FILE, "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json",
+                   "vocab.txt", "encoder.json", "vocab.bpe", "dict.txt", "openai_webtext_bpe_ranks-*.json",
+                   "*.vocab", "*.model")
 """Patterns of the file names that a tokenizer may consist of, for whoever copies one."""
 
 _GLUONNLP_VOCABULARY = "openwebtext_ccnews_stories_books_cased-*.vocab"
-_LAYOUTS = ("GluonNLP's .vocab file with openai_webtext_bpe_ranks-*.json or vocab.bpe; GPT-2's encoder.json and "
-            "vocab.bpe with fairseq's dict.txt; Hugging Face's vocab.json and merges.txt, or tokenizer.json; a "
-            "SentencePiece .model file; BERT's vocab.txt")
+_LAYOUTS = ("GluonNLP's .vocab file with openai_webtext_bpe_ranks-*.json or vocab.bpe; GPT-2's encoder.json "
+            "and vocab.bpe with fairseq's dict.txt; Hugging Face's vocab.json and merges.txt, or "
+            "tokenizer.json; a SentencePiece .model file; BERT's vocab.txt")
 
 
 def find_tokenizer_files(folder: PathLike) -> List[Path]:
     """Files of ``folder`` that belong to a tokenizer, in the order of :data:`TOKENIZER_FILES`."""
     found: List[Path] = []
     for pattern in TOKENIZER_FILES:
-        found.extend(path for path in sorted(Path(folder).glob(pattern)) if path.is_file() and path not in found)
+        found.extend(path for path in sorted(Path(folder).glob(pattern)) if path.is_file()
+                     and path not in found)
     return found
 
 
@@ -36,13 +38,13 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
     """Load the tokenizer in a folder, whose layout is recognised, or a ``.model`` or ``tokenizer.json`` file.
 
     Layouts, first match: a folder that ``Tokenizer.save`` wrote; GluonNLP's ``.vocab`` and ranks; GPT-2's
-    ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``; Hugging Face's ``vocab.json`` and ``merges.txt``;
-    ``tokenizer.json``; a SentencePiece ``.model``; BERT's ``vocab.txt``. The three layouts of RoBERTa's vocabulary
-    give the same ids and the same fingerprint.
+    ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``; Hugging Face's ``vocab.json`` and
+    ``merges.txt``; ``tokenizer.json``; a SentencePiece ``.model``; BERT's ``vocab.txt``. The three layouts of
+    RoBERTa's vocabulary give the same ids and the same fingerprint.
 
     Raises:
-        BortError: no or half a layout is there, a file is damaged (with the line, where there is one), or the files
-            are not the ones that were saved.
+        BortError: no or half a layout is there, a file is damaged (with the line, where there is one), or the
+            files are not the ones that were saved.
     """
     path = Path(path)
     if path.is_file():
@@ -60,11 +62,13 @@ def _check_saved(tokenizer: Tokenizer, saved: Any, where: Path) -> None:
     if not isinstance(saved, dict) or not isinstance(saved.get("format"), int):
         raise BortError(f"{where}: not a tokenizer's settings; the file is damaged")
     if saved["format"] > FORMAT_VERSION:
-        raise BortError(f"{where}: written by a newer version of Bort (format {saved['format']}); update Bort")
+        raise BortError(f"{where}: written by a newer version of Bort (format {saved['format']}); update "
+                        "Bort")
     if saved.get("fingerprint") != tokenizer.fingerprint:
-        raise BortError(f"{where.parent}: the vocabulary is not the one that was saved here (its fingerprint is "
-                        f"{tokenizer.fingerprint[:12]}..., {where.name} says {str(saved.get('fingerprint'))[:12]}...); "
-                        f"restore the files, or remove {where.name} if they were changed on purpose")
+        raise BortError(f"{where.parent}: the vocabulary is not the one that was saved here (its fingerprint "
+                        f"is {tokenizer.fingerprint[:12]}..., {where.name} says "
+                        f"{str(saved.get('fingerprint'))[:12]}...); restore the files, or remove "
+                        f"{where.name} if they were changed on purpose")
 
 
 def _load_file(path: Path) -> Tokenizer:
@@ -83,7 +87,8 @@ def _unknown(path: Path) -> Tokenizer:
 
 def _load_folder(folder: Path) -> Tokenizer:
     def first(*patterns: str) -> Optional[Path]:
-        return next((path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()), None)
+        return next((path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()),
+                    None)
 
     ranks = first(*bpe.RANK_FILES)
     gluonnlp = first(_GLUONNLP_VOCABULARY, "*.vocab")
@@ -96,7 +101,8 @@ def _load_folder(folder: Path) -> Tokenizer:
     if vocabulary and merges:
         return bpe.from_vocab_json(vocabulary, merges)
     single = first("tokenizer.json")
-    if single and not first(pieces.MODEL_FILE):  # exported for transformers beside the model that it was made from
+    # exported for transformers beside the model that it was made from
+    if single and not first(pieces.MODEL_FILE):
         return _load_tokenizer_json(single)
     model = first(pieces.MODEL_FILE, "*.model")
     if model:
@@ -106,7 +112,8 @@ def _load_folder(folder: Path) -> Tokenizer:
         return wordpiece.from_vocab_txt(words)
     partial = [path.name for path in find_tokenizer_files(folder)]
     if partial:
-        raise BortError(f"{folder}: {', '.join(partial)} alone is not a whole tokenizer; a tokenizer is {_LAYOUTS}")
+        raise BortError(f"{folder}: {', '.join(partial)} alone is not a whole tokenizer; a tokenizer is "
+                        f"{_LAYOUTS}")
     raise BortError(f"{folder}: no tokenizer in it; a tokenizer is {_LAYOUTS}")
 
 
@@ -121,7 +128,8 @@ def _load_tokenizer_json(path: Path) -> Tokenizer:
         return bpe.from_tokenizer_json(path, content)
     if kind == "WordPiece":
         return wordpiece.from_tokenizer_json(path, content)
-    raise BortError(f"{path}: a {kind} tokenizer, which is not read from JSON; give the folder of its .model file")
+    raise BortError(f"{path}: a {kind} tokenizer, which is not read from JSON; give the folder of its .model "
+                    "file")
 
 
 def _default_folders() -> Iterator[Path]:
@@ -136,8 +144,9 @@ def _default_folders() -> Iterator[Path]:
 def find_default_tokenizer() -> Optional[Path]:
     """The folder of RoBERTa's vocabulary that needs no option to be found, or None.
 
-    Looked in, in this order: ``$BORT_HOME``, its ``tokenizer`` and ``models``, and ``models`` in ``$MXNET_HOME``
-    (``~/.mxnet``), where GluonNLP keeps its downloads. A folder counts when a whole layout is in it.
+    Looked in, in this order: ``$BORT_HOME``, its ``tokenizer`` and ``models``, and ``models`` in
+    ``$MXNET_HOME`` (``~/.mxnet``), where GluonNLP keeps its downloads. A folder counts when a whole layout is
+    in it.
     """
     for folder in _default_folders():
         if folder.is_dir() and find_tokenizer_files(folder):

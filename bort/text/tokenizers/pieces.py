@@ -1,9 +1,10 @@
-"""SentencePiece vocabularies: trained here when nobody brings a BPE vocabulary, and read from any ``.model`` file.
+"""SentencePiece vocabularies: trained here when nobody brings a BPE vocabulary, and read from any ``.model``
+file.
 
-Vocabularies trained here are unigram models over NFKC-normalised text with ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2,
-``<unk>`` 3, ``<mask>`` 4 and the span marker 5. With 1,000 ids or more, characters that are not in the vocabulary are
-spelled in bytes (256 of the ids), so that no text is lost to ``<unk>``; a smaller vocabulary cannot spare those ids and
-instead covers every character of its training text.
+Vocabularies trained here are unigram models over NFKC-normalised text with ``<s>`` 0, ``<pad>`` 1, ``</s>``
+2, ``<unk>`` 3, ``<mask>`` 4 and the span marker 5. With 1,000 ids or more, characters that are not in the
+vocabulary are spelled in bytes (256 of the ids), so that no text is lost to ``<unk>``; a smaller vocabulary
+cannot spare those ids and instead covers every character of its training text.
 """
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ except ImportError as error:  # pragma: no cover - a broken installation
 MODEL_FILE = "sentencepiece.model"
 MIN_BYTE_FALLBACK = 1000
 _SPACE = "\u2581"
-_SPECIALS = {"bos": ("<s>", "[CLS]"), "pad": ("<pad>", "[PAD]"), "eos": ("</s>", "[SEP]"), "unk": ("<unk>", "[UNK]"),
-             "mask": ("<mask>", "[MASK]")}
+_SPECIALS = {"bos": ("<s>", "[CLS]"), "pad": ("<pad>", "[PAD]"), "eos": ("</s>", "[SEP]"),
+             "unk": ("<unk>", "[UNK]"), "mask": ("<mask>", "[MASK]")}
 MAX_LINE_BYTES = 4096
 _CHUNK = 4096
 
@@ -47,7 +48,8 @@ class SentencePieceTokenizer(Tokenizer):
             # An empty or damaged protocol buffer can parse as a model without pieces.
             intact = processor.LoadFromSerializedProto(model) and processor.get_piece_size() > 0
         except (RuntimeError, OSError) as error:
-            raise BortError(f"{where}: not a SentencePiece model, or a damaged one ({str(error)[:200]})") from error
+            raise BortError(
+                            f"{where}: not a SentencePiece model, or a damaged one ({str(error)[:200]})") from error
         if not intact:
             raise BortError(f"{where}: not a SentencePiece model (no pieces in it)")
         tokens = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
@@ -69,7 +71,8 @@ class SentencePieceTokenizer(Tokenizer):
         return (" " if self._tokens[ids[0]].startswith(_SPACE) else "") + self._processor.decode(ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """As :meth:`Tokenizer.decode`, without the blank that SentencePiece puts before a text's first word."""
+        """As :meth:`Tokenizer.decode`, without the blank that SentencePiece puts before a text's first
+        word."""
         text = super().decode(ids)
         return text[1:] if text.startswith(" ") else text
 
@@ -94,17 +97,19 @@ def from_model_file(path: Path) -> SentencePieceTokenizer:
     return SentencePieceTokenizer(data, str(path))
 
 
-def train_sentencepiece(lines: Iterable[str], vocab_size: int, seed: int = 0, byte_fallback: Optional[bool] = None,
-                        threads: int = 2, max_lines: int = 2_000_000) -> SentencePieceTokenizer:
+def train_sentencepiece(lines: Iterable[str], vocab_size: int, seed: int = 0,
+                        byte_fallback: Optional[bool] = None, threads: int = 2,
+                        max_lines: int = 2_000_000) -> SentencePieceTokenizer:
     """Train a unigram vocabulary; the same lines, size and seed give the same model, byte for byte.
 
     Args:
         lines: the training text, a sentence or paragraph each; those longer than 4,096 bytes are cut.
         vocab_size: ids to make. The result has fewer when the text is too small to support that many.
         seed: draws the ``max_lines`` lines that are used when there are more.
-        byte_fallback: whether unknown characters are spelled in bytes; None decides by ``vocab_size`` (see above).
-        threads: threads to train with. Sums are taken in another order with another number, so it is part of the
-            recipe and does not follow the machine.
+        byte_fallback: whether unknown characters are spelled in bytes; None decides by ``vocab_size`` (see
+            above).
+        threads: threads to train with. Sums are taken in another order with another number, so it is part of
+            the recipe and does not follow the machine.
         max_lines: lines to hold in memory.
 
     Raises:
@@ -118,23 +123,25 @@ def train_sentencepiece(lines: Iterable[str], vocab_size: int, seed: int = 0, by
     if not sample:
         raise BortError("there is no text to make a vocabulary from")
     model = io.BytesIO()
-    settings = dict(
-        model_type="unigram", vocab_size=vocab_size, hard_vocab_limit=False, bos_id=0, pad_id=1, eos_id=2, unk_id=3,
-        bos_piece="<s>", pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>", control_symbols=["<mask>"],
-        user_defined_symbols=[Tokenizer.MARKER], byte_fallback=byte_fallback,
-        character_coverage=0.9995 if byte_fallback else 1.0, num_threads=threads, shuffle_input_sentence=False,
-        max_sentence_length=2 * MAX_LINE_BYTES, minloglevel=2)
+    settings = dict(model_type="unigram", vocab_size=vocab_size, hard_vocab_limit=False, bos_id=0, pad_id=1,
+                    eos_id=2, unk_id=3, bos_piece="<s>", pad_piece="<pad>", eos_piece="</s>",
+                    unk_piece="<unk>", control_symbols=["<mask>"], user_defined_symbols=[Tokenizer.MARKER],
+                    byte_fallback=byte_fallback, character_coverage=0.9995 if byte_fallback else 1.0,
+                    num_threads=threads, shuffle_input_sentence=False, max_sentence_length=2 * MAX_LINE_BYTES,
+                    minloglevel=2)
     model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(sample), model_writer=model, **settings)
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(sample), model_writer=model,
+                                                 **settings)
     except (RuntimeError, OSError) as error:
-        raise BortError(f"SentencePiece cannot make {vocab_size} ids from this text: {str(error)[-300:].strip()}"
-                        ) from error
+        raise BortError(f"SentencePiece cannot make {vocab_size} ids from this text: "
+                        f"{str(error)[-300:].strip()}") from error
     return SentencePieceTokenizer(model.getvalue(), "the trained vocabulary")
 
 
 def _sample(lines: Iterable[str], count: int, seed: int) -> List[str]:
-    """At most ``count`` cut lines of the text, each equally likely (Vitter's reservoir), in memory for ``count``."""
+    """At most ``count`` cut lines of the text, each equally likely (Vitter's reservoir), in memory for
+    ``count``."""
     generator = random.Random(seed)
     kept: List[str] = []
     seen = 0
@@ -151,13 +158,16 @@ def _sample(lines: Iterable[str], count: int, seed: int) -> List[str]:
 
 
 def _cut(line: str) -> Iterator[str]:
-    """Non-empty pieces of a line that the trainer takes: it skips what is longer than its limit, and stops at NUL."""
+    """Non-empty pieces of a line that the trainer takes: it skips what is longer than its limit, and stops at
+    NUL."""
     line = without_surrogates(line).replace("\0", " ").replace(Tokenizer.MARKER, " ").strip()
     while line:
         if len(line.encode("utf-8")) <= MAX_LINE_BYTES:
             yield line
             return
-        # A quarter of the bytes, in characters, fits whatever the characters; break it at a blank if there is one.
-        end = line.rfind(" ", 1, MAX_LINE_BYTES // 4) if " " in line[1:MAX_LINE_BYTES // 4] else MAX_LINE_BYTES // 4
+        # A quarter of the bytes, in characters, fits whatever the characters; break it at a blank if there is
+        # one.
+        end = line.rfind(" ", 1, MAX_LINE_BYTES // 4) if " " in line[1:MAX_LINE_BYTES
+                                                                     // 4] else MAX_LINE_BYTES // 4
         yield line[:end]
         line = line[end:].lstrip()
