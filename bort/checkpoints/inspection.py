@@ -97,9 +97,11 @@ def inspect(path: PathLike, architecture: Optional[str] = None, heads: Optional[
     checksum = sha256_file(located.parameters)
     recorded = config.get("sha256")
     kind = "model folder" if located.config is not None else "bare parameter file"
+    state = mlm_head_state(stored.arrays, config) if "decoder.0.bias" in stored.arrays else "missing"
+    shapes = {name: array.shape for name, array in stored.arrays.items()
+              if state != "absent" or not name.startswith("decoder.")}
     return {"kind": kind + (" of a classifier" if config.get("head") else ""),
-            "parameters_file": str(located.parameters),
-            **_network(description, {name: array.shape for name, array in stored.arrays.items()}),
+            "parameters_file": str(located.parameters), **_network(description, shapes),
             "dtypes": sorted({str(array.dtype) for array in stored.arrays.values()}), "sha256": checksum,
             "checksum": "not recorded" if recorded is None else "as recorded" if recorded == checksum
             else f"NOT the recorded {recorded}", "mlm_head": mlm_head_state(stored.arrays, config)
@@ -176,7 +178,7 @@ def verify(path: PathLike, architecture: Optional[str] = None, heads: Optional[i
     except BortError as error:
         return [*checks, Check("shapes", "failed", str(error))]
     checks.append(Check("shapes", "ok", f"{len(stored.arrays)} parameters, all as the architecture has them"))
-    broken = [name for name, array in stored.arrays.items() if not np.isfinite(array).all()]
+    broken = model_folder.not_finite(stored.arrays)
     checks.append(Check("finite values", "failed", f"NaN or infinity in {', '.join(broken[:5])}") if broken
                   else Check("finite values", "ok", "no NaN, no infinity"))
     found: Optional[Tokenizer] = None

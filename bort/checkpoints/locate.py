@@ -23,6 +23,11 @@ MAX_CONFIG_BYTES = 4 << 20
 """A config with everything that a run records in it has some thousand bytes."""
 TIED = "decoder.3.weight"
 EMBEDDING = "word_embed.0.weight"
+RELEASED_LABELS: Dict[str, Tuple[str, ...]] = {
+    **dict.fromkeys(("RTE", "QNLI", "AX-b", "AX-g"), ("not_entailment", "entailment")),
+    **dict.fromkeys(("MNLI", "CB"), ("neutral", "entailment", "contradiction"))}
+"""Task to the order of the classes in the original release's classifiers, whose files do not say it. Its other
+tasks have the order of ``bort.tasks``."""
 
 
 class Located(NamedTuple):
@@ -139,6 +144,8 @@ def bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifie
         config["mlm_layer_norm_eps"] = 1e-5  # fairseq's, in the MLM head too
     if is_classifier:
         config["head"] = _bare_head(arrays, where)
+    if not any(name.startswith("decoder.") for name in arrays):
+        config["mlm_head"] = "absent"  # the release's classifiers are saved without one
     return config
 
 

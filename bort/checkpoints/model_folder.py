@@ -16,14 +16,15 @@ those of the original release (H hidden, I intermediate, V vocabulary, P positio
     decoder.0.{weight,bias}, decoder.2.{gamma,beta}, decoder.3.bias              (H, H), (H,); (H,); (V,)
     decoder.3.weight: word_embed.0.weight again; released files hold it twice, ours once
 
-A classifier's file has all of these under ``bort.`` and its head under ``classifier.``.
+A classifier's file has all of these under ``bort.`` and its head under ``classifier.``; those of the release
+have no ``decoder.*``.
 """
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -46,12 +47,13 @@ from bort.checkpoints.params_file import write_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, sha256_file, write_json
 from bort.models import Bert, Classifier, initialize
+from bort.models.bert import initial_value
 
 Model = Union[Bert, Classifier]
 __all__ = ["CONFIG_FILE", "EMBEDDING", "FORMAT", "FORMAT_VERSION", "PARAMETERS_FILE", "TIED", "Located",
            "Model", "Stored", "build", "describe", "expected_shapes", "fit", "infer_architecture", "load",
-           "load_or_initialize", "locate", "parameter_arrays", "read", "read_parameters", "save",
-           "set_parameters", "write"]
+           "load_or_initialize", "locate", "not_finite", "parameter_arrays", "random_mlm_head", "read",
+           "read_parameters", "save", "set_parameters", "write"]
 
 
 def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None) -> Model:
@@ -120,7 +122,7 @@ def fit(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> Dict[str,
     wanted = expected_shapes(model)
     numbers = sorted(int(name.split(".")[1]) for name in arrays if re.fullmatch(r"classifier\.\d\.weight",
                                                                                 name))
-    if numbers and numbers[0] == 0:  # a released head made without dropout, see ``model_files``
+    if numbers and numbers[0] == 0:  # a released head made without dropout, see ``locate``
         renamed = {"0": "1", "1": "3"}
         arrays = {re.sub(r"^classifier\.(\d)", lambda match: f"classifier.{renamed[match.group(1)]}",
                          name): array for name, array in arrays.items()}
@@ -159,13 +161,21 @@ class Stored(NamedTuple):
 
 def read(path: PathLike, architecture: Optional[Union[str, Architecture]] = None, heads: Optional[int] = None,
          verify: bool = True) -> Stored:
-    """What :func:`load` reads before it builds the network: views of the mapped file in the file's own
-    dtype."""
+    """What :func:`load` reads before it builds the network: views of the mapped file in the file's own dtype.
+
+    A bare file without an MLM head (the release's classifiers) gets a random one, as its config's ``mlm_head``
+    then says ("absent").
+
+    Args:
+        verify: compare the file with its recorded checksum, and refuse NaN and infinity.
+    """
     located = locate(path)
     where = str(located.parameters)
     if located.config is None:
         arrays, is_classifier = read_parameters(located.parameters)
         config: Mapping[str, Any] = bare_config(located, arrays, is_classifier, architecture, heads)
+        if config.get("mlm_head") == "absent":
+            arrays.update(random_mlm_head(*arrays[EMBEDDING].shape))
     else:
         config = located.config
         if config.get("format_version") != FORMAT_VERSION:
@@ -180,7 +190,29 @@ def read(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
             raise BortError(f"{located.folder}: holds {config.get('architecture')}, not "
                             f"{parse(architecture).display}")
     _check_claims(config, arrays, where)
+    if verify:
+        _check_finite(arrays, where)
     return Stored(located, config, arrays)
+
+
+def random_mlm_head(vocab_size: int, hidden: int, seed: int = 0) -> Dict[str, np.ndarray]:
+    """The parameters, float32, of an MLM head as it is initialized: for a body that came without one."""
+    shapes = {"decoder.0.weight": (hidden, hidden), "decoder.0.bias": (hidden,), "decoder.2.gamma": (hidden,),
+              "decoder.2.beta": (hidden,), "decoder.3.bias": (vocab_size,)}
+    return {name: initial_value(name, shape, seed) for name, shape in shapes.items()}
+
+
+def _check_finite(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    broken = not_finite(arrays)
+    if broken:
+        others = f" and in {len(broken) - 1} more arrays" if len(broken) > 1 else ""
+        raise BortError(f"{where}: NaN or infinity in {broken[0]}{others}: the training that wrote it diverged, "
+                        "or the file was damaged; take an earlier checkpoint")
+
+
+def not_finite(arrays: Mapping[str, np.ndarray]) -> List[str]:
+    """Names of the arrays that hold NaN or infinity."""
+    return [name for name, array in arrays.items() if not np.isfinite(array).all()]
 
 
 def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None, heads: Optional[int] = None,
@@ -193,7 +225,7 @@ def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
             against the folder's own.
         heads: for a bare file, A alone; the rest is read off the shapes.
         dropout: replaces the stored probability, also in the head.
-        verify: compare the file with the checksum in ``config.json``.
+        verify: compare the file with the checksum in ``config.json``, and refuse NaN and infinity.
 
     Returns:
         A :class:`Bert`, or a :class:`Classifier` when the file has a head.

@@ -9,19 +9,23 @@ import pytest
 
 import bort
 from bort.architecture import Architecture
+from bort.checkpoints.inspection import mlm_head_state, verify
 from bort.checkpoints.locate import Located, bare_config
-from bort.checkpoints.model_folder import load_or_initialize, parameter_arrays
-from bort.checkpoints.params_file import write_ndarrays
+from bort.checkpoints.model_folder import describe, load_or_initialize, parameter_arrays, read, write
+from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.errors import BortError
 from bort.models import Bert, Classifier
 from tests.tiny import MAX_LENGTH, TINY, VOCAB, tiny_batch, tiny_bert
 
 
 def released_file(path, model, dtype="float32", dropout=True):
-    """A file as the original release wrote it: the tied matrix twice, a classifier's body under ``bort.``."""
+    """A file as the original release wrote it: the tied matrix twice; a classifier's body under ``bort.``,
+    without MLM head."""
     arrays = parameter_arrays(model)
-    prefix = "bort." if isinstance(model, Classifier) else ""
-    arrays[prefix + "decoder.3.weight"] = arrays[prefix + "word_embed.0.weight"]
+    if isinstance(model, Classifier):
+        arrays = {name: array for name, array in arrays.items() if ".decoder." not in name}
+    else:
+        arrays["decoder.3.weight"] = arrays["word_embed.0.weight"]
     if not dropout:
         arrays = {name.replace("classifier.1", "classifier.0").replace("classifier.3", "classifier.1"): array
                   for name, array in arrays.items()}
@@ -81,9 +85,37 @@ def test_released_classifiers_load_with_their_head(tmp_path, dropout):
     model.initialize_head(1)
     released_file(tmp_path / "c.params", model, dropout=dropout)
     back = bort.load(tmp_path / "c.params", heads=2, dropout=0.0)
-    assert (back.head, back.num_outputs) == ("pooled", 2)
+    assert (back.head, back.num_outputs, back.labels) == ("pooled", 2, None)
+    stored = read(tmp_path / "c.params", heads=2)
+    assert stored.config["mlm_head"] == "absent" == mlm_head_state(stored.arrays, stored.config)
+    assert len(read_ndarrays(tmp_path / "c.params")) == 40  # as many as the release's have with two layers
     # Outside autograd dropout does nothing, so the two probabilities give the same output.
     np.testing.assert_array_equal(back(*tiny_batch()[:2]).asnumpy(), model(*tiny_batch()[:2]).asnumpy())
+
+
+def test_a_bare_body_without_an_mlm_head_loads_and_half_a_head_does_not(tmp_path):
+    model = tiny_bert(2)
+    arrays = {name: array for name, array in parameter_arrays(model).items() if not name.startswith("decoder.")}
+    write_ndarrays(tmp_path / "body.params", arrays)
+    back = bort.load(tmp_path / "body.params", heads=2)
+    np.testing.assert_array_equal(back(*tiny_batch()[:2]).asnumpy(), model(*tiny_batch()[:2]).asnumpy())
+    write_ndarrays(tmp_path / "half.params", {**arrays, "decoder.0.bias": np.zeros(8, "float32")})
+    with pytest.raises(BortError, match=r"missing decoder.0.weight \(8, 8\)"):
+        bort.load(tmp_path / "half.params", heads=2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    model = tiny_bert(2)
+    arrays = parameter_arrays(model)
+    arrays["encoder.layer_norm.beta"][3] = value
+    write_ndarrays(tmp_path / "bare.params", arrays)
+    folder = write(tmp_path / "m", describe(model), arrays)
+    for path in (tmp_path / "bare.params", folder):
+        with pytest.raises(BortError, match="NaN or infinity in encoder.layer_norm.beta: [^\n]*$"):
+            bort.load(path, heads=2)
+    checks = {check.name: check.outcome for check in verify(folder)}
+    assert checks["finite values"] == "failed"
 
 
 def test_missing_extra_and_misshapen_parameters_are_reported_together(tmp_path):
