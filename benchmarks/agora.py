@@ -1,10 +1,10 @@
 """Does Agora work? A small student and a larger teacher, pre-trained here, on CoLA, RTE, SST-2, CB and COPA.
 
-    python benchmarks/agora.py                                    # everything; 2 hours of a core and the pre-training
-    python benchmarks/agora.py --tasks SST-2 --no-ablations       # one task
-    python benchmarks/agora.py --pretrained-student runs/pretraining/kd-0 --pretrained-teacher
-    runs/pretraining/teacher python benchmarks/agora.py --data ~/data --text articles.txt --work
-    runs/agora-benchmark --seeds 0,1,2 python benchmarks/agora.py --student 4,8,256,512 --teacher 6,8,512,2048
+    python -m benchmarks.agora                                    # everything; 2 hours of a core and the pre-training
+    python -m benchmarks.agora --tasks SST-2 --no-ablations       # one task
+    python -m benchmarks.agora --pretrained-student runs/pretraining/kd-0 --pretrained-teacher
+    runs/pretraining/teacher python -m benchmarks.agora --data ~/data --text articles.txt --work
+    runs/agora-benchmark --seeds 0,1,2 python -m benchmarks.agora --student 4,8,256,512 --teacher 6,8,512,2048
     --student-steps 50000 --teacher-steps 50000
 
 For every task and seed: plain fine-tuning, plain fine-tuning and distillation with as many steps as Agora
@@ -24,12 +24,10 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import common  # noqa: E402
-from bort.architecture import Architecture  # noqa: E402
-from bort.errors import BortError, run_command  # noqa: E402
-from bort.files import read_json, write_json  # noqa: E402
+from benchmarks.harness import common
+from bort.architecture import Architecture
+from bort.errors import BortError, run_command
+from bort.files import read_json, write_json
 
 DATA = common.ROOT.parent / "shared" / "data"
 MAX_LENGTH = 64

@@ -1,9 +1,9 @@
 """Conversion to Hugging Face and back at full size: seconds, peak memory, size on disk, and that nothing
 changes.
 
-    python benchmarks/conversion.py                        # Bort and RoBERTa-large, two to three minutes, 8 GiB of disk
-    python benchmarks/conversion.py --models bort          # half a minute
-    python benchmarks/conversion.py --models tiny --no-outputs
+    python -m benchmarks.conversion                        # Bort and RoBERTa-large, two to three minutes, 8 GiB of disk
+    python -m benchmarks.conversion --models bort          # half a minute
+    python -m benchmarks.conversion --models tiny --no-outputs
 
 Weights are random. Every conversion is the command that users run, in a process of its own: seconds are from
 its start to its end, Python and MXNet included; memory is the most that was resident, pages of the mapped
@@ -22,11 +22,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import common  # noqa: E402
-from bort.errors import BortError, run_command  # noqa: E402
-from bort.files import sha256_file  # noqa: E402
+from benchmarks.harness import common
+from bort.errors import BortError, run_command
+from bort.files import sha256_file
 
 PARAMETERS, TENSORS = "model.params", "model.safetensors"
 
@@ -146,8 +144,8 @@ def _peak_mib() -> float:
 def in_process(worker: str, *arguments: str) -> Dict[str, Any]:
     """Run one of :data:`WORKERS` in a process of its own; its result with ``seconds`` and ``peak MiB``."""
     started = time.perf_counter()
-    found = common.run_workers([[sys.executable, str(Path(__file__).resolve()), "--worker", worker,
-                                 *arguments]])[0]
+    command = common.module_command("benchmarks.conversion", "--worker", worker, *arguments)
+    found = common.run_workers([command])[0]
     return {**found, "seconds": round(time.perf_counter() - started, 2)}
 
 

@@ -1,8 +1,8 @@
 """What 8 bits cost on real tasks: a fine-tuned classifier's dev metrics in every number format that deploys
 it.
 
-    python benchmarks/int8_accuracy.py CoLA=runs/cola/model SST-2=runs/sst2/model RTE=runs/rte/model
-    python benchmarks/int8_accuracy.py SST-2=runs/sst2/model --data ~/glue --calibration 64
+    python -m benchmarks.int8_accuracy CoLA=runs/cola/model SST-2=runs/sst2/model RTE=runs/rte/model
+    python -m benchmarks.int8_accuracy SST-2=runs/sst2/model --data ~/glue --calibration 64
 
 For every TASK=FOLDER the official dev set is scored by the model as trained (MXNet, float32), by MXNet's int8
 with and without 8-bit attention products, by bfloat16 where this machine has it, and by the ONNX files that
@@ -21,10 +21,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import common  # noqa: E402
-from bort.errors import BortError, run_command  # noqa: E402
+from benchmarks.harness import common
+from bort.errors import BortError, run_command
 
 DATA = common.ROOT.parent / "shared" / "data"
 FOLDERS = {"CoLA": "glue/CoLA", "SST-2": "glue/SST-2", "RTE": "glue/RTE", "CB": "superglue/CB",

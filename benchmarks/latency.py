@@ -1,8 +1,8 @@
 """Table 1's latency, in every engine a user would pick, with the same weights and inputs.
 
-    python benchmarks/latency.py                                     # everything; about 15 minutes on 2 quiet cores
-    python benchmarks/latency.py --architectures bort --engines mxnet,onnxruntime-hf --batch-sizes 1
-    python benchmarks/latency.py --architectures 2,4,256,512 --lengths 64 --trials 5
+    python -m benchmarks.latency                                     # everything; about 15 minutes on 2 quiet cores
+    python -m benchmarks.latency --architectures bort --engines mxnet,onnxruntime-hf --batch-sizes 1
+    python -m benchmarks.latency --architectures 2,4,256,512 --lengths 64 --trials 5
 
 Every engine runs in a process of its own (see workers.py) that is stopped while another one is measured; they
 take turns round by round. Their outputs are compared before anything is timed: an engine that is fast and
@@ -18,14 +18,12 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import common, engines, latency_report  # noqa: E402
-from benchmarks.engines import Shape  # noqa: E402
-from benchmarks.latency_report import show_shape  # noqa: E402
-from benchmarks.workers import Worker  # noqa: E402
-from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, parse  # noqa: E402
-from bort.errors import BortError, run_command  # noqa: E402
+from benchmarks.harness import common, engines, latency_report
+from benchmarks.harness.engines import Shape
+from benchmarks.harness.latency_report import show_shape
+from benchmarks.harness.workers import Worker
+from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, parse
+from bort.errors import BortError, run_command
 
 ARCHITECTURES = ("bort", "a2", "a3", "bert-base", "roberta-large")
 ENGINES_OF_TABLE_1 = ("mxnet", "mxnet-int8", "onnx", "gluonnlp", "gluonnlp-tuned", "pytorch",

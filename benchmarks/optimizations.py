@@ -1,8 +1,8 @@
 """What each step of the fast inference form gains: the same network, one step more in every line.
 
-    python benchmarks/optimizations.py                                   # Bort; about 4 minutes on 2 quiet cores
-    python benchmarks/optimizations.py --shapes 1x128 --trials 20
-    python benchmarks/optimizations.py --architecture 2,4,64,128 --vocab-size 500 --shapes 2x16 --trials 3
+    python -m benchmarks.optimizations                                   # Bort; about 4 minutes on 2 quiet cores
+    python -m benchmarks.optimizations --shapes 1x128 --trials 20
+    python -m benchmarks.optimizations --architecture 2,4,64,128 --vocab-size 500 --shapes 2x16 --trials 3
 
 All variants take turns in one process, with the same weights and inputs; every output is held against the
 plain network's before anything is timed. The last lines have a process of their own for each setting of
@@ -18,11 +18,9 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import common, engines  # noqa: E402
-from bort.architecture import ROBERTA_VOCAB_SIZE, parse  # noqa: E402
-from bort.errors import BortError, run_command  # noqa: E402
+from benchmarks.harness import common, engines
+from bort.architecture import ROBERTA_VOCAB_SIZE, parse
+from bort.errors import BortError, run_command
 
 FLOAT32_TOLERANCE = 1e-4
 INT8_CORRELATION = 0.98
@@ -130,14 +128,13 @@ def classifier_rows(model: Any, length: int, trials: int) -> List[Dict[str, Any]
 
 def policy_rows(args: argparse.Namespace, shape: Shape) -> List[Dict[str, Any]]:
     """The compiled network in a process for each OpenMP policy, twice in turns."""
+    command = common.module_command("benchmarks.optimizations", "--worker", "--architecture", args.architecture,
+                                    "--vocab-size", str(args.vocab_size), "--shapes",
+                                    f"{shape[0]}x{shape[1]}", "--trials", str(args.trials))
     found: Dict[str, List[float]] = {name: [] for name in POLICIES}
     for _ in range(2):
         for name, policy in POLICIES.items():
-            found[name] += common.run_workers([[sys.executable, str(Path(__file__).resolve()), "--worker",
-                                                "--architecture", args.architecture, "--vocab-size",
-                                                str(args.vocab_size), "--shapes", f"{shape[0]}x{shape[1]}",
-                                                "--trials", str(args.trials)]],
-                                              dict(os.environ, OMP_WAIT_POLICY=policy))[0]
+            found[name] += common.run_workers([command], dict(os.environ, OMP_WAIT_POLICY=policy))[0]
     return [{f"OpenMP, {shape[0]} x {shape[1]}": name, **common.summarize(values)} for name,
             values in found.items()]
 

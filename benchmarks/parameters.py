@@ -1,6 +1,6 @@
 """Table 2: parameter counts as the papers print them, by Lemma 2, and exactly.
 
-    python benchmarks/parameters.py
+    python -m benchmarks.parameters
 
 Counts need no machine: nothing is measured, and the whole takes a second.
 """
@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-if str(Path(__file__).resolve().parents[1]) not in sys.path:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.common import markdown_table, record  # noqa: E402
-from benchmarks.paper import TABLE_2_PRESETS  # noqa: E402
-from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE  # noqa: E402
-from bort.errors import run_command  # noqa: E402
+from benchmarks.harness.common import markdown_table, record
+from benchmarks.harness.paper import TABLE_2_PRESETS
+from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE
+from bort.errors import run_command
 
 NOTES = ("exact counts the network this project builds: words, 512 positions, LayerNorms, D layers and the "
          "MLM head, whose matrix is the word embedding's and counts once. No token types and no pooler, "

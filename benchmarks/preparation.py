@@ -1,8 +1,8 @@
 """Memory and speed of ``python -m bort.text prepare``: ten times the text must not take more memory.
 
-    python benchmarks/preparation.py                         # 50 and 500 MB; about 8 minutes on 2 cores
-    python benchmarks/preparation.py --megabytes 5,50        # a minute
-    python benchmarks/preparation.py --text corpus.txt --tokenizer roberta/ --workers 1
+    python -m benchmarks.preparation                         # 50 and 500 MB; about 8 minutes on 2 cores
+    python -m benchmarks.preparation --megabytes 5,50        # a minute
+    python -m benchmarks.preparation --text corpus.txt --tokenizer roberta/ --workers 1
 
 The text is ../shared/data/text/articles.txt (else what Python carries), repeated with its paragraphs in
 another order each time until it has the size; RoBERTa's tokenizer in ../shared/data/bpe, else a SentencePiece
@@ -21,11 +21,9 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import common  # noqa: E402
-from bort.errors import BortError, run_command  # noqa: E402
-from bort.files import read_json  # noqa: E402
+from benchmarks.harness import common
+from bort.errors import BortError, run_command
+from bort.files import read_json
 
 SHARED = common.ROOT.parent / "shared" / "data"
 VOCAB_SIZE = 4000

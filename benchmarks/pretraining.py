@@ -1,8 +1,8 @@
 """Distillation against the masked language model alone, Table 3 and Figure 1 at the scale of this machine.
 
-    python benchmarks/pretraining.py                                        # about 25 minutes on 2 quiet cores
-    python benchmarks/pretraining.py --steps 60 --teacher-steps 60 --seeds 0 --no-record    # a trial
-    python benchmarks/pretraining.py --corpus wikipedia/ --tokenizer roberta/ --student bort --teacher
+    python -m benchmarks.pretraining                                        # about 25 minutes on 2 quiet cores
+    python -m benchmarks.pretraining --steps 60 --teacher-steps 60 --seeds 0 --no-record    # a trial
+    python -m benchmarks.pretraining --corpus wikipedia/ --tokenizer roberta/ --student bort --teacher
     roberta-large/ \\
         --max-length 512 --steps 25000 --batch-size 64                      # the paper's scale, given the machines
 
@@ -21,12 +21,10 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import common  # noqa: E402
-from benchmarks.paper import TABLE_3  # noqa: E402
-from bort.errors import BortError, run_command  # noqa: E402
-from bort.files import read_json, read_jsonl  # noqa: E402
+from benchmarks.harness import common
+from benchmarks.harness.paper import TABLE_3
+from bort.errors import BortError, run_command
+from bort.files import read_json, read_jsonl
 
 METHODS = {"mlm": "Pre-training", "kd": "Distillation"}
 SHARED_CORPUS = common.ROOT.parent / "shared" / "data" / "text" / "articles.txt"

@@ -2,27 +2,24 @@
 
     # The whole table, by Agora with the paper's convergent hyper-parameters; a teacher for each task in
     # runs/teachers:
-    python benchmarks/race.py --model bort --data race/ --teachers runs/teachers
+    python -m benchmarks.race --model bort --data race/ --teachers runs/teachers
 
     # Plain fine-tuning with the same hyper-parameters; a few tasks; other settings:
-    python benchmarks/race.py --model bort --data race/ --tasks RACE-M
-    python benchmarks/race.py --model bort --data race/ --tasks RACE-M -- --epochs 5 --lr 3e-5 --weight-decay
+    python -m benchmarks.race --model bort --data race/ --tasks RACE-M
+    python -m benchmarks.race --model bort --data race/ --tasks RACE-M -- --epochs 5 --lr 3e-5 --weight-decay
     0.01
 
     # What it would cost on this machine, and elsewhere:
-    python benchmarks/race.py --model bort --data race/ --estimate
+    python -m benchmarks.race --model bort --data race/ --estimate
 """
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import List, Optional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.paper import TABLE_6  # noqa: E402
-from benchmarks.tables import Table, run_table  # noqa: E402
-from bort.errors import run_command  # noqa: E402
+from benchmarks.harness.paper import TABLE_6
+from benchmarks.harness.task_tables import Table, run_table
+from bort.errors import run_command
 
 TABLE = Table("race", "Table 6: RACE", TABLE_6, "race/")
 

@@ -1,7 +1,7 @@
 """Paste recorded results into README.md: no figure in it is typed.
 
-    python benchmarks/readme.py            # after a benchmark has written benchmarks/results/NAME.md
-    python benchmarks/readme.py --check    # only say whether README.md is up to date (exit code 1 if not)
+    python -m benchmarks.readme            # after a benchmark has written benchmarks/results/NAME.md
+    python -m benchmarks.readme --check    # only say whether README.md is up to date (exit code 1 if not)
 
 Between ``<!-- result NAME -->`` and ``<!-- end NAME -->`` goes the first table of ``benchmarks/results/NAME.md``
 (``NAME#Heading`` takes the table under that heading) with the line that says when, where and from which
@@ -15,12 +15,9 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from bort.errors import BortError, run_command  # noqa: E402
-from bort.files import atomic_write  # noqa: E402
+from benchmarks.harness import common
+from bort.errors import BortError, run_command
+from bort.files import atomic_write
 
 _BLOCK = re.compile(r"(<!-- result (?P<name>[\w-]+)(?:#(?P<heading>[^>]*?))? -->\n).*?(<!-- end (?P=name) "
                     r"-->)", re.S)
@@ -53,7 +50,7 @@ def paste(readme: str, results: Path) -> str:
     def replaced(match: "re.Match[str]") -> str:
         path = results / f"{match['name']}.md"
         body = extract(path.read_text(encoding="utf-8"), match["heading"], str(path)) if path.is_file() \
-            else f"Not recorded yet: `python benchmarks/{match['name']}.py` does it.\n"
+            else f"Not recorded yet: `python -m benchmarks.{match['name']}` does it.\n"
         return f"{match[1]}{body}{match[4]}"
     return _BLOCK.sub(replaced, readme)
 
@@ -63,9 +60,9 @@ def main(argv: Optional[List[str]] = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(argv)
-    path = ROOT / "README.md"
+    path = common.ROOT / "README.md"
     before = path.read_text(encoding="utf-8")
-    after = paste(before, ROOT / "benchmarks" / "results")
+    after = paste(before, common.RESULTS)
     if args.check:
         print("README.md is up to date" if before == after
               else "README.md is not what the recorded results say")

@@ -1,10 +1,10 @@
 """The paper's search on a small machine: where Bort's tuple ranks, how stable the winners are, what epsilon
 costs.
 
-    python benchmarks/search.py                          # everything; about 25 minutes on 2 quiet cores
-    python benchmarks/search.py --parts trained          # three minutes: a small space and a teacher that was trained
-    python benchmarks/search.py --parts table1           # ten minutes; recorded by itself as search-table1
-    python benchmarks/search.py --batch-size 8 --max-length 128 --speed-lines 64   # nearer to the paper, hours
+    python -m benchmarks.search                          # everything; about 25 minutes on 2 quiet cores
+    python -m benchmarks.search --parts trained          # three minutes: a small space and a teacher that was trained
+    python -m benchmarks.search --parts table1           # ten minutes; recorded by itself as search-table1
+    python -m benchmarks.search --batch-size 8 --max-length 128 --speed-lines 64   # nearer to the paper, hours
 
 Parts (a killed one goes on where it stopped, in --work):
   space    all 300 tuples. Sizes and FLOPs are the paper's own (V = 50,265, s = 512) and latencies are measured; only
@@ -24,15 +24,13 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import common  # noqa: E402
-from benchmarks.paper import TABLE_1  # noqa: E402
-from benchmarks.search_runs import SHARED, corpus, prepare, run  # noqa: E402
-from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse  # noqa: E402
-from bort.errors import run_command  # noqa: E402
-from bort.files import read_jsonl  # noqa: E402
-from bort.search.settings import SearchSettings  # noqa: E402
+from benchmarks.harness import common
+from benchmarks.harness.paper import TABLE_1
+from benchmarks.harness.search_runs import SHARED, corpus, prepare, run
+from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse
+from bort.errors import run_command
+from bort.files import read_jsonl
+from bort.search.settings import SearchSettings
 
 BORT = parse("bort")
 PAPER = {PRESETS[row.preset].architecture: row for row in TABLE_1}

@@ -1,8 +1,8 @@
 """Many requests: a stream of real sentences through bort.predict, transformers' pipeline and a plain loop.
 
-    python benchmarks/streaming.py                              # Bort, 10,000 sentences; 15 minutes on 2 quiet cores
-    python benchmarks/streaming.py --model runs/sst2/model      # a fine-tuned model instead of random weights
-    python benchmarks/streaming.py --architecture 2,4,128,256 --vocab-size 2000 --sentences 500 --data none
+    python -m benchmarks.streaming                              # Bort, 10,000 sentences; 15 minutes on 2 quiet cores
+    python -m benchmarks.streaming --model runs/sst2/model      # a fine-tuned model instead of random weights
+    python -m benchmarks.streaming --architecture 2,4,128,256 --vocab-size 2000 --sentences 500 --data none
 
 The sentences are SST-2's dev and test sets and as much of its training set as is needed, shuffled, from
 ../shared/data (else sentences out of Python's own documentation). Every engine reads them one by one, has the
@@ -20,14 +20,12 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.harness import common, streams
+from benchmarks.harness.workers import Worker
+from bort.architecture import parse
+from bort.errors import BortError, run_command
 
-from benchmarks import common, streams  # noqa: E402
-from benchmarks.workers import Worker  # noqa: E402
-from bort.architecture import parse  # noqa: E402
-from bort.errors import BortError, run_command  # noqa: E402
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = common.ROOT.parent / "shared" / "data"
 TOLERANCE = 1e-4
 """Of probabilities, between float32 engines ..."""
 OTHERWISE_TOKENISED = 1e-3
@@ -102,7 +100,7 @@ def run(workers: Mapping[str, Any], folder: Path, count: int, slices: int, threa
     for engine, worker in workers.items():
         answer: Dict[str, Any] = {}
         if engine in streams.MAKERS:
-            with Worker(engine, threads, streams.__file__) as maker:
+            with Worker(engine, threads, streams.__name__) as maker:
                 answer = maker.ask(make=str(folder))
         answer = answer if "left_out" in answer else worker.ask(load=str(folder))
         if "left_out" in answer:
@@ -197,11 +195,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         with tempfile.TemporaryDirectory(prefix="bort-streaming-") as name:
             folder = Path(name)
             (folder / "sentences.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-            with Worker("prepare", args.threads, streams.__file__) as maker:
+            with Worker("prepare", args.threads, streams.__name__) as maker:
                 network = maker.ask(prepare=str(folder), architecture=args.architecture, model=args.model,
                                     tokenizer=_tokenizer(args), vocab_size=args.vocab_size)["network"]
             for engine in chosen:
-                workers[engine] = Worker(engine, args.threads, streams.__file__)
+                workers[engine] = Worker(engine, args.threads, streams.__name__)
             result = run(workers, folder, len(texts), args.slices, args.threads, notes)
     finally:
         for worker in workers.values():

@@ -2,27 +2,24 @@
 
     # The whole table, by Agora with the paper's convergent hyper-parameters; a teacher for each task in
     # runs/teachers:
-    python benchmarks/superglue.py --model bort --data superglue/ --teachers runs/teachers
+    python -m benchmarks.superglue --model bort --data superglue/ --teachers runs/teachers
 
     # Plain fine-tuning with the same hyper-parameters; a few tasks; other settings:
-    python benchmarks/superglue.py --model bort --data superglue/ --tasks CB,COPA
-    python benchmarks/superglue.py --model bort --data superglue/ --tasks CB -- --epochs 5 --lr 3e-5
+    python -m benchmarks.superglue --model bort --data superglue/ --tasks CB,COPA
+    python -m benchmarks.superglue --model bort --data superglue/ --tasks CB -- --epochs 5 --lr 3e-5
     --weight-decay 0.01
 
     # What it would cost on this machine, and elsewhere:
-    python benchmarks/superglue.py --model bort --data superglue/ --estimate
+    python -m benchmarks.superglue --model bort --data superglue/ --estimate
 """
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import List, Optional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.paper import TABLE_5  # noqa: E402
-from benchmarks.tables import Table, run_table  # noqa: E402
-from bort.errors import run_command  # noqa: E402
+from benchmarks.harness.paper import TABLE_5
+from benchmarks.harness.task_tables import Table, run_table
+from bort.errors import run_command
 
 TABLE = Table("superglue", "Table 5: SuperGLUE", TABLE_5, "superglue/")
 

@@ -1,10 +1,10 @@
 """Training throughput: a masked-LM step and a distillation step against PyTorch, two ranks against one, peak
 memory.
 
-    python benchmarks/throughput.py                     # everything; about 6 minutes on 2 cores
-    python benchmarks/throughput.py --parts small       # a minute
-    python benchmarks/throughput.py --trials 10 --parts bort
-    python benchmarks/throughput.py --only-ranks        # the ranks alone, recorded by themselves as scaling
+    python -m benchmarks.throughput                     # everything; about 6 minutes on 2 cores
+    python -m benchmarks.throughput --parts small       # a minute
+    python -m benchmarks.throughput --trials 10 --parts bort
+    python -m benchmarks.throughput --only-ranks        # the ranks alone, recorded by themselves as scaling
 
 A step is what training does: masking the batch, forward and backward pass, clipping, optimizer. PyTorch runs
 transformers' own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same
@@ -24,13 +24,11 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.harness import common, workers
+from benchmarks.harness.training_steps import ENGINES, OURS, PARTS, TUNED, mxnet_step
+from bort.errors import BortError, run_command
 
-from benchmarks import common, workers  # noqa: E402
-from benchmarks.training_steps import ENGINES, OURS, PARTS, TUNED, mxnet_step  # noqa: E402
-from bort.errors import BortError, run_command  # noqa: E402
-
-STEPS = str(Path(__file__).with_name("training_steps.py"))
+STEPS = "benchmarks.harness.training_steps"
 
 
 def compare(name: str, methods: List[str], trials: int, torch_too: bool) -> List[Dict[str, Any]]:
@@ -96,17 +94,16 @@ def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[st
     computed: they share memory, cache and clock. What ranks lose beyond that is Horovod's: exchanges, and its
     own thread.
     """
-    root = Path(__file__).resolve().parents[1]
     launcher = Path(sys.executable).parent / "horovodrun"
     if not launcher.is_file() or common.usable_cores() < 2:
         return []
     one = dict(os.environ, OMP_NUM_THREADS="1", PATH=f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
-               PYTHONPATH=os.pathsep.join([str(root), str(root / ".ci" / "numpy-aliases")]))
+               PYTHONPATH=str(common.ROOT / ".ci" / "numpy-aliases"))
     two = dict(one, OMP_NUM_THREADS="2")
     rows: List[Dict[str, Any]] = []
     for micro_batches in sorted({1, accumulate}):
-        here = [sys.executable, str(Path(__file__).resolve()), "--worker", "--parts", name, "--trials",
-                str(trials), "--batch", str(batch), "--accumulate", str(micro_batches)]
+        here = common.module_command("benchmarks.throughput", "--worker", "--parts", name, "--trials", str(trials),
+                                     "--batch", str(batch), "--accumulate", str(micro_batches))
         cases = {"1 rank, 1 core": ([here + ["--pin", "0"]], one),
                  "2 strangers, 2 cores": ([here + ["--pin", "0"], here + ["--pin", "1"]], one),
                  "2 ranks, 2 cores": ([["horovodrun", "-np", "2"] + here], one),
@@ -129,7 +126,7 @@ def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[st
 def memory() -> List[Dict[str, Any]]:
     """Peak memory of distilling many positions at V = 50,265, in arrays of positions x V; in a process of its
     own."""
-    return common.run_workers([[sys.executable, str(Path(__file__).resolve()), "--memory-worker"]])[0]
+    return common.run_workers([common.module_command("benchmarks.throughput", "--memory-worker")])[0]
 
 
 def memory_worker() -> None:

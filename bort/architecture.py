@@ -143,7 +143,7 @@ def _preset(label: str, depth: int, heads: int, hidden: int, inner: int, paper: 
 
 PRESETS: Dict[str, Preset] = {
     # Table 1. The paper prints 56.14M for Bort although its own Lemma 2 gives 76.2M (see
-    # benchmarks/parameters.py).
+    # benchmarks.parameters).
     "bort": _preset("Bort (A1)", 4, 8, 1024, 768, 56.14),
     "a2": _preset("A2", 4, 16, 1024, 512, 35.20),
     "a3": _preset("A3", 4, 8, 1024, 512, 35.20),

@@ -323,6 +323,6 @@ def compile_for_inference(model: Union[Bert, Classifier], dtype: str = "float32"
         compiled.calibrate(calibration)
         if not cpu_flags().intersection(EXACT_INT8_FLAGS):
             warnings.warn("this CPU has no VNNI: int8 adds products in pairs of 16 bits, which can overflow; "
-                          "hold the accuracy on your task against float32's (benchmarks/int8_accuracy.py)",
+                          "hold the accuracy on your task against float32's (python -m benchmarks.int8_accuracy)",
                           stacklevel=2)
     return compiled

@@ -11,17 +11,8 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from benchmarks import (
-    agora,
-    common,
-    engines,
-    latency,
-    optimizations,
-    preparation,
-    streaming,
-    streams,
-    workers,
-)
+from benchmarks import agora, latency, optimizations, preparation, streaming
+from benchmarks.harness import common, engines, streams, workers
 from bort.errors import BortError
 
 SHAPE = (2, 8, True)
@@ -175,7 +166,7 @@ def test_engines_do_not_inherit_what_importing_bort_sets():
 def test_workers_results_and_failures_reach_the_parent():
     def command(code):
         return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(common.ROOT)!r})\n"
-                                      f"from benchmarks import common\n{code}"]
+                                      f"from benchmarks.harness import common\n{code}"]
 
     first = command("common.print_result(0); common.print_result({'a': [1, 2]}); print('afterwards')")
     assert common.run_workers([first, command("common.print_result(None)")]) == [{"a": [1, 2]}, None]

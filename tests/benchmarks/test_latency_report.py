@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.harness.latency_report import Report
 from benchmarks.latency import Measured
-from benchmarks.latency_report import Report
 from bort.architecture import PRESETS, parse
 
 SHAPE = (1, 512, False)

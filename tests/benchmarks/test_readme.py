@@ -13,7 +13,7 @@ from tests.tiny import ROOT
 
 RESULT = """# Title
 
-`python benchmarks/x.py`
+`python -m benchmarks.x`
 
 2026-01-01 00:00 UTC, commit abc, 2 cores
 
@@ -35,7 +35,7 @@ RESULT = """# Title
 
 def test_tables_are_taken_with_their_origin():
     assert readme.extract(RESULT, None,
-                          "x") == ("| a | b |\n|---|---|\n| 1 | 2 |\n\n`python benchmarks/x.py` · 2026-01-01 "
+                          "x") == ("| a | b |\n|---|---|\n| 1 | 2 |\n\n`python -m benchmarks.x` · 2026-01-01 "
                                    "00:00 UTC, commit abc, 2 cores\n")
     assert readme.extract(RESULT, "Second", "x").startswith("| c |\n|---|\n| 3 |\n")
     for text, heading in ((RESULT, "Third"), ("# nothing", None)):
@@ -47,7 +47,7 @@ def test_pasting_replaces_only_the_blocks(tmp_path):
     (tmp_path / "x.md").write_text(RESULT)
     before = "start\n<!-- result x -->\nold 99\n<!-- end x -->\nmiddle\n<!-- result y -->\n<!-- end y -->\nend\n"
     after = readme.paste(before, tmp_path)
-    assert "99" not in after and "| 1 | 2 |" in after and "Not recorded yet: `python benchmarks/y.py`" in after
+    assert "99" not in after and "| 1 | 2 |" in after and "yet: `python -m benchmarks.y`" in after
     assert after.startswith("start\n<!-- result x -->\n") and after.endswith("<!-- end y -->\nend\n")
     assert readme.paste(after, tmp_path) == after
 
@@ -62,9 +62,9 @@ def test_its_first_screen_has_the_two_commands_and_every_script_is_there():
     assert "make demo" in "\n".join(text.splitlines()[:12]) and "make test" in "\n".join(
                                                                                          text.splitlines()[
                                                                                                            :12])
-    for script in set(re.findall(r"python ((?:benchmarks/)?\w+\.py)", text)):
+    for script in set(re.findall(r"python (\w+\.py)", text)):
         assert (ROOT / script).is_file(), script
-    for module in set(re.findall(r"python -m (bort[.\w]*)", text)):
+    for module in set(re.findall(r"python -m ((?:bort|benchmarks)[.\w]*)", text)):
         path = ROOT.joinpath(*module.split("."))
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 

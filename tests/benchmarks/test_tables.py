@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from benchmarks import glue, race, superglue, task_costs
-from benchmarks.paper import TABLE_4, TABLE_5, TABLE_6
+from benchmarks import glue, race, superglue
+from benchmarks.harness import task_costs
+from benchmarks.harness.paper import TABLE_4, TABLE_5, TABLE_6
 from bort.architecture import Architecture
 from bort.errors import BortError
 from bort.finetuning.hyperparameters import convergent_set

@@ -6,9 +6,9 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from benchmarks import common
-from benchmarks.engines import INT8_PEERS, Shape, number_format
-from benchmarks.paper import TABLE_1
+from benchmarks.harness import common
+from benchmarks.harness.engines import INT8_PEERS, Shape, number_format
+from benchmarks.harness.paper import TABLE_1
 from bort.architecture import Architecture
 
 Row = Dict[str, Any]

@@ -1,6 +1,6 @@
 """Engines in processes of their own, one of which runs at a time.
 
-    python benchmarks/workers.py ENGINE      # reads commands as JSON lines, answers with JSON lines
+    python -m benchmarks.harness.workers ENGINE      # reads commands as JSON lines, answers with JSON lines
 
 In one process the engines' thread pools would fight: MXNet's idle threads spin. The parent stops a process
 (SIGSTOP) while another one is measured. Commands: ``{"prepare": folder, ...}``, ``{"make": folder}``,
@@ -24,12 +24,8 @@ from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from benchmarks import engines  # noqa: E402
-from bort.errors import BortError  # noqa: E402
+from benchmarks.harness import common, engines
+from bort.errors import BortError
 
 Answers = Callable[[str, Dict[str, Any], Dict[str, Any]], Dict[str, Any]]
 ANSWER = "ENGINE-ANSWER "
@@ -54,14 +50,16 @@ def environment(engine: str, threads: int) -> Dict[str, str]:
 class Worker:
     """The parent's side of one engine; the process has the first ``threads`` cores of this one's.
 
-    ``script ENGINE`` must call :func:`serve`; this module does. ``variables`` are added to its environment.
+    ``python -m MODULE ENGINE`` must call :func:`serve`; this module does. ``variables`` are added to its environment.
     """
 
-    def __init__(self, engine: str, threads: int, script: str = __file__, **variables: str) -> None:
+    def __init__(self, engine: str, threads: int, module: str = "benchmarks.harness.workers",
+                 **variables: str) -> None:
         self.engine = engine
         self._stderr = tempfile.TemporaryFile(mode="w+")
-        self._process = subprocess.Popen([sys.executable, str(Path(script).resolve()), engine],
-                                         env={**environment(engine, threads), **variables},
+        self._process = subprocess.Popen(common.module_command(module, engine),
+                                         env=common.module_environment(
+                                             {**environment(engine, threads), **variables}),
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
                                          text=True)
         if hasattr(os, "sched_setaffinity"):

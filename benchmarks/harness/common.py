@@ -21,13 +21,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:  # a script started as `python benchmarks/NAME.py` sees only its own folder
-    sys.path.insert(0, str(ROOT))
+from bort.errors import BortError
+from bort.files import atomic_write, write_json
 
-from bort.errors import BortError  # noqa: E402
-from bort.files import atomic_write, write_json  # noqa: E402
-
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("mxnet", "gluonnlp", "horovod", "numpy", "torch", "transformers", "onnx", "onnxruntime",
             "tokenizers", "sentencepiece", "scipy", "scikit-learn")
@@ -107,12 +104,21 @@ def commit() -> str:
 def command(argv: Optional[Sequence[str]] = None) -> str:
     """The command line that repeats this run; ``argv`` are the arguments given to ``main`` (None: the
     process's)."""
-    script = Path(sys.argv[0])
-    try:
-        shown = str(script.resolve().relative_to(ROOT))
-    except ValueError:
-        shown = script.name
-    return shlex.join(["python", shown, *(sys.argv[1:] if argv is None else argv)])
+    script = Path(sys.argv[0]).resolve()
+    shown = ["-m", f"benchmarks.{script.stem}"] if script.parent == ROOT / "benchmarks" else [script.name]
+    return shlex.join(["python", *shown, *(sys.argv[1:] if argv is None else argv)])
+
+
+def module_command(module: str, *arguments: str) -> List[str]:
+    """``python -m MODULE ARGUMENTS`` with this interpreter; to be run in :func:`module_environment`."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def module_environment(variables: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
+    """``variables`` (this process's by default), and this checkout first on ``PYTHONPATH``."""
+    found = dict(os.environ if variables is None else variables)
+    paths = [str(ROOT), *filter(None, [found.get("PYTHONPATH")])]
+    return {**found, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], trials: int, warmup: int = 2,
@@ -163,7 +169,7 @@ def run_workers(commands: Sequence[Sequence[str]], environment: Optional[Mapping
     Raises:
         BortError: one failed or gave nothing; its output is in the message.
     """
-    running = [subprocess.Popen(list(command), env=environment, stdout=subprocess.PIPE,
+    running = [subprocess.Popen(list(command), env=module_environment(environment), stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT) for command in commands]
     texts = [process.communicate(timeout=timeout)[0].decode("utf-8", "replace") for process in running]
     found = []

@@ -9,11 +9,9 @@ import time
 from pathlib import Path
 from typing import Any, Optional, Sequence, Tuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import common  # noqa: E402
-from bort.errors import BortError  # noqa: E402
-from bort.files import atomic_write, read_json, write_json  # noqa: E402
+from benchmarks.harness import common
+from bort.errors import BortError
+from bort.files import atomic_write, read_json, write_json
 
 SHARED = common.ROOT.parent / "shared" / "data"
 CORPUS_CHARACTERS = 2_000_000

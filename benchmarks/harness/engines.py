@@ -7,18 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from benchmarks import common  # noqa: E402
-from bort.errors import BortError  # noqa: E402
+from benchmarks.harness import common
+from bort.errors import BortError
 
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 """As in ``bort.engines.mxnet_compiled``, which a process with PyTorch must not import: MXNet would come with

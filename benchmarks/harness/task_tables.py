@@ -15,8 +15,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 import numpy as np
 
-from benchmarks import common
-from benchmarks.paper import Scores
+from benchmarks.harness import common
+from benchmarks.harness.paper import Scores
 from bort.errors import BortError
 from bort.files import read_json
 from bort.finetuning.hyperparameters import convergent_set
@@ -72,7 +72,7 @@ def run_table(table: Table, description: Optional[str], argv: Optional[Sequence[
         raise BortError(f"{', '.join(unknown)}: not in this table, which has {', '.join(table.paper)}")
     load, started = common.load_average(), time.monotonic()
     if args.estimate:
-        from benchmarks.task_costs import estimate
+        from benchmarks.harness.task_costs import estimate
 
         rows, settings, notes = estimate(wanted, args.model, args.data, args.tokenizer, args.architecture)
         return _record(f"{table.name}-cost", rows, settings, notes, f"Cost of {table.title}", argv,

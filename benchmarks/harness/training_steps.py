@@ -1,24 +1,21 @@
 """One training step each of this project and of PyTorch, for throughput.py; every engine in a process of its
 own.
 
-    python benchmarks/training_steps.py ENGINE    # reads commands as JSON lines, answers with JSON lines
+    python -m benchmarks.harness.training_steps ENGINE    # reads commands as JSON lines, answers with JSON lines
 
 In one process the engines share OpenMP and its idle threads, which makes both slower than their users see
-them. Commands (see ``benchmarks.workers``): ``{"make": part, "distil": bool}``, ``{"steps": n}``.
+them. Commands (see ``benchmarks.harness.workers``): ``{"make": part, "distil": bool}``, ``{"steps": n}``.
 """
 from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import engines, workers  # noqa: E402
-from bort.architecture import Architecture  # noqa: E402
+from benchmarks.harness import engines, workers
+from bort.architecture import Architecture
 
 TUNED = {"OMP_WAIT_POLICY": "active", "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
          "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}

@@ -1,6 +1,6 @@
 """What ``streaming.py`` compares: ways of classifying a stream of sentences, each in a process of its own.
 
-    python benchmarks/streams.py ENGINE      # reads commands as JSON lines, answers with JSON lines (see workers.py)
+    python -m benchmarks.harness.streams ENGINE      # reads commands as JSON lines, answers with JSON lines (see workers.py)
 
 Commands: ``{"prepare": folder, ...}``, ``{"make": folder}``, ``{"load": folder}``, ``{"start": file, "count":
 n}`` (of its lines), ``{"next": n}``, ``{"finish": path}``. Every engine turns an iterator of sentences into
@@ -18,12 +18,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from benchmarks import engines, workers  # noqa: E402
-from bort.errors import BortError  # noqa: E402
+from benchmarks.harness import engines, workers
+from bort.errors import BortError
 
 CHECKED = 256
 """Sentences on which the engines are compared before anything is timed."""

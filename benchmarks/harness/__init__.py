@@ -1,0 +1,1 @@
+"""What the benchmarks share: records, timing, worker processes, the paper's figures."""
