@@ -17,9 +17,9 @@ from __future__ import annotations
 import sys
 from typing import List, Optional
 
-from benchmarks.harness.paper import TABLE_4
 from benchmarks.harness.task_tables import Table, run_table
 from bort.errors import run_command
+from bort.paper import TABLE_4
 
 TABLE = Table("glue", "Table 4: GLUE", TABLE_4, "glue/")
 

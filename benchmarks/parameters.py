@@ -11,9 +11,9 @@ import sys
 from typing import Any, Dict, List, Optional
 
 from benchmarks.harness.common import markdown_table, record
-from benchmarks.harness.paper import TABLE_2_PRESETS
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE
 from bort.errors import run_command
+from bort.paper import TABLE_2_PRESETS
 
 NOTES = ("exact counts the network this project builds: words, 512 positions, LayerNorms, D layers and the "
          "MLM head, whose matrix is the word embedding's and counts once. No token types and no pooler, "

@@ -22,9 +22,9 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 
 from benchmarks.harness import common
-from benchmarks.harness.paper import TABLE_3
 from bort.errors import BortError, run_command
 from bort.files import read_json, read_jsonl
+from bort.paper import TABLE_3
 
 METHODS = {"mlm": "Pre-training", "kd": "Distillation"}
 SHARED_CORPUS = common.ROOT.parent / "shared" / "data" / "text" / "articles.txt"

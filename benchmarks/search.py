@@ -25,11 +25,11 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 
 from benchmarks.harness import common
-from benchmarks.harness.paper import TABLE_1
 from benchmarks.harness.search_runs import SHARED, corpus, prepare, run
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse
 from bort.errors import run_command
 from bort.files import read_jsonl
+from bort.paper import TABLE_1
 from bort.search.settings import SearchSettings
 
 BORT = parse("bort")

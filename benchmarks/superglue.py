@@ -17,9 +17,9 @@ from __future__ import annotations
 import sys
 from typing import List, Optional
 
-from benchmarks.harness.paper import TABLE_5
 from benchmarks.harness.task_tables import Table, run_table
 from bort.errors import run_command
+from bort.paper import TABLE_5
 
 TABLE = Table("superglue", "Table 5: SuperGLUE", TABLE_5, "superglue/")
 

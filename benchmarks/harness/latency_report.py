@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.harness import common
 from benchmarks.harness.engines import INT8_PEERS, Shape, number_format
-from benchmarks.harness.paper import TABLE_1
 from bort.architecture import Architecture
+from bort.paper import TABLE_1
 
 Row = Dict[str, Any]
 

@@ -16,10 +16,10 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 
 from benchmarks.harness import common
-from benchmarks.harness.paper import Scores
 from bort.errors import BortError
 from bort.files import read_json
 from bort.finetuning.hyperparameters import convergent_set
+from bort.paper import Scores
 from bort.tasks.base import Task
 from bort.tasks.registry import get_task
 

@@ -6,39 +6,21 @@ import csv
 import io
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
-from bort.architecture import PRESETS, Architecture
+from bort.architecture import Architecture
 from bort.errors import BortError
 from bort.files import atomic_write, read_json, write_json
+from bort.paper import TABLE_1
 from bort.search.fptas import SearchSettings
 from bort.training.console import say
 
 Row = Mapping[str, Any]
 
 
-class PaperRow(NamedTuple):
-    """A row of Table 1: W, parameters in millions as printed, and seconds per sample on 8 Xeon cores at s =
-    512."""
-
-    label: str
-    architecture: Architecture
-    w: Optional[float]
-    millions: float
-    seconds: float
-
-
-def _row(label: str, preset: str, w: Optional[float], millions: float, seconds: float) -> PaperRow:
-    return PaperRow(label, PRESETS[preset].architecture, w, millions, seconds)
-
-
-# RoBERTa's vocabulary makes BERT-base's tuple RoBERTa-base (footnote 6); the table prints BERT's 110M.
-TABLE1 = (_row("A1 (Bort)", "bort", 8.6, 56.14, 0.308), _row("A2", "a2", 7.5, 35.20, 0.314),
-          _row("A3", "a3", 6.6, 35.20, 0.318), _row("BERT-base", "bert-base", 0.7, 110, 2.416),
-          _row("RoBERTa-large", "roberta-large", None, 355, 6.170))
-BORT = TABLE1[0].architecture
+BORT = TABLE_1[0].architecture
 
 
 def architecture_of(row: Row) -> Architecture:
@@ -64,16 +46,16 @@ def table1(rows: Sequence[Row], space: Sequence[Row], top: int) -> List[Dict[str
     """
     known = {architecture_of(row): row for row in [*space, *rows]}  # a trained one has more to say
     places = {architecture_of(row): number for number, row in enumerate(rows, start=1)}
-    paper = {row.architecture: row for row in TABLE1}
+    paper = {row.architecture: row for row in TABLE_1}
     table = []
     for xi in dict.fromkeys([*(architecture_of(row) for row in rows[:top]), *paper]):
         ours, theirs = known.get(xi, {}), paper.get(xi)
         table.append({
-            "rank": places.get(xi), "paper": theirs.label if theirs else None, "⟨D,A,H,I⟩": xi.display,
+            "rank": places.get(xi), "paper": theirs.name if theirs else None, "⟨D,A,H,I⟩": xi.display,
             "W": ours.get("W"), "paper's W": theirs.w if theirs else None, "error": ours.get("error"),
             "parameters (M)": ours["parameters"] / 1e6 if ours else None,
             "Lemma 2 (M)": ours["lemma2_parameters"] / 1e6 if ours else None,
-            "paper's (M)": theirs.millions if theirs else None,
+            "paper's (M)": theirs.parameters_millions if theirs else None,
             "GFLOP/line": ours["flops"] / 1e9 if ours else None, "s/sample": ours.get("seconds_per_sample"),
             "paper's s/sample": theirs.seconds if theirs else None})
     return table
@@ -124,11 +106,11 @@ def _absent(rows: Sequence[Row], space: Sequence[Row]) -> List[str]:
     """Why tuples of the paper's table have no W here."""
     found, known = {architecture_of(row) for row in rows}, {architecture_of(row) for row in space}
     reasons = []
-    for theirs in TABLE1[:-1]:
+    for theirs in TABLE_1[:-1]:
         if theirs.architecture not in known:
-            reasons.append(f"{theirs.label} is not in this search space.")
+            reasons.append(f"{theirs.name} is not in this search space.")
         elif theirs.architecture not in found:
-            reasons.append(f"{theirs.label} is represented by another member of its interval.")
+            reasons.append(f"{theirs.name} is represented by another member of its interval.")
     return [" ".join(reasons), ""] if reasons else []
 
 

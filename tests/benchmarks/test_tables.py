@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks import glue, race, superglue
 from benchmarks.harness import task_costs
-from benchmarks.harness.paper import TABLE_4, TABLE_5, TABLE_6
 from bort.architecture import Architecture
 from bort.errors import BortError
 from bort.finetuning.hyperparameters import convergent_set
+from bort.paper import TABLE_4, TABLE_5, TABLE_6
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.loading import train_sentencepiece
 from tests.tiny_tasks import BAD, GOOD, WORDS, make_task

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from typing import Dict, NamedTuple, Optional, Tuple
 
+from bort.architecture import PRESETS, Architecture
+
 
 class Table1Row(NamedTuple):
-    """Name, preset of ``bort.architecture``, W, parameters in millions, seconds per 512-token sample on 8
-    CPUs."""
+    """A row of Table 1.
+
+    Attributes:
+        name: as printed.
+        preset: of ``bort.architecture``.
+        w: equation 2; None for the maximum point itself.
+        parameters_millions: as printed. RoBERTa's vocabulary would make BERT-base's tuple RoBERTa-base (footnote
+            6); the table prints BERT's 110M.
+        seconds: per sample of 512 tokens on 8 Xeon cores, the mean of :data:`TABLE_1_TRIALS` trials.
+    """
 
     name: str
     preset: str
     w: Optional[float]
     parameters_millions: float
     seconds: float
+
+    @property
+    def architecture(self) -> Architecture:
+        """The preset's 4-tuple."""
+        return PRESETS[self.preset].architecture
+
+
+TABLE_1_TRIALS = 6250
+"""Forward passes that every speed of Table 1 is the mean of."""
 
 
 TABLE_1: Tuple[Table1Row, ...] = (
