@@ -28,45 +28,62 @@ class Architecture:
     """An element of the search space: ``Architecture(depth=4, heads=8, hidden=1024, intermediate=768)`` is
     Bort.
 
+    A network that was cut out of a wider one (DynaBERT) has fewer heads than H/d:
+    ``Architecture(4, 6, 768, 1536, head_size=64)`` has 6 heads of 64 units over hidden states of 768.
+
+    Args:
+        head_size: units d of one attention head; None means H/A, and a given H/A is the same architecture.
+
     Raises:
-        BortError: a member is not a positive integer, or ``hidden`` is not divisible by ``heads`` (Appendix
-        A).
+        BortError: a member is not a positive integer, ``hidden`` is not divisible by ``heads`` (Appendix A)
+        where there is no ``head_size``, or A heads of ``head_size`` have more units than ``hidden``.
     """
 
     depth: int
     heads: int
     hidden: int
     intermediate: int
+    head_size: int = None  # type: ignore[assignment]  # None is replaced below
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        given = {name: value for name, value in asdict(self).items()
+                 if name != "head_size" or value is not None}
+        for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, int):
                 raise BortError(f"architecture: {name} must be an integer, not {value!r}")
             if value < 1:
                 raise BortError(f"architecture: {name} must be positive, not {value}")
             if value > MAX_DIMENSION:
                 raise BortError(f"architecture: {name}={value} is larger than any network ({MAX_DIMENSION})")
-        if self.hidden % self.heads:
-            raise BortError(f"architecture: hidden={self.hidden} is not divisible by heads={self.heads}; "
-                            "every head has hidden/heads units (Appendix A)")
+        if self.head_size is None:
+            if self.hidden % self.heads:
+                raise BortError(f"architecture: hidden={self.hidden} is not divisible by heads={self.heads}; "
+                                "every head has hidden/heads units (Appendix A)")
+            object.__setattr__(self, "head_size", self.hidden // self.heads)
+        if self.attention_units > self.hidden:
+            raise BortError(f"architecture: heads={self.heads} of head_size={self.head_size} have more units "
+                            f"than hidden={self.hidden}")
 
     def __str__(self) -> str:
-        return f"{self.depth},{self.heads},{self.hidden},{self.intermediate}"
+        return ",".join(map(str, self.to_dict().values()))
 
     @property
-    def head_size(self) -> int:
-        """Units of one attention head, H/A."""
-        return self.hidden // self.heads
+    def attention_units(self) -> int:
+        """Units of all attention heads together, A * d: H, or fewer in a network cut out of a wider one."""
+        return self.heads * self.head_size
 
     @property
     def display(self) -> str:
-        """The tuple as the paper prints it."""
-        return f"⟨{self.depth}, {self.heads}, {self.hidden}, {self.intermediate}⟩"
+        """The tuple as the paper prints it; with d as a fifth member where d is not H/A."""
+        return f"⟨{', '.join(map(str, self.to_dict().values()))}⟩"
 
     def to_dict(self) -> Dict[str, int]:
         """``{"depth": D, "heads": A, "hidden": H, "intermediate": I}``, the form of every JSON file we
-        write."""
-        return asdict(self)
+        write; with ``"head_size": d`` where d is not H/A."""
+        members = asdict(self)
+        if self.attention_units == self.hidden:
+            del members["head_size"]
+        return members
 
     @classmethod
     def from_dict(cls, value: Any, where: str = "architecture") -> "Architecture":
@@ -76,9 +93,10 @@ class Architecture:
             BortError: ``value`` is not such a mapping.
         """
         names = ("depth", "heads", "hidden", "intermediate")
-        if not isinstance(value, Mapping) or set(value) != set(names):
-            raise BortError(f"{where}: expected an object with exactly the keys {', '.join(names)}")
-        return cls(**{name: value[name] for name in names})
+        if not isinstance(value, Mapping) or set(value) - {"head_size"} != set(names):
+            raise BortError(f"{where}: expected an object with exactly the keys {', '.join(names)} (and "
+                            "head_size where it is not hidden/heads)")
+        return cls(**value)
 
     def parameters(self, vocab_size: int = ROBERTA_VOCAB_SIZE, max_length: int = 512) -> Dict[str, int]:
         """Exact parameter counts of the network we build, by part.
@@ -87,9 +105,9 @@ class Architecture:
         tied word matrix), ``body`` (embeddings + encoder) and ``total`` (body + mlm_head). The tied matrix
         counts once.
         """
-        hidden, inner = self.hidden, self.intermediate
+        hidden, inner, units = self.hidden, self.intermediate, self.attention_units
         embeddings = (vocab_size + max_length + 2) * hidden
-        attention = 4 * (hidden * hidden + hidden)
+        attention = 4 * hidden * units + 3 * units + hidden
         feed_forward = 2 * hidden * inner + inner + hidden
         encoder = self.depth * (attention + feed_forward + 4 * hidden)
         mlm_head = hidden * hidden + hidden + 2 * hidden + vocab_size
@@ -97,16 +115,24 @@ class Architecture:
                 + encoder, "total": embeddings + encoder + mlm_head}
 
     def lemma2_parameters(self, vocab_size: int = ROBERTA_VOCAB_SIZE, positions: int = 514) -> int:
-        """p(b) of Lemma 2 (equation 13): D(4H^2 + 2HI + 9H + I) + H^2 + (V + S + 6)H."""
-        hidden, inner = self.hidden, self.intermediate
-        return (self.depth * (4 * hidden * hidden + 2 * hidden * inner + 9 * hidden + inner)
+        """p(b) of Lemma 2 (equation 13): D(4H^2 + 2HI + 9H + I) + H^2 + (V + S + 6)H.
+
+        The paper's lemmas know heads of H/A units only. For others, which are not in the paper, the attention
+        matrices have A*d in place of one H: D(4HAd + 2HI + 3Ad + 6H + I) + ...
+        """
+        hidden, inner, units = self.hidden, self.intermediate, self.attention_units
+        return (self.depth * (4 * hidden * units + 2 * hidden * inner + 3 * units + 6 * hidden + inner)
                 + hidden * hidden + (vocab_size + positions + 6) * hidden)
 
     def lemma1_flops(self) -> int:
-        """[b] of Lemma 1 (equation 12), per token: D(4(2H-1)H + H^2 + (2H-1)I + 7I^2) + (2H-1)H + 3H."""
-        hidden, inner = self.hidden, self.intermediate
-        per_layer = 4 * (2 * hidden - 1) * hidden + hidden * hidden + (2 * hidden
-                                                                       - 1) * inner + 7 * inner * inner
+        """[b] of Lemma 1 (equation 12), per token: D(4(2H-1)H + H^2 + (2H-1)I + 7I^2) + (2H-1)H + 3H.
+
+        For heads of other than H/A units (see :meth:`lemma2_parameters`) the attention's 4(2H-1)H + H^2 is
+        3(2H-1)Ad + (2Ad-1)H + AdH.
+        """
+        hidden, inner, units = self.hidden, self.intermediate, self.attention_units
+        attention = 3 * (2 * hidden - 1) * units + (2 * units - 1) * hidden + units * hidden
+        per_layer = attention + (2 * hidden - 1) * inner + 7 * inner * inner
         return self.depth * per_layer + (2 * hidden - 1) * hidden + 3 * hidden
 
     def flops(self, length: int, vocab_size: int = ROBERTA_VOCAB_SIZE, masked_positions: int = 0) -> int:
@@ -117,10 +143,10 @@ class Architecture:
         nothing. ``masked_positions`` adds the MLM head, with its projection to the vocabulary, at that many
         positions.
         """
-        hidden, inner, heads = self.hidden, self.intermediate, self.heads
+        hidden, inner, units = self.hidden, self.intermediate, self.attention_units
         layer_norm = 8 * hidden
-        per_token = 4 * 2 * hidden * hidden + 2 * 2 * hidden * inner + 8 * inner + 2 * (hidden + layer_norm)
-        attention = 2 * 2 * length * length * hidden + 5 * heads * length * length
+        per_token = 4 * 2 * hidden * units + 2 * 2 * hidden * inner + 8 * inner + 2 * (hidden + layer_norm)
+        attention = 2 * 2 * length * length * units + 5 * self.heads * length * length
         embeddings = length * (hidden + layer_norm)
         head = masked_positions * (2 * hidden * hidden + 8 * hidden + layer_norm + 2 * hidden * vocab_size)
         return embeddings + self.depth * (length * per_token + attention) + head
@@ -196,8 +222,8 @@ def search_space(depths: Sequence[int] = PAPER_SPACE["depths"], heads: Sequence[
 
 
 def parse(text: Union[str, Architecture], where: str = "--architecture") -> Architecture:
-    """An architecture from a preset's name, from ``"D,A,H,I"``, or from a ``best.json`` written by
-    ``run_search.py``.
+    """An architecture from a preset's name, from ``"D,A,H,I"`` (or ``"D,A,H,I,d"`` with a head size of its
+    own), or from a ``best.json`` written by ``run_search.py``.
 
     Raises:
         BortError: ``text`` is none of these, or names an impossible tuple.
@@ -209,16 +235,17 @@ def parse(text: Union[str, Architecture], where: str = "--architecture") -> Arch
         return PRESETS[text.lower()].architecture
     if re.fullmatch(r"[-+.\w]+(\s*,\s*[-+.\w]+)+", text):
         parts = [part.strip() for part in text.split(",")]
-        if len(parts) != 4:
+        if len(parts) not in (4, 5):
             raise BortError(f"{where}: {text!r} has {len(parts)} numbers; expected four: "
-                            "depth,heads,hidden,intermediate")
+                            "depth,heads,hidden,intermediate (a fifth is the head size where it is not "
+                            "hidden/heads)")
         try:
             return Architecture(*(int(part) for part in parts))
         except ValueError as error:
             if isinstance(error, BortError):
                 raise BortError(f"{where}: {error}") from error
-            raise BortError(
-                            f"{where}: {text!r} is not four integers depth,heads,hidden,intermediate") from error
+            raise BortError(f"{where}: {text!r} is not four integers depth,heads,hidden,intermediate"
+                            ) from error
     if text.endswith(".json") or os.path.isfile(text):
         content = read_json(text)
         if not isinstance(content, Mapping) or "architecture" not in content:

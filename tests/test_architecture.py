@@ -28,6 +28,36 @@ def test_lemmas_equal_hand_computed_values():
     assert round(BORT.lemma2_parameters() / 1e6, 1) == 76.2
 
 
+def test_a_head_size_of_its_own_is_counted_by_hand():
+    # H = 4, two heads of 1 unit: Q, K, V (2, 4) with 2 biases each, output (4, 2) with 4; ffn 3 wide
+    narrow = Architecture(1, 2, 4, 3, head_size=1)
+    layer = 3 * (2 * 4 + 2) + (4 * 2 + 4) + (4 * 3 + 3) + (3 * 4 + 4) + 4 * 4
+    assert narrow.parameters(5, 7) == {"embeddings": (5 + 7 + 2) * 4, "encoder": layer, "body": 56 + layer,
+                                       "mlm_head": 4 * 4 + 4 + 2 * 4 + 5, "total": 56 + layer + 33}
+    assert narrow.lemma2_parameters(5, 7) == layer + 4 * 4 + (5 + 7 + 6) * 4
+    assert narrow.lemma1_flops() == 3 * 7 * 2 + 3 * 4 + 2 * 4 + 7 * 3 + 7 * 9 + 7 * 4 + 3 * 4
+    # at 10 tokens: half the heads' products of <1, 4, 4, 3>, half its softmax
+    assert Architecture(1, 4, 4, 3).flops(10) - narrow.flops(10) == \
+        10 * 2 * 4 * 4 * 2 + 2 * 2 * 10 * 10 * 2 + 5 * 2 * 10 * 10
+
+
+def test_a_head_size_of_its_own_is_a_fifth_member():
+    narrow = Architecture(4, 6, 768, 1536, 64)
+    assert (narrow.attention_units, BORT.attention_units, BORT.head_size) == (384, 1024, 128)
+    assert str(narrow) == "4,6,768,1536,64" and narrow.display == "⟨4, 6, 768, 1536, 64⟩"
+    assert parse(str(narrow)) == narrow == Architecture.from_dict(narrow.to_dict())
+    assert narrow.to_dict() == {"depth": 4, "heads": 6, "hidden": 768, "intermediate": 1536, "head_size": 64}
+    same = Architecture(4, 8, 1024, 768, head_size=128)
+    assert same == BORT and hash(same) == hash(BORT) and str(same) == str(BORT) == "4,8,1024,768"
+    assert set(same.to_dict()) == {"depth", "heads", "hidden", "intermediate"}
+    assert sorted([Architecture(4, 6, 768, 1536), narrow]) == [narrow, Architecture(4, 6, 768, 1536)]
+    assert Architecture(1, 5, 16, 4, head_size=2).attention_units == 10  # A need not divide H then
+    for wrong, message in (((4, 13, 768, 1536, 64), "more units"), ((4, 6, 768, 1536, 0), "positive"),
+                           ((4, 6, 768, 1536, 6.4), "integer")):
+        with pytest.raises(BortError, match=message):
+            Architecture(*wrong)
+
+
 def test_flops_match_the_measured_order():
     # performance.md: about 28 GFLOP at 512 tokens, 23.6 of them in the linear layers.
     linear = 512 * 4 * (8 * 1024**2 + 4 * 1024 * 768)

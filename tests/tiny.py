@@ -14,6 +14,8 @@ from bort.architecture import Architecture
 
 TINY = Architecture(2, 2, 8, 12)
 TINY_TEACHER = Architecture(3, 4, 16, 20)
+NARROW = Architecture(2, 3, 16, 10, head_size=4)
+"""Cut out of a wider network: 12 units of attention over hidden states of 16."""
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 needs_horovod = pytest.mark.skipif(shutil.which("horovodrun", path=str(BIN)) is None,

@@ -113,7 +113,11 @@ def infer_architecture(arrays: Mapping[str, np.ndarray], heads: int, where: str)
         raise BortError(f"{where}: not a parameter file of this family: no "
                         "encoder.transformer_cells.0.ffn.ffn_1.weight of two dimensions among "
                         f"{', '.join(sorted(arrays)[:4]) or 'no arrays'}, ...")
-    return Architecture(max(cells) + 1, heads, int(inner.shape[1]), int(inner.shape[0]))
+    hidden = int(inner.shape[1])
+    query = arrays.get("encoder.transformer_cells.0.attention_cell.proj_query.weight")
+    units = hidden if query is None or query.ndim != 2 else int(query.shape[0])
+    own = units != hidden and isinstance(heads, int) and heads > 0 and units % heads == 0
+    return Architecture(max(cells) + 1, heads, hidden, int(inner.shape[0]), units // heads if own else None)
 
 
 def bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifier: bool,

@@ -2,12 +2,13 @@
 inspect|verify``.
 
 A model folder holds ``config.json``, ``model.params`` and, with a tokenizer, its files. Parameter names are
-those of the original release (H hidden, I intermediate, V vocabulary, P positions, i a layer, C classes):
+those of the original release (H hidden, U units of all heads: H, or fewer in a network cut out of a wider
+one, I intermediate, V vocabulary, P positions, i a layer, C classes):
 
     encoder.position_weight                                                      (P, H)
     encoder.layer_norm.{gamma,beta}                                              (H,)
-    encoder.transformer_cells.{i}.attention_cell.proj_{query,key,value}.{weight,bias}   (H, H), (H,)
-    encoder.transformer_cells.{i}.proj.{weight,bias}                             (H, H), (H,)
+    encoder.transformer_cells.{i}.attention_cell.proj_{query,key,value}.{weight,bias}   (U, H), (U,)
+    encoder.transformer_cells.{i}.proj.{weight,bias}                             (H, U), (H,)
     encoder.transformer_cells.{i}.layer_norm.{gamma,beta}                        (H,)
     encoder.transformer_cells.{i}.ffn.ffn_1.{weight,bias}                        (I, H), (I,)
     encoder.transformer_cells.{i}.ffn.ffn_2.{weight,bias}                        (H, I), (H,)
@@ -186,9 +187,10 @@ def read(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
             raise BortError(f"{where}: its checksum is not the one in {CONFIG_FILE}: the file was damaged or "
                             "replaced; copy the folder again")
         arrays, _ = read_parameters(located.parameters)
-        if architecture is not None and parse(architecture).to_dict() != config.get("architecture"):
-            raise BortError(f"{located.folder}: holds {config.get('architecture')}, not "
-                            f"{parse(architecture).display}")
+        if architecture is not None:
+            held = Architecture.from_dict(config.get("architecture"), str(located.config_file))
+            if parse(architecture) != held:
+                raise BortError(f"{located.folder}: holds {held.display}, not {parse(architecture).display}")
     _check_claims(config, arrays, where)
     if verify:
         _check_finite(arrays, where)

@@ -13,7 +13,8 @@ What differs from ``bort.models.bert`` and why (figures: ``benchmarks/results``)
 * A classifier reads position 0 only, so the last layer computes its queries, output and feed-forward there
   only.
 
-Shapes: B batch, T length, M masked positions, A heads, H hidden, I intermediate, V vocabulary, C outputs.
+Shapes: B batch, T length, M masked positions, A heads, U units of all heads (H, or fewer), H hidden,
+I intermediate, V vocabulary, C outputs.
 Activations are (T, B, H), the order that MXNet's interleaved attention operators want. Parameter names here
 are internal: they are never saved.
 """
@@ -75,8 +76,8 @@ def spec_of(model: Union[Bert, Classifier]) -> Spec:
 def fused_parameters(model: Union[Bert, Classifier]) -> Dict[str, Any]:
     """Arrays of the graph by name; those that need no other layout share the model's memory.
 
-    A full layer has ``qkv`` (3H, H), rows ordered head by head as its queries, keys, values; the last layer
-    of a classifier has ``query`` (H, H) and ``kv`` (2H, H) instead.
+    A full layer has ``qkv`` (3U, H), rows ordered head by head as its queries, keys, values; the last layer
+    of a classifier has ``query`` (U, H) and ``kv`` (2U, H) instead.
     """
     bert = model.bort if isinstance(model, Classifier) else model
     given = {name: parameter.data() for name, parameter in bert._collect_params_with_prefix().items()}
@@ -101,8 +102,8 @@ def fused_parameters(model: Union[Bert, Classifier]) -> Dict[str, Any]:
     if isinstance(model, Classifier):
         dense = [layer for layer in model.classifier if isinstance(layer, mx.gluon.nn.Dense)]
         for number, layer in enumerate(dense):
-            fused[f"head{number}_weight"], fused[
-                                                 f"head{number}_bias"] = layer.weight.data(), layer.bias.data()
+            fused[f"head{number}_weight"] = layer.weight.data()
+            fused[f"head{number}_bias"] = layer.bias.data()
     else:
         fused.update({"mlm_dense_weight": given["decoder.0.weight"],
                       "mlm_dense_bias": given["decoder.0.bias"], "mlm_norm_gamma": given["decoder.2.gamma"],
@@ -184,7 +185,7 @@ class _Builder:
     def __init__(self, spec: Spec, shape: Shape, form: str) -> None:
         self.spec, self.shape, self.form = spec, shape, form
         self.hidden, self.inner = spec.architecture.hidden, spec.architecture.intermediate
-        self.heads = spec.architecture.heads
+        self.heads, self.units = spec.architecture.heads, spec.architecture.attention_units
 
     def build(self) -> Any:
         x = self.embed()
@@ -226,8 +227,8 @@ class _Builder:
         return mx.sym.amp_cast(x, dtype=dtype) if self.form == "bfloat16" else x
 
     def to_image(self, x: Any, name: str) -> Any:
-        """(T, B, H) as a picture of one row with H channels: (1, H, 1, T*B)."""
-        row = mx.sym.reshape(x, shape=(1, 1, -1, self.hidden), name=f"{name}_row")
+        """(T, B, C) as a picture of one row with C channels: (1, C, 1, T*B)."""
+        row = mx.sym.reshape(x, shape=(1, 1, -1, 0), reverse=True, name=f"{name}_row")
         return mx.sym.transpose(row, axes=(0, 3, 1, 2), name=f"{name}_image")
 
     def from_image(self, x: Any, name: str, length: int, units: int) -> Any:
@@ -239,7 +240,7 @@ class _Builder:
                                   kernel=(1, 1), num_filter=units)
 
     def project(self, x: Any, name: str, units: int, length: int) -> Any:
-        """A linear layer of the encoder, (length, B, H) to (length, B, units)."""
+        """A linear layer of the encoder, (length, B, C) to (length, B, units)."""
         if self.form == "convolution":
             return self.from_image(self.convolution(self.to_image(x, name), name, units), name, length, units)
         return self.cast(self.linear(self.cast(x, "bfloat16"), name, units), "float32")
@@ -255,8 +256,8 @@ class _Builder:
         return self.from_image(x, f"{here}ffn2", length, self.hidden) if images else self.cast(x, "float32")
 
     def attend(self, here: str, x: Any, mask: Any) -> Any:
-        """Self-attention without its output projection, (T, B, H) to (T, B, H)."""
-        qkv = self.project(x, f"{here}qkv", 3 * self.hidden, self.shape.length)
+        """Self-attention without its output projection, (T, B, H) to (T, B, U)."""
+        qkv = self.project(x, f"{here}qkv", 3 * self.units, self.shape.length)
         scores = mx.sym.contrib.interleaved_matmul_selfatt_qk(qkv, heads=self.heads, name=f"{here}scores")
         if mask is not None:
             scores = mx.sym.elemwise_add(scores, mask, name=f"{here}masked_scores")              # (B*A, T, T)
@@ -274,8 +275,8 @@ class _Builder:
     def first_position_layer(self, here: str, x: Any) -> Any:
         """A whole layer for the queries of position 0: (T, B, H) to (1, B, H)."""
         first = mx.sym.slice_axis(x, axis=0, begin=0, end=1, name=f"{here}first")
-        query = self.project(first, f"{here}query", self.hidden, 1)
-        pair = self.project(x, f"{here}kv", 2 * self.hidden, self.shape.length)
+        query = self.project(first, f"{here}query", self.units, 1)
+        pair = self.project(x, f"{here}kv", 2 * self.units, self.shape.length)
         scores = mx.sym.contrib.interleaved_matmul_encdec_qk(query, pair, heads=self.heads,
                                                              name=f"{here}scores")
         if self.shape.padded:
@@ -309,7 +310,7 @@ def packed_bytes(spec: Spec, form: str) -> int:
     """
     a = spec.architecture
     before_gelu = a.depth * a.hidden * a.intermediate
-    weights = a.depth * 4 * a.hidden * a.hidden + 2 * before_gelu
+    weights = a.depth * 4 * a.hidden * a.attention_units + 2 * before_gelu
     return {"product": 4 * before_gelu, "convolution": 4 * weights, "bfloat16": 2 * weights,
             "int8": weights}[form]
 

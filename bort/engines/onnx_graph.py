@@ -66,6 +66,7 @@ class _Builder:
         self.nodes: List[Any] = []
         self.constants: Dict[str, np.ndarray] = {}
         self.hidden, self.heads = network.architecture.hidden, network.architecture.heads
+        self.head_size, self.units = network.architecture.head_size, network.architecture.attention_units
 
     def op(self, kind: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
         from onnx import helper
@@ -151,14 +152,14 @@ class _Builder:
                          "encoder.layer_norm", self.network.epsilon)
 
     def split_heads(self, x: str, name: str, axes: Sequence[int]) -> str:
-        shape = self.integers("head_shape", 0, -1, self.heads, self.hidden // self.heads)
+        shape = self.integers("head_shape", 0, -1, self.heads, self.head_size)
         return self.op("Transpose", f"{name}_heads", [self.op("Reshape", f"{name}_split", [x, shape])],
                        perm=list(axes))
 
     def layer(self, index: int, x: str, first_only: bool) -> str:
         """(B, T, H) to (B, T, H), or to (B, 1, H) for position 0."""
         here, cell = f"layer{index}_", f"encoder.transformer_cells.{index}."
-        scale = math.sqrt(self.hidden // self.heads)
+        scale = math.sqrt(self.head_size)
         given = {name: {part: self.arrays[f"{cell}attention_cell.proj_{name}.{part}"] for part in ("weight",
                                                                                                    "bias")}
                  for name in ("query", "key", "value")}
@@ -178,7 +179,7 @@ class _Builder:
         context = self.op("MatMul", f"{here}context",
                           [weights, self.split_heads(value, f"{here}value", (0, 2, 1, 3))])
         rows = self.op("Transpose", f"{here}context_rows", [context], perm=[0, 2, 1, 3])
-        merged = self.op("Reshape", f"{here}merged", [rows, self.integers("merged_shape", 0, 0, self.hidden)])
+        merged = self.op("Reshape", f"{here}merged", [rows, self.integers("merged_shape", 0, 0, self.units)])
         attended = self.stored(merged, f"{here}proj", f"{cell}proj")
         x = self.norm(self.op("Add", f"{here}sum1", [attended, kept]), f"{here}norm1", f"{cell}layer_norm",
                       self.network.epsilon)
@@ -194,7 +195,7 @@ class _Builder:
         joined = self.linear(x, name, np.concatenate([part["weight"] for part in parts]),
                              np.concatenate([part["bias"] for part in parts]))
         outputs = [f"{name}_{number}" for number in range(len(parts))]
-        sizes = self.integers(f"sizes_{len(parts)}", *[self.hidden] * len(parts))
+        sizes = self.integers(f"sizes_{len(parts)}", *[self.units] * len(parts))
         self.nodes.append(helper.make_node("Split", [joined, sizes], outputs, name=f"{name}_split", axis=-1))
         return outputs
 

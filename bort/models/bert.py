@@ -59,10 +59,9 @@ class Encoder(gluon.HybridBlock):
         padding = F.broadcast_greater_equal(positions, F.expand_dims(valid_length, axis=1)) * MASKED_SCORE
         # The mask is expanded once for all layers: adding arrays of one shape is fast here, broadcasting is
         # not.
-        rows = F.zeros_like(F.BlockGrad(F.slice_axis(F.reshape(x, shape=(0, 0, -4, self._heads, -1)), axis=3,
-                                                     begin=0, end=1)))  # (B, T, A, 1)
-        score_mask = F.broadcast_add(F.transpose(rows, axes=(0, 2, 1, 3)),                        # (B, A, T, 1)
-                                     F.expand_dims(F.expand_dims(padding, axis=1), axis=1))       # (B, 1, 1, T)
+        rows = F.zeros_like(F.BlockGrad(F.slice_axis(x, axis=2, begin=0, end=self._heads)))       # (B, T, A)
+        score_mask = F.broadcast_add(F.expand_dims(F.transpose(rows, axes=(0, 2, 1)), axis=3),  # (B, A, T, 1)
+                                     F.expand_dims(F.expand_dims(padding, axis=1), axis=1))     # (B, 1, 1, T)
         return x, F.reshape(score_mask, shape=(-3, 0, 0))
 
 
@@ -245,7 +244,7 @@ def initial_value(name: str, shape: Any, seed: int) -> np.ndarray:
         return np.zeros(shape, dtype="float32")
     if name.endswith("gamma"):
         return np.ones(shape, dtype="float32")
-    hidden = shape[0] if name.endswith("ffn_2.weight") else shape[1]
+    hidden = shape[0] if name.endswith(("ffn_2.weight", ".proj.weight")) else shape[1]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return _truncated_normal(rng, shape) * np.float32(initial_deviation(hidden))
 

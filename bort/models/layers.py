@@ -1,6 +1,7 @@
 """The layers of the family, written for what MXNet is fast at on a CPU.
 
-Shapes: B batch, T length, A heads, H hidden, I intermediate. Attribute names give the parameter names of the
+Shapes: B batch, T length, A heads, d units of a head, H hidden (A*d, or more in a network cut out of a wider
+one), I intermediate. Attribute names give the parameter names of the
 released checkpoints (``attention_cell.proj_query.weight``, ``ffn.layer_norm.gamma``, ...): they are part of
 the file format.
 """
@@ -63,26 +64,26 @@ class SelfAttention(gluon.HybridBlock):
 
     def __init__(self, architecture: Architecture, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        hidden = architecture.hidden
+        hidden, units = architecture.hidden, architecture.attention_units
         self._heads = architecture.heads
         self._scale = 1.0 / math.sqrt(architecture.head_size)
         with self.name_scope():
-            self.proj_query = gluon.nn.Dense(hidden, flatten=False, in_units=hidden, prefix="query_")
-            self.proj_key = gluon.nn.Dense(hidden, flatten=False, in_units=hidden, prefix="key_")
-            self.proj_value = gluon.nn.Dense(hidden, flatten=False, in_units=hidden, prefix="value_")
+            self.proj_query = gluon.nn.Dense(units, flatten=False, in_units=hidden, prefix="query_")
+            self.proj_key = gluon.nn.Dense(units, flatten=False, in_units=hidden, prefix="key_")
+            self.proj_value = gluon.nn.Dense(units, flatten=False, in_units=hidden, prefix="value_")
             self.dropout = gluon.nn.Dropout(dropout)
 
     def _split(self, F: Any, x: Any) -> Any:
-        x = F.reshape(x, shape=(0, 0, -4, self._heads, -1))                     # (B, T, A, H/A)
-        return F.reshape(F.transpose(x, axes=(0, 2, 1, 3)), shape=(-3, 0, 0))   # (B*A, T, H/A)
+        x = F.reshape(x, shape=(0, 0, -4, self._heads, -1))                     # (B, T, A, d)
+        return F.reshape(F.transpose(x, axes=(0, 2, 1, 3)), shape=(-3, 0, 0))   # (B*A, T, d)
 
     def hybrid_forward(self, F: Any, x: Any, score_mask: Any) -> Any:
-        """``x`` (B, T, H), ``score_mask`` (B*A, T, T) added to the scores; returns (B, T, H)."""
+        """``x`` (B, T, H), ``score_mask`` (B*A, T, T) added to the scores; returns (B, T, A*d)."""
         return self.attend(F, x, x, score_mask)
 
     def attend(self, F: Any, asking: Any, x: Any, score_mask: Any) -> Any:
         """What ``asking`` (B, M, H) draws from ``x`` (B, T, H), with a mask (B*A, M, T); returns (B, M,
-        H)."""
+        A*d)."""
         query = self._split(F, self.proj_query(asking) * self._scale)
         key = self._split(F, self.proj_key(x))
         value = self._split(F, self.proj_value(x))
@@ -119,7 +120,8 @@ class TransformerCell(gluon.HybridBlock):
         hidden = architecture.hidden
         with self.name_scope():
             self.attention_cell = SelfAttention(architecture, dropout)
-            self.proj = gluon.nn.Dense(hidden, flatten=False, in_units=hidden, prefix="proj_")
+            self.proj = gluon.nn.Dense(hidden, flatten=False, in_units=architecture.attention_units,
+                                       prefix="proj_")
             self.dropout = gluon.nn.Dropout(dropout)
             self.layer_norm = LayerNorm(hidden, epsilon)
             self.ffn = FeedForward(architecture, dropout, epsilon)

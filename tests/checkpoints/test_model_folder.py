@@ -15,7 +15,7 @@ from bort.checkpoints.model_folder import describe, load_or_initialize, paramete
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.errors import BortError
 from bort.models import Bert, Classifier
-from tests.tiny import MAX_LENGTH, TINY, VOCAB, tiny_batch, tiny_bert
+from tests.tiny import MAX_LENGTH, NARROW, TINY, VOCAB, tiny_batch, tiny_bert
 
 
 def released_file(path, model, dtype="float32", dropout=True):
@@ -59,6 +59,19 @@ def test_a_classifiers_round_trip_keeps_its_head(tmp_path, head):
     assert isinstance(back, Classifier) and same_parameters(model, back)
     assert (back.head, back.num_outputs, back.head_dropout, back.task_name, back.labels) == (
         head, 3, 0.2, "CB", ["a", "b", "c"])
+
+
+def test_a_network_cut_out_of_a_wider_one_round_trips(tmp_path):
+    model = tiny_bert(3, NARROW)
+    bort.save(model, tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["architecture"] == NARROW.to_dict()
+    again = bort.load(tmp_path / "model", architecture="2,3,16,10,4")
+    assert again.architecture == NARROW and same_parameters(model, again)
+    with pytest.raises(BortError, match="holds ⟨2, 3, 16, 10, 4⟩, not ⟨2, 4, 16, 10⟩"):
+        bort.load(tmp_path / "model", architecture="2,4,16,10")
+    bare = tmp_path / "bare.params"
+    (tmp_path / "model" / "model.params").rename(bare)
+    assert bort.load(bare, heads=3).architecture == NARROW
 
 
 def test_released_files_load_bare(tmp_path):

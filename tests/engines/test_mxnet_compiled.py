@@ -14,7 +14,7 @@ from bort.engines import mxnet_compiled, mxnet_graph
 from bort.engines.mxnet_compiled import InferenceModel, compile_for_inference, trim
 from bort.errors import BortError
 from bort.models import HEADS, Classifier
-from tests.tiny import MAX_LENGTH, TINY, VOCAB, tiny_batch, tiny_bert
+from tests.tiny import MAX_LENGTH, NARROW, TINY, VOCAB, tiny_batch, tiny_bert
 
 WIDE = Architecture(3, 4, 16, 20)
 EXACT = bool(mxnet_compiled.cpu_flags().intersection(mxnet_compiled.EXACT_INT8_FLAGS))
@@ -30,7 +30,7 @@ def tiny_classifier(head="linear", outputs=3, architecture=TINY, seed=0):
 
 @pytest.mark.parametrize("form", ["product", "convolution", None])
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("architecture", [TINY, WIDE, Architecture(1, 1, 6, 5)], ids=str)
+@pytest.mark.parametrize("architecture", [TINY, WIDE, NARROW, Architecture(1, 1, 6, 5)], ids=str)
 def test_hidden_states_and_logits_equal_the_models(architecture, padded, form):
     model = tiny_bert(1, architecture)
     compiled = InferenceModel(model, form=form)
@@ -47,7 +47,7 @@ def test_hidden_states_and_logits_equal_the_models(architecture, padded, form):
 
 @pytest.mark.parametrize("form", ["product", "convolution"])
 @pytest.mark.parametrize("head", list(HEADS))
-@pytest.mark.parametrize("architecture", [WIDE, Architecture(1, 2, 8, 12)], ids=str)
+@pytest.mark.parametrize("architecture", [WIDE, NARROW, Architecture(1, 2, 8, 12)], ids=str)
 def test_classifiers_need_position_0_only(architecture, head, form):
     model = tiny_classifier(head, architecture=architecture)
     compiled = InferenceModel(model, form=form)

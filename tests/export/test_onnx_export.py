@@ -23,7 +23,7 @@ from bort.export import onnx_export as exporter
 from bort.models import HEADS, Bert, Classifier, initialize
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.loading import train_sentencepiece
-from tests.tiny import MAX_LENGTH, TINY, VOCAB, tiny_batch, tiny_bert
+from tests.tiny import MAX_LENGTH, NARROW, TINY, VOCAB, tiny_batch, tiny_bert
 
 WIDE = Architecture(3, 4, 16, 20)
 SENTENCES = [f"the {a} film was {b}" for a in ("slow", "long", "first", "new") for b in ("good", "bad",
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("architecture", [TINY, WIDE, Architecture(1, 1, 6, 5)], ids=str)
+@pytest.mark.parametrize("architecture", [TINY, WIDE, NARROW, Architecture(1, 1, 6, 5)], ids=str)
 def test_encoder_and_mlm_equal_the_model(tmp_path, architecture):
     model = tiny_bert(2, architecture, mlm_layer_norm_eps=1e-3)
     for part in ("encoder", "mlm"):

@@ -12,7 +12,8 @@ from bort.errors import BortError
 from bort.models import Bert, Classifier, initialize
 from bort.models.bert import initial_value
 from bort.models.selected_positions import by_sequence
-from tests.tiny import MAX_LENGTH, TINY, VOCAB, tiny_batch, tiny_bert
+from tests.models.numpy_reference import hidden_states
+from tests.tiny import MAX_LENGTH, NARROW, TINY, VOCAB, tiny_batch, tiny_bert
 
 
 def gluonnlp_twin(model):
@@ -63,6 +64,32 @@ def test_forward_and_gradients_equal_gluonnlps(architecture, padded, hybridize):
         # scale.
         scale = np.abs(their_gradients[name]).max() + 1e-3 * largest
         np.testing.assert_allclose(gradient / scale, their_gradients[name] / scale, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("hybridize", [False, True])
+@pytest.mark.parametrize("architecture", [TINY, NARROW, Architecture(1, 5, 16, 7, head_size=2)], ids=str)
+def test_the_network_is_what_plain_numpy_computes(architecture, hybridize):
+    model = tiny_bert(4, architecture)
+    model.hybridize(hybridize, static_alloc=True)
+    ids, valid, _ = tiny_batch(6, batch=3, length=9)
+    states = model(ids, valid).asnumpy()
+    for row, count in enumerate(valid.asnumpy().astype(int)):
+        np.testing.assert_allclose(states[row, :count], hidden_states(model, ids.asnumpy()[row, :count]),
+                                   atol=2e-5)
+        assert (states[row, count:] == 0).all()
+
+
+def test_a_head_size_of_its_own_shapes_the_attention_alone():
+    wide, narrow = ({name: parameter.shape for name, parameter in tiny_bert(0, architecture)
+                     ._collect_params_with_prefix().items()}
+                    for architecture in (Architecture(2, 4, 16, 10), NARROW))
+    changed = {name.split("cells.0.")[1]: narrow[name] for name in wide if wide[name] != narrow[name]
+               and "cells.0." in name}
+    projections = [f"attention_cell.proj_{name}" for name in ("query", "key", "value")]
+    assert changed == {**{f"{name}.weight": (12, 16) for name in projections},
+                       **{f"{name}.bias": (12,) for name in projections}, "proj.weight": (16, 12)}
+    counted = sum(int(np.prod(shape)) for name, shape in narrow.items() if name != "decoder.3.weight")
+    assert counted == NARROW.parameters(VOCAB, MAX_LENGTH)["total"]
 
 
 def test_the_mlm_heads_epsilon_is_its_own():
@@ -197,7 +224,7 @@ def test_an_impossible_head_is_refused():
             Classifier(tiny_bert(0), outputs, head)
 
 
-@pytest.mark.parametrize("architecture", [TINY, Architecture(1, 2, 8, 12)])
+@pytest.mark.parametrize("architecture", [TINY, Architecture(1, 2, 8, 12), NARROW], ids=str)
 @pytest.mark.parametrize("hybridize",
                          [None, dict(static_alloc=True), dict(static_alloc=True, static_shape=True)])
 def test_states_at_some_positions_are_the_networks_with_its_gradients(architecture, hybridize):
