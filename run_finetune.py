@@ -107,6 +107,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     from bort.finetuning import experiment
     from bort.finetuning.loop import Settings
     from bort.models import Classifier
+    from bort.tasks.labels import align
     from bort.training.console import say
     from bort.training.run_folder import on_root
 
@@ -131,9 +132,10 @@ def main(argv: Optional[List[str]] = None) -> int:
                                "limit": args.limit, "train": not args.predict_only}
     data = experiment.read_task(args.task, args.data_dir, tokenizer, max_length, **reading)
     if args.predict_only:
-        if not isinstance(first, Classifier) or first.num_outputs != data.task.num_outputs:
+        if not isinstance(first, Classifier):
             raise BortError(f"{args.model}: --predict-only needs a classifier fine-tuned for "
                             f"{data.task.name}")
+        align(first, data.task, args.model)
         record = {"task": data.task.name, "model": args.model, "max_length": max_length}
         metrics = experiment.write_outputs(first, data, tokenizer, output, record)
         results: Dict[str, Any] = {**record, "metrics": metrics}

@@ -24,6 +24,7 @@ from bort.finetuning.scoring import score
 from bort.models import Classifier
 from bort.tasks.base import Split, Task
 from bort.tasks.encoding import encode, encode_pair
+from bort.tasks.labels import align
 from bort.tasks.metrics import rounded_accuracy
 from bort.text.tokenizers.base import Tokenizer
 from bort.training.console import say
@@ -102,7 +103,7 @@ class Socrates:
     """The teacher S: a fine-tuned classifier, through its own tokenizer where that is not the student's.
 
     Args:
-        model: a classifier with the task's outputs, in the task's order.
+        model: a classifier with the task's outputs; they are put into the order of the task's labels.
         own: the tokenizer in its folder; ``tokenizer`` the student's.
         max_length: of the student's inputs; the teacher cuts its own to what it takes.
 
@@ -116,13 +117,7 @@ class Socrates:
             raise BortError(f"{where}: the teacher must be a classifier with {task.num_outputs} outputs; "
                             f"fine-tune it first: python run_finetune.py --task {task.name} --data-dir DATA "
                             f"--model {where} --output TEACHER")
-        labels = getattr(model, "labels", None)
-        if labels is not None and task.labels is not None and list(labels) != list(task.labels):
-            raise BortError(f"{where}: was fine-tuned for the labels {', '.join(map(str, labels))}, "
-                            f"{task.name} has {', '.join(task.labels)} in this order")
-        if getattr(model, "encoding", None) not in (None, task.encoding):
-            raise BortError(f"{where}: was fine-tuned on the {model.encoding} encoding of {task.name}, not "
-                            f"the {task.encoding} one; use the same --encoding")
+        align(model, task, where)
         self.where = where
         if getattr(model, "task_name", None) not in (None, task.name):
             say(f"warning: {where} was fine-tuned for {model.task_name}, not for {task.name}")

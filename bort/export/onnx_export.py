@@ -24,6 +24,7 @@ from bort.errors import BortError
 from bort.files import PathLike
 from bort.models import Bert, Classifier
 from bort.tasks.base import Task
+from bort.tasks.labels import output_order
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.loading import Tokenizer, find_tokenizer_files, load_tokenizer
 
@@ -158,19 +159,28 @@ def _checked_int8(report: Dict[str, float], path: Path) -> Dict[str, float]:
 
 def evaluate(model: Classifier, runner: OnnxRunner, task: Task, data: PathLike, tokenizer: Tokenizer,
              max_length: int) -> Dict[str, Dict[str, float]]:
-    """The dev metrics of a task from the model (``model``) and from the file (``onnx``)."""
+    """The dev metrics of a task from the model (``model``) and from the file (``onnx``).
+
+    Raises:
+        BortError: the data cannot be read, or the model has other labels than the task.
+    """
     from bort.engines.mxnet_compiled import compile_for_inference
     from bort.finetuning.scoring import score
     from bort.tasks.encoding import encode
 
+    order = output_order(getattr(model, "labels", None), model.num_outputs, task, "the model",
+                         getattr(model, "task_name", None))
     split = task.read(data, "dev")
     token_ids = encode(task, split, tokenizer, max_length).token_ids
 
     def run(token_batch: Any, valid_length: Any) -> Any:
         return _Result(runner(token_batch.asnumpy(), valid_length.asnumpy()))
     run.num_outputs, run.max_length = model.num_outputs, model.max_length  # type: ignore[attr-defined]
-    return {name: task.evaluate(split, score(network, token_ids, tokenizer.pad_id, ranks=False))
-            for name, network in (("model", compile_for_inference(model)), ("onnx", run))}
+    result = {}
+    for name, network in (("model", compile_for_inference(model)), ("onnx", run)):
+        scores = score(network, token_ids, tokenizer.pad_id, ranks=False)
+        result[name] = task.evaluate(split, scores if order is None else scores[:, order])
+    return result
 
 
 class _Result:

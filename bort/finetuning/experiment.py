@@ -21,6 +21,7 @@ from bort.finetuning.scoring import score
 from bort.models import Bert, Classifier, initialize
 from bort.tasks.base import Split, Task
 from bort.tasks.encoding import EncodedSplit, encode
+from bort.tasks.labels import align
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.loading import (
     Tokenizer,
@@ -154,17 +155,29 @@ def read_task(name: str, data_dir: PathLike, tokenizer: Tokenizer, max_length: i
 def classifier_for(task: Task, source: Union[Bert, Classifier], seed: int, head: Optional[str] = None,
                    dropout: Optional[float] = None) -> Classifier:
     """``source`` with a fresh head for ``task``, drawn from ``seed``; a classifier of the same task keeps its
-    own.
+    own, its outputs put into the order of the task's labels.
 
     The head is the paper's for the task (linear; CoLA has one more layer) unless ``head`` names another.
+
+    Raises:
+        BortError: ``source`` is a classifier of no recorded task with other labels than the task's.
     """
     if isinstance(source, Classifier):
         if source.num_outputs == task.num_outputs and source.head == (head or source.head) \
-                and getattr(source, "task_name", task.name) in (None, task.name):
-            return source
+                and getattr(source, "task_name", None) in (None, task.name) \
+                and getattr(source, "encoding", None) in (None, task.encoding):
+            try:
+                return _labelled(align(source, task, "--model"), task)
+            except BortError as error:
+                raise BortError(f"{error} (a model imported with --body-only gets a new head)") from error
         source = source.bort
     model = Classifier(source, task.num_outputs, head or task.head, 0.1 if dropout is None else dropout)
     model.initialize_head(seed)
+    return _labelled(model, task)
+
+
+def _labelled(model: Classifier, task: Task) -> Classifier:
+    """``model`` with ``task`` as what it is fine-tuned for, as its saved folder says later."""
     model.task_name, model.encoding = task.name, task.encoding
     model.labels = list(task.labels) if task.labels is not None else None
     return model
@@ -197,7 +210,7 @@ def teacher_scores(teacher: Classifier, data: TaskData, name: str, data_dir: Pat
     """The teacher's logits (N, C) for the training examples, through its own tokenizer where it has another.
 
     Raises:
-        BortError: the teacher has another number of outputs than the task.
+        BortError: the teacher has another number of outputs than the task, or other labels.
     """
     if not isinstance(teacher, Classifier) or teacher.num_outputs != data.task.num_outputs:
         raise BortError(f"{teacher_path}: the teacher must be a classifier with {data.task.num_outputs} "
@@ -207,7 +220,7 @@ def teacher_scores(teacher: Classifier, data: TaskData, name: str, data_dir: Pat
     tokens = data.train.tokens
     if own.fingerprint != tokenizer.fingerprint:
         tokens = read_task(name, data_dir, own, max_length, **reading).train.tokens
-    return score(teacher, tokens.token_ids, own.pad_id, describe="teacher")
+    return score(align(teacher, data.task, teacher_path), tokens.token_ids, own.pad_id, describe="teacher")
 
 
 def write_outputs(model: Classifier, data: TaskData, tokenizer: Tokenizer, folder: Path,

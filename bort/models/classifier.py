@@ -1,7 +1,7 @@
 """Classification and regression heads around a :class:`~bort.models.bert.Bert`."""
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 import numpy as np
 
@@ -68,6 +68,12 @@ class Classifier(gluon.HybridBlock):
         batch, length = token_ids.shape
         first = mx.nd.arange(0, batch * length, length, dtype="int32", ctx=token_ids.context)
         return self.classifier(self.bort.states_at(token_ids, valid_length, first))
+
+    def reorder_outputs(self, order: Sequence[int]) -> None:
+        """Put the output that was ``order[i]`` in place ``i``, by moving the rows of the last layer."""
+        last = self.classifier[-1]
+        for parameter in (last.weight, last.bias):
+            parameter.set_data(mx.nd.array(parameter.data().asnumpy()[list(order)], dtype=parameter.dtype))
 
     def initialize_head(self, seed: int) -> None:
         """Draw the classifier uniformly from (-1/2, 1/2), as section 5.1 does for every task; biases are 0.

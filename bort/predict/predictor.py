@@ -55,6 +55,7 @@ from bort.predict.records import (
 )
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.encoding import encode_pair
+from bort.tasks.labels import output_order
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.base import Tokenizer
 
@@ -144,8 +145,10 @@ class Predictor:
         self.max_length = max_length or (used if isinstance(used, int) and 8 <= used <= limit else limit)
         if not 4 <= self.max_length <= limit:
             raise BortError(f"max_length {self.max_length}: {where} takes from 4 to {limit} tokens")
-        self.task = _task(network, task, where)
-        self._order = _order(network, self.task, where)
+        self.task = _task(network, task)
+        self._order = None if isinstance(self.task, PlainTask) else output_order(
+            getattr(network, "labels", None), network.num_outputs, self.task, where,
+            getattr(network, "task_name", None))
         self._direction = 1
         self._network, self._run = network, None if engine == "mxnet" else _onnx_function(
             onnx, network, model_folder.parameter_arrays(network) if arrays is None else model_folder.fit(
@@ -274,36 +277,11 @@ class _Window(NamedTuple):
     sequences: List[np.ndarray]
 
 
-def _task(model: Classifier, name: Optional[str], where: str) -> Task:
+def _task(model: Classifier, name: Optional[str]) -> Task:
     recorded = getattr(model, "task_name", None)
     if name is None and recorded is None:
         return PlainTask(getattr(model, "labels", None), model.num_outputs)
-    task = get_task(name or recorded, getattr(model, "encoding", None) or "paper")
-    folded = model.num_outputs == 3 and task.labels == ("entailment", "not_entailment")
-    if task.num_outputs != model.num_outputs and not folded:
-        raise BortError(f"{where}: has {model.num_outputs} outputs, {task.name} needs {task.num_outputs}: it "
-                        f"was fine-tuned for {recorded or 'another task'}")
-    return task
-
-
-def _order(model: Classifier, task: Task, where: str) -> Optional[np.ndarray]:
-    """Where the task's labels stand among the model's outputs; None for the same order.
-
-    Raises:
-        BortError: the model has other labels than the task.
-    """
-    own, wanted = getattr(model, "labels", None), task.labels
-    if task.num_outputs != model.num_outputs:  # an MNLI model for two classes
-        wanted = get_task("MNLI-m").labels
-    if own is None or wanted is None:
-        return None
-    own, wanted = [str(label).lower() for label in own], [str(label).lower() for label in wanted]
-    if own == wanted:
-        # The folding of three classes into two wants entailment first, which MNLI's order gives.
-        return None
-    if sorted(own) != sorted(wanted):
-        raise BortError(f"{where}: its labels are {', '.join(own)}; {task.name} has {', '.join(wanted)}")
-    return np.asarray([own.index(label) for label in wanted])
+    return get_task(name or recorded, getattr(model, "encoding", None) or "paper")
 
 
 def _onnx_function(path: Any, network: Classifier, arrays: Mapping[str, np.ndarray],

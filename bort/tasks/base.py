@@ -90,6 +90,7 @@ class Task:
     Attributes:
         name: as the user types it; ``suite`` is "glue", "superglue", "race" or "synthetic".
         labels: class strings in the order of the model's outputs; None in regression.
+        synonyms: further names that other projects give each class, in the order of ``labels``.
         metrics: names of what :meth:`evaluate` returns; the first selects the best epoch.
         splits: names :meth:`read` accepts.
         truncation: what an over-long pair loses: "even" cuts the longer segment first, "first" only segment
@@ -105,6 +106,7 @@ class Task:
     name = ""
     suite = ""
     labels: Optional[Tuple[str, ...]] = None
+    synonyms: Tuple[Tuple[str, ...], ...] = ()
     metrics: Tuple[str, ...] = ("accuracy",)
     splits: Tuple[str, ...] = ("train", "dev", "test")
     truncation = "even"
@@ -128,6 +130,10 @@ class Task:
     def num_outputs(self) -> int:
         """Outputs of the model's head: classes, or 1 in regression."""
         return 1 if self.labels is None else len(self.labels)
+
+    def folds(self, num_outputs: int) -> bool:
+        """Whether :meth:`check_scores` folds that many entailment classes into the two of this task."""
+        return num_outputs == 3 and self.labels == ("entailment", "not_entailment")
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
@@ -231,7 +237,7 @@ class Task:
         if not np.isfinite(scores).all():
             warnings.warn(f"{self.name}: some scores are not finite (training diverged?); they count as 0")
             scores = np.where(np.isfinite(scores), scores, 0.0)
-        if scores.shape[1] == 3 and self.labels == ("entailment", "not_entailment"):
+        if self.folds(scores.shape[1]):
             scores = np.stack([scores[:, 0], np.logaddexp(scores[:, 1], scores[:, 2])], axis=1)
         if scores.shape[1] != self.num_outputs:
             raise BortError(f"{self.name}: expected {self.num_outputs} outputs per example, found "

@@ -20,6 +20,9 @@ from bort.tasks.text import clean
 ENTAILMENT = ("entailment", "not_entailment")
 MNLI_LABELS = ("entailment", "neutral", "contradiction")
 BINARY = ("0", "1")
+ENTAILMENT_SYNONYMS = (("entail", "entailed", "entails"), ("non_entailment", "no_entailment"))
+MNLI_SYNONYMS = (("entail", "entailed", "entails"), (), ("contradict", "contradicts", "contradictory"))
+FALSE_TRUE_SYNONYMS = (("false", "no"), ("true", "yes"))
 _SENTENCES = ("sentence1", "sentence2")
 MAX_INDEX_DIGITS = 12
 
@@ -154,26 +157,30 @@ class ParaphraseTask(TsvTask):
 
 COLA = TsvTask("CoLA", ["sentence"], metrics=("mcc", "accuracy"), headerless=("source", "label", "mark",
                                                                               "sentence"),
-               head="linear_extra", counts=(8551, 1043, 1063))
-SST2 = TsvTask("SST-2", ["sentence"], counts=(67349, 872, 1821))
+               head="linear_extra", counts=(8551, 1043, 1063), synonyms=(("unacceptable",), ("acceptable",)))
+SST2 = TsvTask("SST-2", ["sentence"], counts=(67349, 872, 1821),
+               synonyms=(("negative", "neg"), ("positive", "pos")))
 MRPC = ParaphraseTask("MRPC", ["#1 String", "#2 String"], label="Quality", metrics=("f1", "accuracy"),
-                      counts=(3668, 408, 1725))
+                      counts=(3668, 408, 1725), synonyms=(("not_equivalent",), ("equivalent",)))
 STSB = TsvTask("STS-B", _SENTENCES, None, label="score", metrics=("pearson", "spearman", "rounded_accuracy"),
                counts=(5749, 1500, 1379))
 QQP = TsvTask("QQP", ["question1", "question2"], label="is_duplicate", metrics=("f1", "accuracy"),
-              folders=("QQP-clean",), counts=(363846, 40430, 390965))
+              folders=("QQP-clean",), counts=(363846, 40430, 390965),
+              synonyms=(("not_duplicate",), ("duplicate",)))
 MNLI_M = TsvTask("MNLI-m", _SENTENCES, MNLI_LABELS, label="gold_label", folders=("MNLI",),
                  companions=("MNLI-mm", "AX"), names={"dev": ("dev_matched.tsv",),
                                                       "test": ("test_matched.tsv",)},
-                 counts=(392702, 9815, 9796))
+                 counts=(392702, 9815, 9796), synonyms=MNLI_SYNONYMS)
 MNLI_MM = TsvTask("MNLI-mm", _SENTENCES, MNLI_LABELS, label="gold_label", folders=("MNLI",),
                   names={"dev": ("dev_mismatched.tsv",), "test": ("test_mismatched.tsv",)},
-                  companions=("MNLI-m", "AX"), counts=(392702, 9832, 9847))
-QNLI = TsvTask("QNLI", ["question", "sentence"], ENTAILMENT, folders=("QNLIv2",), counts=(104743, 5463, 5463))
-RTE = TsvTask("RTE", _SENTENCES, ENTAILMENT, counts=(2490, 277, 3000))
-WNLI = TsvTask("WNLI", _SENTENCES, counts=(635, 71, 146))
+                  companions=("MNLI-m", "AX"), counts=(392702, 9832, 9847),
+                  synonyms=MNLI_SYNONYMS)
+QNLI = TsvTask("QNLI", ["question", "sentence"], ENTAILMENT, folders=("QNLIv2",), counts=(104743, 5463, 5463),
+               synonyms=ENTAILMENT_SYNONYMS)
+RTE = TsvTask("RTE", _SENTENCES, ENTAILMENT, counts=(2490, 277, 3000), synonyms=ENTAILMENT_SYNONYMS)
+WNLI = TsvTask("WNLI", _SENTENCES, counts=(635, 71, 146), synonyms=(("not_entailment",), ("entailment",)))
 AX = TsvTask("AX", _SENTENCES, MNLI_LABELS, metrics=("mcc", "accuracy"), splits=("test",),
              model_task="MNLI-m", names={"test": ("diagnostic.tsv", "AX.tsv", "ax.tsv")},
-             folders=("diagnostic", "MNLI"), counts=(1104,))
+             folders=("diagnostic", "MNLI"), counts=(1104,), synonyms=MNLI_SYNONYMS)
 
 GLUE_TASKS: List[Task] = [COLA, SST2, MRPC, STSB, QQP, MNLI_M, MNLI_MM, QNLI, RTE, WNLI, AX]

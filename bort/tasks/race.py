@@ -24,6 +24,7 @@ import numpy as np
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.tasks.base import Example, Prediction, Split, Task, balanced_indices
+from bort.tasks.glue import FALSE_TRUE_SYNONYMS
 from bort.tasks.grouped import GroupedTask
 from bort.tasks.jsonl import take_list, take_text
 from bort.tasks.reading import MAX_LINE_BYTES, BadRow, RowCounter, parse_record, shorten
@@ -176,7 +177,7 @@ class RaceTask(Task):
 class RacePairsTask(GroupedTask, RaceTask):
     """The paper's question-answer pairs."""
 
-    labels = ("0", "1")
+    labels, synonyms = ("0", "1"), FALSE_TRUE_SYNONYMS
 
     def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
                   right: Any) -> List[Example]:

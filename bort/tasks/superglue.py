@@ -21,7 +21,7 @@ import numpy as np
 
 from bort.tasks import metrics as metric_functions
 from bort.tasks.base import Example, Split, Task
-from bort.tasks.glue import ENTAILMENT
+from bort.tasks.glue import ENTAILMENT, ENTAILMENT_SYNONYMS, FALSE_TRUE_SYNONYMS, MNLI_SYNONYMS
 from bort.tasks.grouped import GroupedTask
 from bort.tasks.jsonl import JsonlTask, Record, take, take_int, take_text
 from bort.tasks.reading import BadRow, shorten
@@ -29,7 +29,9 @@ from bort.tasks.submission import JsonLines
 from bort.tasks.text import clean, locate_span, mark
 
 CB_LABELS = ("entailment", "contradiction", "neutral")
+CB_SYNONYMS = (MNLI_SYNONYMS[0], MNLI_SYNONYMS[2], MNLI_SYNONYMS[1])
 BOOLEAN = ("false", "true")
+BOOLEAN_SYNONYMS = (("0", "no"), ("1", "yes"))
 CONNECTIVES = {"cause": "because", "effect": "so"}
 _LOWERED = frozenset("A An The He She It They We You His Her Its Their Our My Your This That These Those "
                      "There".split())
@@ -135,7 +137,7 @@ class CopaTask(GroupedTask, JsonlTask):
     """COPA as two question-answer pairs per record."""
 
     name, labels, metrics = "COPA", ("0", "1"), ("accuracy",)
-    label_values = (0, 1)
+    synonyms, label_values = FALSE_TRUE_SYNONYMS, (0, 1)
     submission, submission_kind = "COPA.jsonl", JsonLines((0, 1))
     official_counts = {split: {"rows": rows} for split, rows in (("train", 400), ("dev", 100), ("test", 500))}
 
@@ -154,20 +156,25 @@ def _lowered(choice: str) -> str:
 
 
 BOOLQ = PairTask("BoolQ", ["passage", "question"], BOOLEAN, (False, True), truncation="first",
-                 counts=(9427, 3270, 3245))
+                 counts=(9427, 3270, 3245), synonyms=BOOLEAN_SYNONYMS)
 CB = PairTask("CB", ["premise", "hypothesis"], CB_LABELS, CB_LABELS, metrics=("macro_f1", "accuracy"),
-              counts=(250, 56, 250))
+              counts=(250, 56, 250), synonyms=CB_SYNONYMS)
 COPA = CopaTask()
 RTE = PairTask("SuperGLUE-RTE", ["premise", "hypothesis"], ENTAILMENT, ENTAILMENT, submission="RTE.jsonl",
-               folders=("RTE",), companions=("AX-b", "AX-g"), counts=(2490, 277, 3000))
-WIC = WordInContextTask("WiC", [], BOOLEAN, (False, True), counts=(5428, 638, 1400))
-WSC = WinogradTask("WSC", [], BOOLEAN, (False, True), spelling=("False", "True"), counts=(554, 104, 146))
+               folders=("RTE",), companions=("AX-b", "AX-g"), counts=(2490, 277, 3000),
+               synonyms=ENTAILMENT_SYNONYMS)
+WIC = WordInContextTask("WiC", [], BOOLEAN, (False, True), counts=(5428, 638, 1400),
+                        synonyms=BOOLEAN_SYNONYMS)
+WSC = WinogradTask("WSC", [], BOOLEAN, (False, True), spelling=("False", "True"), counts=(554, 104, 146),
+                   synonyms=BOOLEAN_SYNONYMS)
 AXB = DiagnosticTask("AX-b", ["sentence1", "sentence2"], ENTAILMENT, ENTAILMENT, metrics=("mcc", "accuracy"),
-                     counts=(1104,))
+                     counts=(1104,), synonyms=ENTAILMENT_SYNONYMS)
 AXG = DiagnosticTask("AX-g", ["premise", "hypothesis"], ENTAILMENT, ENTAILMENT,
-                     metrics=("gender_parity", "accuracy"), counts=(356,))
+                     metrics=("gender_parity", "accuracy"), counts=(356,), synonyms=ENTAILMENT_SYNONYMS)
 
 RELEASED_TASKS: List[Task] = [ReleasedCopaTask("COPA", [], ("0", "1"), (0, 1), spelling=(0, 1),
-                                               counts=(400, 100, 500), encoding="released"),
+                                               counts=(400, 100, 500), encoding="released",
+                                               synonyms=(("choice1",), ("choice2",))),
                               WinogradTask("WSC", [], BOOLEAN, (False, True), spelling=("False", "True"),
-                                           counts=(554, 104, 146), encoding="released"),]
+                                           counts=(554, 104, 146), encoding="released",
+                                           synonyms=BOOLEAN_SYNONYMS)]

@@ -16,6 +16,7 @@ import numpy as np
 
 from bort.tasks import metrics as metric_functions
 from bort.tasks.base import Example, Prediction, Split, Task, balanced_indices
+from bort.tasks.glue import FALSE_TRUE_SYNONYMS
 from bort.tasks.grouped import GroupedTask
 from bort.tasks.jsonl import JsonlTask, Record, is_idx, take, take_int, take_list, take_text
 from bort.tasks.reading import MAX_ROW_CHARACTERS, BadRow, parse_record, shorten
@@ -67,7 +68,7 @@ class MultiRcTask(JsonlTask):
     """Examples have the idx ``(passage, question, answer)`` and the group ``(passage, question)``."""
 
     name, labels, metrics = "MultiRC", ("0", "1"), ("f1a", "em")
-    truncation = "first"
+    synonyms, truncation = FALSE_TRUE_SYNONYMS, "first"
     submission, submission_kind = "MultiRC.jsonl", MultiRcLines()
     official_counts = {"train": {"rows": 456, "answers": 27243}, "dev": {"rows": 83, "answers": 4848},
                        "test": {"rows": 166, "answers": 9693}}
@@ -129,7 +130,7 @@ class ReCoRDTask(GroupedTask, JsonlTask):
     """
 
     name, labels, metrics = "ReCoRD", ("0", "1"), ("f1", "em")
-    truncation = "first"
+    synonyms, truncation = FALSE_TRUE_SYNONYMS, "first"
     submission, submission_kind = "ReCoRD.jsonl", JsonLines()
     submission_unit = "queries"
     official_counts = {"train": {"queries": 100730}, "dev": {"queries": 10000}, "test": {"queries": 10000}}
