@@ -6,9 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import stat
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Mapping, Union
+from typing import IO, Any, BinaryIO, Dict, Iterator, List, Mapping, Union
+
+import numpy as np
 
 from bort.errors import BortError
 
@@ -16,6 +20,75 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 MAX_JSON_BYTES = 64 << 20
 """A settings or index file larger than this is refused before it is parsed."""
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""First bytes of the small text that Git LFS leaves in place of a file that it has not fetched."""
+
+
+def open_regular(path: PathLike) -> BinaryIO:
+    """Open a regular file (or a link to one) for reading bytes: the one way in which this project opens files
+    that somebody else made.
+
+    Raises:
+        BortError: it is missing, cannot be read, is a folder, a FIFO or a device (which might never end), or
+            a pointer of Git LFS stands in its place.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for somebody to write to it.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BortError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        kind = "a folder, not a file" if stat.S_ISDIR(mode) else "it is not a regular file"
+        raise BortError(f"{path}: cannot be read ({kind})")
+    stream = os.fdopen(handle, "rb")
+    if stream.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+        stream.close()
+        raise BortError(f"{path}: only a pointer of Git LFS to the file; fetch the file itself (git lfs pull "
+                        "in the repository it came from)")
+    return stream
+
+
+def read_bytes(path: PathLike, max_bytes: int = 0) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        max_bytes: a larger file is refused before it is read; 0 takes any.
+
+    Raises:
+        BortError: it is larger, or as :func:`open_regular`.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if max_bytes and size > max_bytes:
+            raise BortError(f"{path}: {size} bytes are more than a file of this kind may have ({max_bytes})")
+        try:
+            return stream.read()
+        except OSError as error:
+            raise BortError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_npy(path: PathLike) -> np.ndarray:
+    """The array of a ``.npy`` file, mapped read-only: memory stays small whatever its header claims.
+
+    Raises:
+        BortError: it is damaged, holds Python objects, or as :func:`open_regular`.
+    """
+    open_regular(path).close()
+    try:
+        # NumPy compares shape and size before it maps the file; headers are Python literals, and bad ones
+        # fail in as many ways as Python's parser.
+        array = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise BortError(f"{path}: not a .npy file, or a damaged one ({' '.join(str(error).split())[:200]})"
+                        ) from error
+    if not isinstance(array, np.ndarray):  # an archive of several (.npz)
+        array.close()
+        raise BortError(f"{path}: an archive of arrays (.npz), not a .npy file")
+    return array
 
 
 @contextlib.contextmanager
@@ -47,8 +120,8 @@ def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO]:
         os.replace(name, path)
     except OSError as error:
         _remove_quietly(name)
-        raise BortError(
-                        f"{path}: writing failed ({error.strerror}); what was there before is untouched") from error
+        raise BortError(f"{path}: writing failed ({error.strerror}); what was there before is untouched"
+                        ) from error
     except BaseException:
         _remove_quietly(name)
         raise
@@ -71,10 +144,16 @@ def write_json(path: PathLike, value: Any) -> None:
         stream.write(text + "\n")
 
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def _dump(value: Any, path: PathLike, **settings: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, **settings)
-    except ValueError as error:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, **settings)
+        if _LONE_SURROGATE.search(text):  # has no UTF-8; an escape in JSON is what it came from
+            text = json.dumps(value, allow_nan=False, **settings)
+        return text
+    except (ValueError, RecursionError) as error:
         raise BortError(f"{path}: not written, as a number in it is not finite or it contains itself "
                         f"({error})") from error
 
@@ -85,8 +164,8 @@ def parse_json(text: Union[str, bytes], where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise BortError(
-                        f"{where}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})") from error
+        raise BortError(f"{where}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})"
+                        ) from error
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
         raise BortError(f"{where}: not valid JSON ({type(error).__name__}: {error})") from error
 
@@ -97,15 +176,7 @@ def read_json(path: PathLike, max_bytes: int = MAX_JSON_BYTES) -> Any:
     Raises:
         BortError: the file is missing, too large, not UTF-8, not JSON or nested too deeply.
     """
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise BortError(f"{path}: {size} bytes are more than a file of this kind may have ({max_bytes})")
-        data = path.read_bytes()
-    except OSError as error:
-        raise BortError(f"{path}: cannot be read ({error.strerror})") from error
-    return parse_json(data, str(path))
+    return parse_json(read_bytes(path, max_bytes), str(path))
 
 
 def append_jsonl(path: PathLike, row: Dict[str, Any]) -> None:
@@ -137,11 +208,7 @@ def read_jsonl(path: PathLike, fields: Mapping[str, Any] = {}, remedy: str = "")
     Raises:
         BortError: the file cannot be read, or another line is not JSON or lacks a field (named by number).
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BortError(f"{path}: cannot be read ({error.strerror})") from error
+    data = read_bytes(path)
     complete = data[: data.rfind(b"\n") + 1]
     rows = []
     for number, line in enumerate(complete.split(b"\n"), start=1):
@@ -168,7 +235,7 @@ def sha256_file(path: PathLike) -> str:
     """SHA-256 of a file's content, in hexadecimal; streams, so the file may be larger than memory."""
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
     except OSError as error:

@@ -6,12 +6,23 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bort.errors import BortError, run_command
-from bort.files import append_jsonl, atomic_write, parse_json, read_json, read_jsonl, sha256_file, write_json
+from bort.files import (
+    append_jsonl,
+    atomic_write,
+    open_regular,
+    parse_json,
+    read_json,
+    read_jsonl,
+    read_npy,
+    sha256_file,
+    write_json,
+)
 from tests.tiny import ROOT
 
 
@@ -69,6 +80,54 @@ def test_json_is_bounded_in_size(tmp_path):
         read_json(tmp_path / "missing.json")
     with pytest.raises(BortError, match="cannot be read"):
         read_json(tmp_path)
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "fifo")  # opening it in the ordinary way would wait for ever
+    (tmp_path / "link").symlink_to(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path / "link", "/dev/zero"):
+        for reader in (open_regular, read_json, read_jsonl, read_npy, sha256_file):
+            with pytest.raises(BortError, match="not a regular file"):
+                reader(path)
+    with pytest.raises(BortError, match="cannot be read"):
+        open_regular("a\0b")
+
+
+def test_pointers_of_git_lfs_are_recognised(tmp_path):
+    (tmp_path / "x").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+    for reader in (open_regular, read_json, read_jsonl, read_npy, sha256_file):
+        with pytest.raises(BortError, match="pointer of Git LFS"):
+            reader(tmp_path / "x")
+
+
+def npy(header):
+    text = header.encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("content", [
+    npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}"),
+    npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999, 7)}"),
+    npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-3,)}"),
+    npy("{'descr': '|O', 'fortran_order': False, 'shape': (3,)}"), npy("{'descr': '<f4'"), npy("(" * 500),
+    npy("{'descr': ['x'], 'fortran_order': False, 'shape': (1,)}"), npy("\0"), b"", b"\x93NUMPY", b"PK\3\4"])
+def test_arrays_that_lie_are_refused(tmp_path, content):
+    (tmp_path / "t.npy").write_bytes(content)
+    with pytest.raises(BortError, match="t.npy: "):
+        read_npy(tmp_path / "t.npy")
+
+
+def test_arrays_are_read(tmp_path):
+    for array in (np.arange(6, dtype="float32").reshape(2, 3), np.zeros((0,), "int64")):
+        np.save(tmp_path / "t.npy", array)
+        np.testing.assert_array_equal(read_npy(tmp_path / "t.npy"), array)
+
+
+def test_lone_surrogates_are_written_as_they_came(tmp_path):
+    row = json.loads('{"\\ud83d": "\\udc00 ü"}')
+    append_jsonl(tmp_path / "rows.jsonl", row)
+    write_json(tmp_path / "a.json", row)
+    assert read_jsonl(tmp_path / "rows.jsonl") == [row] and read_json(tmp_path / "a.json") == row
 
 
 @given(st.one_of(st.text(), st.binary()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import time
-import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -16,7 +15,7 @@ from bort.agora.points import Points, strata
 from bort.agora.token_edits import texts
 from bort.checkpoints.model_folder import set_parameters
 from bort.errors import BortError
-from bort.files import PathLike, read_jsonl
+from bort.files import PathLike, read_jsonl, read_npy
 from bort.finetuning.experiment import Encoded, TaskData
 from bort.finetuning.hyperparameters import Theta
 from bort.finetuning.loop import Diverged, Settings, TrainingData, fine_tune
@@ -169,12 +168,12 @@ def read_table(path: PathLike, count: int, task: Task) -> np.ndarray:
     """
     try:
         if Path(path).suffix == ".npy":
-            table = np.load(path, allow_pickle=False).astype(np.float32)
+            table = read_npy(path).astype(np.float32)
         else:
             table = np.asarray([row["scores"] for row in read_jsonl(path)], dtype=np.float32)
     except BortError:
         raise
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BortError(f"{path}: not a table of a teacher's scores ({error}); it takes an array (N, C) in a "
                         ".npy file or "
                         'lines {"scores": [...]}') from error

@@ -26,8 +26,8 @@ EMBEDDING = "word_embed.0.weight"
 RELEASED_LABELS: Dict[str, Tuple[str, ...]] = {
     **dict.fromkeys(("RTE", "QNLI", "AX-b", "AX-g"), ("not_entailment", "entailment")),
     **dict.fromkeys(("MNLI", "CB"), ("neutral", "entailment", "contradiction"))}
-"""Task to the order of the classes in the original release's classifiers, whose files do not say it. Its other
-tasks have the order of ``bort.tasks``."""
+"""Task to the order of the classes in the original release's classifiers, whose files do not say it. Its
+other tasks have the order of ``bort.tasks``."""
 
 
 class Located(NamedTuple):

@@ -17,8 +17,8 @@ one, I intermediate, V vocabulary, P positions, i a layer, C classes):
     decoder.0.{weight,bias}, decoder.2.{gamma,beta}, decoder.3.bias              (H, H), (H,); (H,); (V,)
     decoder.3.weight: word_embed.0.weight again; released files hold it twice, ours once
 
-A classifier's file has all of these under ``bort.`` and its head under ``classifier.``; those of the release
-have no ``decoder.*``.
+A classifier's file has all of these under ``bort.`` and its head under ``classifier.``; those of the
+release have no ``decoder.*``.
 """
 from __future__ import annotations
 
@@ -208,8 +208,8 @@ def _check_finite(arrays: Mapping[str, np.ndarray], where: str) -> None:
     broken = not_finite(arrays)
     if broken:
         others = f" and in {len(broken) - 1} more arrays" if len(broken) > 1 else ""
-        raise BortError(f"{where}: NaN or infinity in {broken[0]}{others}: the training that wrote it diverged, "
-                        "or the file was damaged; take an earlier checkpoint")
+        raise BortError(f"{where}: NaN or infinity in {broken[0]}{others}: the training that wrote it "
+                        "diverged, or the file was damaged; take an earlier checkpoint")
 
 
 def not_finite(arrays: Mapping[str, np.ndarray]) -> List[str]:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
-from typing import IO, Any, Dict, List, Mapping, Tuple
+from typing import IO, Any, Dict, List, Mapping
 
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike, atomic_write
+from bort.files import PathLike, atomic_write, open_regular
 
 _LIST_MAGIC = 0x112
 _MAGIC_V1, _MAGIC_V2, _MAGIC_V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -91,11 +91,11 @@ def read_ndarrays(path: PathLike) -> Dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             size = stream.seek(0, 2)
             buffer: Any = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    except (OSError, ValueError) as error:
-        raise BortError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    except OSError as error:
+        raise BortError(f"{path}: cannot be read ({error.strerror})") from error
     cursor = _Cursor(buffer, size, path)
     if cursor.number("Q", "the header") != _LIST_MAGIC:
         cursor.offset = 0
@@ -156,8 +156,3 @@ def _write(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     for name in arrays:
         encoded = name.encode("utf-8")
         stream.write(struct.pack("<Q", len(encoded)) + encoded)
-
-
-def shapes(arrays: Mapping[str, np.ndarray]) -> Dict[str, Tuple[int, ...]]:
-    """The shape of every array by name."""
-    return {name: tuple(array.shape) for name, array in arrays.items()}

@@ -15,7 +15,7 @@ from typing import Dict, Optional
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike, atomic_write, read_json, write_json
+from bort.files import PathLike, atomic_write, read_json, read_npy, write_json
 from bort.masked_lm.batches import MaskedLMBatch, make_batch
 from bort.masked_lm.masking import MaskingPolicy
 from bort.search.shared_folder import SearchFolder
@@ -171,7 +171,6 @@ def load_array(path: PathLike) -> np.ndarray:
         BortError: it is missing or damaged.
     """
     try:
-        return np.load(str(path), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BortError(
-                        f"{path}: missing or damaged ({error}); remove its folder to have it made again") from error
+        return read_npy(path)
+    except BortError as error:
+        raise BortError(f"{error}; remove its folder to have it made again") from error

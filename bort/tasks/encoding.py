@@ -20,7 +20,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike, read_json, write_json
+from bort.files import PathLike, read_json, read_npy, write_json
 from bort.tasks.base import Split, Task
 from bort.tasks.reading import without_collection
 from bort.text.tokenizers.base import Tokenizer
@@ -234,8 +234,7 @@ def _load(folder: Path, key: str, count: int) -> Optional[EncodedSplit]:
         return None
     try:
         meta = read_json(folder / "meta.json", max_bytes=1 << 16)
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                  for name in _ARRAYS}
+        arrays = {name: read_npy(folder / f"{name}.npy") for name in _ARRAYS}
         if meta["key"] != key or not isinstance(meta["truncated"], int):
             raise ValueError("it belongs to another encoding")
         if any(_crc(array) != meta["crc"][name] for name, array in arrays.items()):

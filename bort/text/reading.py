@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import codecs
 import io
-from pathlib import Path
 from typing import IO, Any, Iterator, NamedTuple, Optional, cast
-
-from bort.errors import BortError
-from bort.files import PathLike
 
 MAX_LINE_BYTES = 4 << 20
 """A longer line is reported as a bad one by :func:`numbered_lines`; the longest of an official task file (a
@@ -30,21 +26,6 @@ class Line(NamedTuple):
     number: int
     text: str
     problem: Optional[str] = None
-
-
-def open_regular(path: PathLike) -> IO[bytes]:
-    """Open a regular file (or a link to one) for reading.
-
-    Raises:
-        BortError: it is missing, cannot be read, or is a folder, a FIFO or a device, which might never end.
-    """
-    path = Path(path)
-    try:
-        if path.exists() and not path.is_file():
-            raise BortError(f"{path}: {'a folder, not a file' if path.is_dir() else 'is not a regular file'}")
-        return open(path, "rb")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise BortError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def utf8_stream(stream: IO[bytes]) -> IO[bytes]:

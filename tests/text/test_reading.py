@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bort.errors import BortError
-from bort.text.reading import numbered_lines, open_regular, utf8_stream
+from bort.files import open_regular
+from bort.text.reading import numbered_lines, utf8_stream
 
 ENCODINGS = {"utf-8": b"", "utf-8-sig": b"", "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE,
              "utf-32-le": codecs.BOM_UTF32_LE, "utf-32-be": codecs.BOM_UTF32_BE}
