@@ -18,7 +18,7 @@ from bort.errors import BortError
 from bort.files import PathLike, read_jsonl, read_npy
 from bort.finetuning.experiment import Encoded, TaskData
 from bort.finetuning.hyperparameters import Theta
-from bort.finetuning.loop import Diverged, Settings, TrainingData, fine_tune
+from bort.finetuning.loop import Settings, TrainingData, fine_tune
 from bort.finetuning.scoring import score
 from bort.models import Classifier
 from bort.tasks.base import Split, Task
@@ -27,6 +27,7 @@ from bort.tasks.labels import align
 from bort.tasks.metrics import rounded_accuracy
 from bort.text.tokenizers.base import Tokenizer
 from bort.training.console import say
+from bort.training.step import Diverged
 
 TIE_BREAKER = 1e-6
 """Weight of the loss on E beside the metric: of models with the same score the one with the smaller loss is

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import numpy as np
 
 from bort.backend import distributed
-from bort.backend.mxnet import autograd, mx, nd
+from bort.backend.mxnet import autograd, nd
 from bort.batching import chunks, pad_batch, share, shuffled_batches
 from bort.checkpoints.model_folder import parameter_arrays, set_parameters
 from bort.errors import BortError
@@ -24,16 +24,18 @@ from bort.finetuning import losses
 from bort.models import Classifier
 from bort.training.console import progress
 from bort.training.optimizer import BertAdam
-from bort.training.run_folder import RunFolder
+from bort.training.run_folder import RunFolder, finite
 from bort.training.schedules import make_schedule
+from bort.training.step import (
+    StepOptions,
+    StepState,
+    TrainingStep,
+    check_dtype,
+    initial_loss_scale,
+)
 
-MAX_SKIPPED_IN_A_ROW = 20
-LOSS_SCALES = {"float32": 1.0, "float16": 1024.0}
-"""Factor on the loss, and its inverse on the gradients: small gradients would vanish in float16."""
-
-
-class Diverged(BortError):
-    """Training whose gradients stopped being finite."""
+WORST = -1e300
+"""Below every metric; JSON has no infinity."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,7 @@ class Settings:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.dtype not in LOSS_SCALES:
-            raise BortError(f"--dtype {self.dtype!r}: training computes in {' or '.join(LOSS_SCALES)}")
-        if self.dtype == "float16" and not mx.context.num_gpus():
-            raise BortError("--dtype float16: MXNet computes in float16 on a GPU only and sees none here; "
-                            "leave it out")
+        check_dtype(self.dtype)
         for name in ("batch_size", "accumulate", "epochs"):
             if getattr(self, name) < 1:
                 raise BortError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
@@ -104,21 +102,27 @@ class Outcome:
 
 
 @dataclass
-class _Progress:
+class _Progress(StepState):
+    """Where a training stands: of its epoch, the batches done and the sum of the ``counted`` finite losses."""
+
     epoch: int = 0
     batch: int = 0
-    step: int = 0
     loss_sum: float = 0.0
+    counted: int = 0
     best_epoch: int = -1
-    best_value: float = -math.inf
-    skipped: int = 0
+    best_value: float = WORST
     finished: bool = False
     history: List[Dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def mean_loss(self) -> float:
+        """Of this epoch so far; NaN where every step was skipped."""
+        return self.loss_sum / self.counted if self.counted else math.nan
 
-def dropout_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of MXNet's generator for one step of one rank."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]) & 0x7FFFFFFF
+
+def _restored(state: Dict[str, Any]) -> _Progress:
+    """The state in a checkpoint; earlier versions did not count what is in ``loss_sum``."""
+    return _Progress(**{"counted": state.get("batch", 0), **state})
 
 
 def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classifier], Dict[str, float]],
@@ -139,7 +143,8 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
             tests).
 
     Raises:
-        Diverged: gradients were not finite :data:`MAX_SKIPPED_IN_A_ROW` times in a row.
+        Diverged: losses or gradients were not finite in :data:`~bort.training.step.MAX_SKIPPED_IN_A_ROW` steps
+            in a row.
         BortError: there is nothing to train on.
     """
     if not len(data):
@@ -159,37 +164,35 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
         distributed.broadcast_parameters(parameters)
     optimizer = BertAdam(parameters, settings.weight_decay, settings.clip)
     model.hybridize(static_alloc=True)
-    state, best = _Progress(), {}
+    state, best = _Progress(loss_scale=initial_loss_scale(settings.dtype)), {}
     checkpoint = run.latest() if run else None
     if checkpoint is not None:
-        state = _Progress(**checkpoint.state)
+        state = _restored(checkpoint.state)
         set_parameters(model, _body_names(checkpoint.arrays["model.params"]), str(run.path))
         optimizer.load_state_arrays(checkpoint.arrays["optimizer.params"])
         best = {name: np.array(array) for name, array in checkpoint.arrays.get("best.params", {}).items()}
+    options = StepOptions(seed=settings.seed, dtype=settings.dtype, ranks=ranks,
+                          advice=f"use a smaller --lr (it is {settings.lr:g}) or a longer --warmup")
+    update = TrainingStep(optimizer, rate, options, ["loss"], state)
     lengths = np.array([len(ids) for ids in data.token_ids])
     bar = progress(total=total, initial=state.step, desc=title, unit="step")
-    row_of_bad = 0
     while state.epoch < settings.epochs and not state.finished:
         batches = shuffled_batches(lengths, per_step, np.random.default_rng([settings.seed, 1, state.epoch]))
         while state.batch < len(batches) and state.step < total:
             batch = batches[state.batch]
-            mx.random.seed(dropout_seed(settings.seed, state.step, rank))
-            loss = _accumulate_gradients(model, data, batch, share(batch, rank, size), settings, pad_id)
-            if ranks:
-                loss = float(distributed.allreduce_step(optimizer.gradients(),
-                                                        np.array([loss], "float32"))[0])
-            norm = optimizer.step(rate(state.step), 1 / LOSS_SCALES[settings.dtype])
-            row_of_bad = 0 if math.isfinite(norm) else row_of_bad + 1
-            if row_of_bad >= MAX_SKIPPED_IN_A_ROW:
-                raise Diverged(f"gradients were not finite for {row_of_bad} steps in a row; use a smaller "
-                               f"--lr (it is {settings.lr:g}) or a longer --warmup")
-            state.loss_sum += loss
-            state.step += 1
+
+            def backward(chunk: np.ndarray) -> Dict[str, Any]:
+                return {"loss": _backward(model, data, chunk, len(batch), state.loss_scale, settings, pad_id)}
+
+            done = update(chunks(share(batch, rank, size), settings.batch_size), backward)
             state.batch += 1
+            if done.finite:
+                state.loss_sum += done.figures["loss"]
+                state.counted += 1
             bar.update(1)
             if run and state.step % max(1, total // 200) == 0:
-                run.log({"step": state.step, "epoch": state.epoch, "loss": state.loss_sum / state.batch,
-                         "lr": rate(state.step - 1), "gradient_norm": norm})
+                run.log({"step": state.step, "epoch": state.epoch, "loss": state.mean_loss,
+                         "lr": rate(state.step - 1), "gradient_norm": done.norm})
             if stop_when is not None and stop_when():
                 raise KeyboardInterrupt
             if run and state.step % checkpoint_interval == 0 and state.batch < len(batches):
@@ -200,8 +203,9 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
             _save(run, state, model, optimizer, best)
     bar.close()
     set_parameters(model, _body_names(best), "the best epoch")
-    return Outcome(state.best_epoch, dict(state.history[state.best_epoch]["metrics"]), best, state.history,
-                   state.skipped + optimizer.skipped)
+    metrics = {name: math.nan if value is None else value
+               for name, value in state.history[state.best_epoch]["metrics"].items()}
+    return Outcome(state.best_epoch, metrics, best, state.history, state.skipped)
 
 
 def _train_only_what_the_loss_reaches(model: Classifier) -> None:
@@ -215,24 +219,18 @@ def _train_only_what_the_loss_reaches(model: Classifier) -> None:
             parameter.grad_req = "add"
 
 
-def _accumulate_gradients(model: Classifier, data: TrainingData, batch: np.ndarray, mine: np.ndarray,
-                          settings: Settings, pad_id: int) -> float:
-    """Leave the gradient of this rank's share of a batch in the parameters; the share's part of the mean
-    loss."""
-    for parameter in model._collect_params_with_prefix().values():
-        if parameter.grad_req != "null":
-            parameter.zero_grad()
-    parts = []
-    for chunk in chunks(mine, settings.batch_size):
-        ids, valid = pad_batch([data.token_ids[index] for index in chunk], pad_id, model.max_length)
-        with autograd.record():
-            scores = model(nd.array(ids, dtype="int32", ctx=distributed.context()),
-                           nd.array(valid, ctx=distributed.context()))
-            loss = _loss(scores.astype("float32"), data, chunk, settings).sum() / len(batch)
-            scaled = loss * LOSS_SCALES[settings.dtype]
-        scaled.backward()
-        parts.append(loss)
-    return float(sum(part.asscalar() for part in parts))
+def _backward(model: Classifier, data: TrainingData, chunk: np.ndarray, batch_size: int, loss_scale: float,
+              settings: Settings, pad_id: int) -> Any:
+    """Add the gradient of a micro-batch to the parameters'; its part of the global batch's mean loss, as an
+    NDArray."""
+    ids, valid = pad_batch([data.token_ids[index] for index in chunk], pad_id, model.max_length)
+    with autograd.record():
+        scores = model(nd.array(ids, dtype="int32", ctx=distributed.context()),
+                       nd.array(valid, ctx=distributed.context()))
+        loss = _loss(scores.astype("float32"), data, chunk, settings).sum() / batch_size
+        scaled = loss * loss_scale
+    scaled.backward()
+    return loss
 
 
 def _loss(scores: Any, data: TrainingData, chunk: np.ndarray, settings: Settings) -> Any:
@@ -251,12 +249,11 @@ def _end_epoch(model: Classifier, evaluate: Callable[[Classifier], Dict[str, flo
     started = time.monotonic()
     metrics = {name: float(value) for name, value in evaluate(model).items()}
     name, value = next(iter(metrics.items()))
-    value = value if math.isfinite(value) else -math.inf
-    loss = state.loss_sum / max(1, state.batch)
-    state.history.append({"epoch": state.epoch, "step": state.step, "loss": loss if math.isfinite(loss)
-                          else None, "metrics": metrics})
+    value = value if math.isfinite(value) else WORST
+    loss = state.mean_loss
+    state.history.append(finite({"epoch": state.epoch, "step": state.step, "loss": loss, "metrics": metrics}))
     if value > state.best_value or not best:
-        state.best_epoch, state.best_value = state.epoch, max(value, -1e300)
+        state.best_epoch, state.best_value = state.epoch, value
         best.clear()
         best.update(parameter_arrays(model))
     bar.set_postfix_str(f"epoch {state.epoch + 1}/{settings.epochs} loss {loss:.4f} {name} {100 * value:.2f}")
@@ -265,18 +262,15 @@ def _end_epoch(model: Classifier, evaluate: Callable[[Classifier], Dict[str, flo
                  "evaluation_seconds": round(time.monotonic() - started, 3), **{f"dev_{key}": number for key,
                                                                                 number in metrics.items()}})
     state.finished = bool(settings.patience) and state.epoch - state.best_epoch >= settings.patience
-    state.epoch, state.batch, state.loss_sum = state.epoch + 1, 0, 0.0
+    state.epoch, state.batch, state.loss_sum, state.counted = state.epoch + 1, 0, 0.0, 0
 
 
 def _save(run: RunFolder, state: _Progress, model: Classifier, optimizer: BertAdam,
           best: Dict[str, np.ndarray]) -> None:
-    content = asdict(state)
-    content["best_value"] = max(state.best_value, -1e300)  # JSON has no infinity
-    content["skipped"] = state.skipped + optimizer.skipped
     arrays = {"model.params": parameter_arrays(model), "optimizer.params": optimizer.state_arrays()}
     if best:
         arrays["best.params"] = best
-    run.save(state.step, content, arrays, keep=1)
+    run.save(state.step, asdict(state), arrays)
 
 
 def _body_names(arrays: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:

@@ -17,12 +17,12 @@ from typing import Any, Callable, Dict, Optional
 import numpy as np
 
 from bort.backend import distributed
-from bort.backend.mxnet import autograd, mx
+from bort.backend.mxnet import autograd
 from bort.backend.numpy_views import threads
 from bort.checkpoints import model_folder
 from bort.errors import BortError
 from bort.files import PathLike
-from bort.masked_lm.batches import BatchStream, Sequences, check_corpus, evaluation_batches
+from bort.masked_lm.batches import BatchStream, MaskedLMBatch, Sequences, check_corpus, evaluation_batches
 from bort.masked_lm.losses import LossSums, LossWeights, head_backward, head_losses
 from bort.masked_lm.masking import MaskingPolicy
 from bort.masked_lm.teacher import masked_states, on_device
@@ -33,15 +33,21 @@ from bort.training.optimizer import BertAdam
 from bort.training.plots import draw_curves, summary
 from bort.training.run_folder import RunFolder, on_root
 from bort.training.schedules import make_schedule
+from bort.training.step import (
+    MAX_SKIPPED_IN_A_ROW,
+    StepOptions,
+    StepResult,
+    StepState,
+    TrainingStep,
+    check_dtype,
+    initial_loss_scale,
+)
 
 EVALUATION_TOKENS = 8192
-INITIAL_LOSS_SCALE = {"float32": 1.0, "float16": 256.0}
-GOOD_STEPS_BEFORE_DOUBLING = 1000
 SECONDS_BETWEEN_DRAWINGS = 60
-
-
-class Diverged(BortError):
-    """Training whose losses or gradients stopped being finite."""
+DROPOUT_STREAM = (0x505245,)
+FIGURES = (*LossSums._fields, "tokens")
+"""Of a step: both losses, right predictions and masked positions, and all tokens; sums."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Settings:
     seed: int = 0
     mask_passes: int = 0
     dtype: str = "float32"
-    max_skipped: int = 20
+    max_skipped: int = MAX_SKIPPED_IN_A_ROW
     loss: LossWeights = LossWeights(1.0, 0.0)
     mask_seed: Optional[int] = None
 
@@ -75,11 +81,7 @@ class Settings:
         for name in ("max_tokens", "clip", "weight_decay", "seed", "mask_passes", "mask_seed"):
             if not (getattr(self, name) or 0) >= 0:
                 raise BortError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
-        if self.dtype not in INITIAL_LOSS_SCALE:
-            raise BortError(f"--dtype {self.dtype!r}: training computes in {' or '.join(INITIAL_LOSS_SCALE)}")
-        if self.dtype == "float16" and not mx.context.num_gpus():
-            raise BortError("--dtype float16: MXNet computes in float16 on a GPU only and sees none here; "
-                            "leave it out")
+        check_dtype(self.dtype)
         make_schedule(self.schedule, self.lr, self.steps, self.warmup_ratio)
 
 
@@ -119,18 +121,13 @@ class Corpus:
 
 
 @dataclass
-class Progress:
+class Progress(StepState):
     """Where a training stands; a checkpoint holds this, the parameters and the optimizer's moments."""
 
-    step: int = 0
     epoch: int = 0
     index: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    good_steps: int = 0
-    loss_scale: float = 1.0
     best_accuracy: float = -1.0
     best_step: int = -1
     window: Dict[str, float] = field(default_factory=dict)
@@ -141,7 +138,6 @@ class Pretraining:
 
     def __init__(self, student: Bert, corpus: Corpus, settings: Settings, teacher: Any = None,
                  folder: PathLike = "RUN") -> None:
-        self.folder = folder
         self.student, self.corpus, self.settings, self.teacher = student, corpus, settings, teacher
         check_corpus(corpus.dev, student.max_length)
         self.rank, self.ranks = distributed.rank(), distributed.size()
@@ -150,7 +146,7 @@ class Pretraining:
                                   settings.max_tokens, settings.mask_passes, self.rank, self.ranks,
                                   settings.mask_seed)
         self.rate = make_schedule(settings.schedule, settings.lr, settings.steps, settings.warmup_ratio)
-        self.progress = Progress(loss_scale=INITIAL_LOSS_SCALE[settings.dtype])
+        self.progress = Progress(loss_scale=initial_loss_scale(settings.dtype))
         if settings.dtype != "float32":
             student.cast(settings.dtype)
         parameters = student._collect_params_with_prefix()
@@ -160,69 +156,34 @@ class Pretraining:
             parameter.grad_req = "add" if self.adds or parameter is student.word_embed[0].weight else "write"
         self.optimizer = BertAdam(parameters, settings.weight_decay, settings.clip)
         student.hybridize(static_alloc=True)
+        options = StepOptions(seed=settings.seed, stream=DROPOUT_STREAM, dtype=settings.dtype,
+                              max_skipped=settings.max_skipped, accumulates=self.adds,
+                              mean_over="positions", advice=_advice(settings, folder))
+        self._update = TrainingStep(self.optimizer, self.rate, options, FIGURES, self.progress)
 
-    def step(self) -> float:
-        """One update from the next global batch; returns the gradient's norm."""
+    def step(self) -> StepResult:
+        """One update from the next global batch."""
         began, now = time.perf_counter(), self.progress
-        mx.random.seed(_dropout_seed(self.settings.seed, now.step, self.rank))
-        parts = self.stream.next()
-        if self.adds or not parts:
-            self.optimizer.zero_gradients()
-        sums = [self._backward(part) for part in parts]
-        mlm, kd, correct, positions, tokens = map(float,
-                                                  distributed.allreduce_step(self.optimizer.gradients(),
-                                                                             np.array(
-                                                                                      [
-                                                                                       *(
-                                                                                         sum(getattr(part,
-                                                                                                     name)
-                                                                                             for part in sums)
-                                                                                         for name in LossSums._fields),
-                                                                                       sum(part.tokens
-                                                                                           for part in parts)],
-                                                                                      dtype="float32")))
-        norm = math.nan
-        if math.isfinite(mlm) and math.isfinite(kd):
-            norm = self.optimizer.step(self.rate(now.step), 1 / (max(1.0, positions) * now.loss_scale))
-        now.step += 1
+        done = self._update(self.stream.next(), self._backward)
         now.epoch, now.index = self.stream.epoch, self.stream.index
-        self._judge(math.isfinite(norm))
         seconds = time.perf_counter() - began
         now.seconds += seconds
-        now.tokens += int(tokens)
+        now.tokens += int(done.figures["tokens"])
         # A skipped step took its time, but its losses are no numbers and would make the whole window's none.
-        losses = dict(mlm=mlm, kd=kd, correct=correct, positions=positions) if math.isfinite(norm) else {}
-        for name, value in dict(losses, tokens=tokens, seconds=seconds).items():
+        counted = done.figures if done.finite else {"tokens": done.figures["tokens"]}
+        for name, value in {**counted, "seconds": seconds}.items():
             now.window[name] = now.window.get(name, 0.0) + value
-        return norm
+        return done
 
-    def _backward(self, batch: Any) -> LossSums:
+    def _backward(self, batch: MaskedLMBatch) -> Dict[str, float]:
         token_ids, valid_length, rows = on_device(batch)
         teacher = self.teacher.targets(batch) if self.teacher is not None else None
         with autograd.record():
             states = masked_states(self.student, token_ids, valid_length, rows)
         projection = self.student.decoder[3]
-        return head_backward(states, projection.weight, projection.bias, batch.labels, self.settings.loss,
+        sums = head_backward(states, projection.weight, projection.bias, batch.labels, self.settings.loss,
                              teacher, self.adds, self.progress.loss_scale)
-
-    def _judge(self, finite: bool) -> None:
-        """Count what was skipped; in float16, keep the loss scale as large as gradients allow."""
-        now = self.progress
-        now.skipped_in_a_row = 0 if finite else now.skipped_in_a_row + 1
-        now.skipped += not finite
-        now.good_steps = now.good_steps + 1 if finite else 0
-        if self.settings.dtype == "float16":
-            if not finite:
-                now.loss_scale /= 2
-            elif now.good_steps % GOOD_STEPS_BEFORE_DOUBLING == 0:
-                now.loss_scale *= 2
-        if now.skipped_in_a_row >= self.settings.max_skipped:
-            raise Diverged(f"losses or gradients were not finite for {now.skipped_in_a_row} steps in a row "
-                           f"(up to step {now.step}); those steps changed nothing and the last checkpoint is "
-                           "intact. Go on from the best weights with a smaller rate (it is "
-                           f"{self.settings.lr:g}), in a new folder as this one keeps its settings: --init "
-                           f"{self.folder}/best --output NEW --lr {self.settings.lr / 4:.1g}; a longer "
-                           "--warmup-ratio or a smaller --clip also help")
+        return {**sums._asdict(), "tokens": batch.tokens}
 
     def window(self) -> Dict[str, Any]:
         """The averages since the last call, as a row for ``metrics.jsonl``; None where every step was
@@ -271,14 +232,16 @@ class Pretraining:
         checkpoint = run.latest()
         if checkpoint is None:
             return
-        self.progress = Progress(**checkpoint.state)
+        self.progress = self._update.state = Progress(**checkpoint.state)
         model_folder.set_parameters(self.student, checkpoint.arrays["model.params"], str(run.path))
         self.optimizer.load_state_arrays(checkpoint.arrays["optimizer.params"])
         self.stream.epoch, self.stream.index = self.progress.epoch, self.progress.index
 
 
-def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence([seed, 0x505245, step, rank]).generate_state(1)[0]) & 0x7FFFFFFF
+def _advice(settings: Settings, folder: PathLike) -> str:
+    return (f"the last checkpoint is intact. Go on from the best weights with a smaller rate (it is "
+            f"{settings.lr:g}), in a new folder as this one keeps its settings: --init {folder}/best "
+            f"--output NEW --lr {settings.lr / 4:.1g}; a longer --warmup-ratio or a smaller --clip also help")
 
 
 def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, teacher: Any = None,
@@ -331,10 +294,10 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
         if now.step == 0:
             evaluate()
         while now.step < settings.steps:
-            norm = training.step()
+            done = training.step()
             bar.update(1)
             if now.step % intervals.log == 0 or now.step == settings.steps:
-                row = {**training.window(), "gradient_norm": norm}
+                row = {**training.window(), "gradient_norm": done.norm}
                 run.log(row)
                 events.add(row)
                 bar.set_postfix_str(summary(row))

@@ -3,14 +3,13 @@ lines."""
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
 from bort.architecture import Architecture
-from bort.backend.mxnet import autograd, mx, nd
+from bort.backend.mxnet import autograd, nd
 from bort.checkpoints.model_folder import TIED
-from bort.finetuning.loop import dropout_seed
 from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, LossWeights, head_backward
 from bort.masked_lm.teacher import masked_states, on_device
 from bort.models import Bert
@@ -18,7 +17,9 @@ from bort.models.bert import initial_value
 from bort.search.lines import Lines
 from bort.search.settings import SearchSettings
 from bort.search.shared_costs import TeacherOutputs, cross_entropy, micro_batches
+from bort.training.optimizer import Sgd
 from bort.training.schedules import linear
+from bort.training.step import StepOptions, StepState, TrainingStep
 
 TO_THE_TEACHER = LossWeights(mlm_weight=0.0, kd_weight=1.0, temperature=1.0)
 """The cross-entropy between the last layers of T and of a candidate, and nothing else."""
@@ -58,7 +59,8 @@ class InitialValues:
 
 def train(xi: Architecture, lines: Lines, teacher: TeacherOutputs, settings: SearchSettings,
           initial: InitialValues) -> Tuple[Bert, List[float]]:
-    """A candidate after n steps of SGD on its cross-entropy to T, and the loss before every step.
+    """A candidate after n steps of SGD on its cross-entropy to T, and the loss before every step (NaN: the step
+    diverged and was skipped).
 
     Step k takes lines k B to (k + 1) B, B the batch size, in micro-batches whose gradients add up. Everything
     random depends on the seed, the step and the names of the candidate's parameters alone.
@@ -67,33 +69,25 @@ def train(xi: Architecture, lines: Lines, teacher: TeacherOutputs, settings: Sea
     model.collect_params().setattr("grad_req", "add")
     initial.fill(model)
     projection = model.decoder[3]
-    parameters = list({id(parameter): parameter for parameter in model.collect_params().values()}.values())
-    rate, losses = linear(settings.lr, settings.steps, settings.warmup_ratio), []
+    optimizer = Sgd(model.collect_params().values(), settings.clip)
+    rate = linear(settings.lr, settings.steps, settings.warmup_ratio)
+    options = StepOptions(seed=settings.seed, max_skipped=settings.steps + 1, ranks=False)
+    update, losses = TrainingStep(optimizer, rate, options, ["kd"], StepState()), []
     for step in range(settings.steps):
-        mx.random.seed(dropout_seed(settings.seed, step, 0))
-        for parameter in parameters:
-            parameter.zero_grad()
-        first, last, total = step * settings.batch_size, (step + 1) * settings.batch_size, 0.0
+        first, last = step * settings.batch_size, (step + 1) * settings.batch_size
         scored = max(1, teacher.positions(first, last))
-        for start, stop in micro_batches(first, last, settings.micro_batch):
-            batch = lines.batch(start, stop)
+
+        def backward(span: Tuple[int, int]) -> Dict[str, float]:
+            batch = lines.batch(*span)
             with autograd.record():
                 states = masked_states(model, *on_device(batch))
-            total += head_backward(states, projection.weight, projection.bias, batch.labels, TO_THE_TEACHER,
-                                   teacher.probabilities(start, stop), add=True, scale=1 / scored).kd
-        losses.append(total / scored)
-        sgd_step(parameters, rate(step), settings.clip)
+            sums = head_backward(states, projection.weight, projection.bias, batch.labels, TO_THE_TEACHER,
+                                 teacher.probabilities(*span), add=True, scale=1 / scored)
+            return {"kd": sums.kd}
+
+        done = update(micro_batches(first, last, settings.micro_batch), backward)
+        losses.append(done.figures["kd"] / scored if done.finite else math.nan)
     return model, losses
-
-
-def sgd_step(parameters: Sequence[Any], rate: float, clip: float) -> None:
-    """w <- w - rate g, with the gradients together cut to the norm ``clip`` (0: not cut). Section 3.3."""
-    flat = [parameter.grad().reshape(-1) for parameter in parameters]
-    norm = math.sqrt(sum(nd.dot(gradient, gradient).asscalar() for gradient in flat))
-    scale = clip / norm if clip and norm > clip else 1.0
-    for parameter in parameters:
-        nd.sgd_update(parameter.data(), parameter.grad(), lr=rate, wd=0, rescale_grad=scale,
-                      out=parameter.data())
 
 
 def error(model: Bert, lines: Lines, teacher: TeacherOutputs, settings: SearchSettings) -> Dict[str, float]:

@@ -1,5 +1,5 @@
-"""BERTAdam over a network's parameters, with global-norm clipping, exact state and a guard against bad
-gradients."""
+"""BERTAdam, and plain gradient descent, over a network's parameters: global-norm clipping, exact state and a
+guard against gradients that are not finite."""
 from __future__ import annotations
 
 import math
@@ -49,7 +49,6 @@ class BertAdam:
                                                                     key=lambda item: item[0])
         self.weight_decay, self.clip = weight_decay, clip
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
-        self.skipped = 0
         self._threads = threads()
         self._elements = sum(parameter.data().size for _, parameter in self.parameters)
         self._pool: Optional[ThreadPoolExecutor] = None
@@ -89,12 +88,10 @@ class BertAdam:
             scale: factor on the gradients (the inverse of a loss scale).
 
         Returns:
-            The gradient's global norm before clipping. When it is not finite nothing is updated and
-            ``skipped`` grows.
+            The gradient's global norm before clipping. When it is not finite nothing is updated.
         """
         norm = self.gradient_norm(scale)
         if not math.isfinite(norm):
-            self.skipped += 1
             return norm
         if self.clip and norm > self.clip:
             scale *= self.clip / norm
@@ -153,3 +150,34 @@ class BertAdam:
         for kind, target in (("mean", self._mean), ("variance", self._variance), ("master", self._master)):
             for name, array in target.items():
                 array[:] = nd.array(arrays[f"{kind}/{name}"], dtype="float32")
+
+
+class Sgd:
+    """w <- w - rate g, with the gradients together cut to the norm ``clip`` (0: not cut). Section 3.3."""
+
+    def __init__(self, parameters: Iterable[gluon.Parameter], clip: float = 0.0) -> None:
+        self.parameters: List[gluon.Parameter] = list({id(parameter): parameter
+                                                       for parameter in parameters}.values())
+        self.clip = clip
+
+    def gradients(self) -> List[Any]:
+        """The gradient arrays, in the order of :attr:`parameters`."""
+        return [parameter.grad() for parameter in self.parameters]
+
+    def zero_gradients(self) -> None:
+        """Start accumulating anew."""
+        for gradient in self.gradients():
+            gradient[:] = 0
+
+    def step(self, rate: float, scale: float = 1.0) -> float:
+        """As :meth:`BertAdam.step`."""
+        flat = [gradient.reshape(-1) for gradient in self.gradients()]
+        norm = scale * math.sqrt(sum(nd.dot(gradient, gradient).asscalar() for gradient in flat))
+        if not math.isfinite(norm):
+            return norm
+        if self.clip and norm > self.clip:
+            scale *= self.clip / norm
+        for parameter in self.parameters:
+            nd.sgd_update(parameter.data(), parameter.grad(), lr=rate, wd=0, rescale_grad=scale,
+                          out=parameter.data())
+        return norm

@@ -16,9 +16,11 @@ import bort
 import run_finetune
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import run_command
-from bort.finetuning.loop import Diverged, Settings, TrainingData, fine_tune
+from bort.files import read_jsonl
+from bort.finetuning.loop import Settings, TrainingData, fine_tune
 from bort.models import Bert, Classifier, initialize
 from bort.training.run_folder import RunFolder
+from bort.training.step import Diverged
 from tests.tiny import MAX_LENGTH, TINY, VOCAB, needs_horovod, two_rank_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +161,43 @@ def test_regression_and_divergence():
     model.classifier[1].bias.data()[:] = float("nan")
     with pytest.raises(Diverged, match="--lr"):
         train(model, TrainingData(data.token_ids, data.labels.astype("float32")), epochs=9)
+
+
+def unlabelled(*rows):
+    """A regression whose given examples have no number for a label; batches of one, in two epochs of 30."""
+    data = learnable(30)
+    labels = data.labels.astype("float32")
+    labels[list(rows)] = np.nan
+    return TrainingData(data.token_ids, labels)
+
+
+def test_a_loss_that_is_no_number_is_left_out_and_checkpoints_go_on(tmp_path):
+    settings = Settings(lr=1e-3, epochs=2, batch_size=1)
+    with RunFolder(tmp_path, {}) as run:
+        outcome = fine_tune(classifier(outputs=1), unlabelled(7), loss_of, settings, 1, run, 4)
+        assert run.latest().state["skipped"] == 2 == outcome.skipped_steps
+    assert all(np.isfinite(row["loss"]) and row["loss"] > 0 for row in outcome.history)
+    rows = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "gradient_norm" in row]
+    assert sum(row["gradient_norm"] is None for row in rows) == 2
+    assert all(row["loss"] is not None for row in rows)
+
+
+def test_skipped_steps_in_a_row_are_counted_across_a_resumption(tmp_path):
+    settings, data = Settings(lr=1e-3, epochs=2, batch_size=1), unlabelled(*range(30))
+    calls = []
+
+    def stop():
+        calls.append(1)
+        return len(calls) == 14
+
+    with RunFolder(tmp_path, {}) as run, pytest.raises(KeyboardInterrupt):
+        fine_tune(classifier(outputs=1), data, loss_of, settings, 1, run, 4, stop_when=stop)
+    calls.clear()
+    with RunFolder(tmp_path, {}, resume=True) as run:
+        assert run.latest().state["skipped_in_a_row"] == 12
+        with pytest.raises(Diverged, match="20 steps in a row.*--lr"):
+            fine_tune(classifier(outputs=1), data, loss_of, settings, 1, run, 4, stop_when=stop)
+    assert len(calls) == 7
 
 
 # ---- the runner

@@ -27,11 +27,12 @@ from bort.masked_lm.masking import MaskingPolicy
 from bort.masked_lm.teacher import LiveTeacher
 from bort.models import Bert, initialize
 from bort.pretraining import inputs, teacher_cache
-from bort.pretraining.loop import Corpus, Diverged, Intervals, Pretraining, Settings, pretrain
+from bort.pretraining.loop import Corpus, Intervals, Pretraining, Settings, pretrain
 from bort.text.shards.plan import PrepareOptions
 from bort.text.shards.prepare import prepare
 from bort.text.tokenizers.loading import load_tokenizer, train_sentencepiece
 from bort.training.run_folder import RunFolder
+from bort.training.step import Diverged
 from tests.tiny import MAX_LENGTH, TINY, TINY_TEACHER, VOCAB, needs_horovod, tiny_bert, two_rank_environment
 
 BOS, PAD, EOS, MASK, FIRST, FREQUENT = 0, 1, 2, 4, 5, 8

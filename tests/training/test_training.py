@@ -93,7 +93,6 @@ def test_bad_gradients_change_nothing_and_state_round_trips():
         norm = optimizer.step(0.1)
         same = all((before[name] == p.data().asnumpy()).all() for name, p in made.items())
         assert same == (not math.isfinite(norm)) == (value != 1.0)
-    assert optimizer.skipped == 2
     twin = BertAdam(made, 0.1)
     twin.load_state_arrays(optimizer.state_arrays())
     assert all((twin.state_arrays()[name] == array).all() for name, array in optimizer.state_arrays().items())
