@@ -9,6 +9,7 @@ Weights are random. Every conversion is the command that users run, in a process
 its start to its end, Python and MXNet included; memory is the most that was resident, pages of the mapped
 files included.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -38,12 +39,15 @@ class Network(NamedTuple):
     mlm_layer_norm_eps: float
 
 
-NETWORKS = {"bort": Network("bort", 50265, "bert", 1e-12),
-            "roberta-large": Network("roberta-large", 50265, "roberta", 1e-5),
-            "tiny": Network("2,2,8,12", 40, "bert", 1e-12)}
+NETWORKS = {
+    "bort": Network("bort", 50265, "bert", 1e-12),
+    "roberta-large": Network("roberta-large", 50265, "roberta", 1e-5),
+    "tiny": Network("2,2,8,12", 40, "bert", 1e-12),
+}
 
 
 # ---- what the processes do
+
 
 def make(name: str, folder: str) -> Dict[str, Any]:
     """Write a model folder with random weights, biases and MLM head included."""
@@ -53,14 +57,17 @@ def make(name: str, folder: str) -> Dict[str, Any]:
     from bort.models import Bert
 
     network = NETWORKS[name]
-    model = Bert(parse(network.architecture), network.vocab_size,
-                 mlm_layer_norm_eps=network.mlm_layer_norm_eps)
+    model = Bert(
+        parse(network.architecture), network.vocab_size, mlm_layer_norm_eps=network.mlm_layer_norm_eps
+    )
     shapes = model_folder.expected_shapes(model)
     rng = np.random.default_rng(0)
 
     def maker(key: str) -> Callable[[], np.ndarray]:
-        return lambda: rng.standard_normal(shapes[key], dtype="float32") * np.float32(0.05) + np.float32(
-            1 if key.endswith("gamma") else 0)
+        return lambda: (
+            rng.standard_normal(shapes[key], dtype="float32") * np.float32(0.05)
+            + np.float32(1 if key.endswith("gamma") else 0)
+        )
 
     model_folder.write(folder, model_folder.describe(model), Lazy({key: maker(key) for key in shapes}))
     return {"parameters": sum(int(np.prod(shape)) for shape in shapes.values())}
@@ -87,9 +94,12 @@ def compare(left: str, right: str, dtype: str = "float32") -> Dict[str, Any]:
         return {key: tensor.array() for key, tensor in read_safetensors(Path(folder) / TENSORS).items()}
 
     first, second = read(left), read(right)
-    same = set(first) == set(second) and all(np.array_equal(values.astype(dtype).astype("float32").view("u4"),
-                                                            second[key].astype("float32").view("u4")) for key,
-                                             values in first.items())
+    same = set(first) == set(second) and all(
+        np.array_equal(
+            values.astype(dtype).astype("float32").view("u4"), second[key].astype("float32").view("u4")
+        )
+        for key, values in first.items()
+    )
     return {"same": same}
 
 
@@ -110,16 +120,23 @@ def outputs(ours: str, theirs: str, name: str) -> Dict[str, Any]:
     rng = np.random.default_rng(1)
     ids = rng.integers(5, model.vocab_size, (2, 16))
     positions = np.tile(np.arange(16), (2, 1))
-    states, logits = (array.asnumpy() for array in model(
-        mx.nd.array(ids, dtype="int32"), mx.nd.full((2,), 16), mx.nd.array(positions, dtype="int32")))
+    states, logits = (
+        array.asnumpy()
+        for array in model(
+            mx.nd.array(ids, dtype="int32"), mx.nd.full((2,), 16), mx.nd.array(positions, dtype="int32")
+        )
+    )
     twin = transformers.AutoModelForMaskedLM.from_pretrained(theirs).eval()
     if NETWORKS[name].layout == "bert":  # the difference that the export's note names
         twin.cls.predictions.transform.LayerNorm.eps = model.mlm_layer_norm_eps
     with torch.no_grad():
         found = twin(torch.tensor(ids), attention_mask=torch.ones((2, 16)), output_hidden_states=True)
     hidden, there = found.hidden_states[-1].numpy(), found.logits.numpy()
-    return {"states": float(np.abs(states - hidden).max()), "logits": float(np.abs(logits - there).max()),
-            "largest logit": float(np.abs(there).max())}
+    return {
+        "states": float(np.abs(states - hidden).max()),
+        "logits": float(np.abs(logits - there).max()),
+        "largest logit": float(np.abs(there).max()),
+    }
 
 
 def nothing() -> Dict[str, Any]:
@@ -151,6 +168,7 @@ def in_process(worker: str, *arguments: str) -> Dict[str, Any]:
 
 # ---- the benchmark
 
+
 def measure(name: str, work: Path, with_outputs: bool) -> List[Dict[str, Any]]:
     """One row per conversion of one network; folders are removed as soon as nothing needs them.
 
@@ -161,16 +179,24 @@ def measure(name: str, work: Path, with_outputs: bool) -> List[Dict[str, Any]]:
     path = {key: str(folder) for key, folder in folders.items()}
     layout = ["--layout", NETWORKS[name].layout]
     made = in_process("make", name, path["ours"])
-    print(f"{name}: {made['parameters']:,} parameters drawn and written in {made['seconds']:.1f} s",
-          flush=True)
+    print(
+        f"{name}: {made['parameters']:,} parameters drawn and written in {made['seconds']:.1f} s", flush=True
+    )
     rows: List[Dict[str, Any]] = []
 
     def step(what: str, source: str, target: str, *options: str) -> None:
         command = "import" if what.startswith("import") else "export"
         found = in_process("convert", command, path[source], path[target], *options)
-        rows.append({"network": name, "conversion": what, "seconds": found["seconds"],
-                     "peak MiB": found["peak MiB"], "read MiB": _mebibytes(folders[source]),
-                     "written MiB": _mebibytes(folders[target])})
+        rows.append(
+            {
+                "network": name,
+                "conversion": what,
+                "seconds": found["seconds"],
+                "peak MiB": found["peak MiB"],
+                "read MiB": _mebibytes(folders[source]),
+                "written MiB": _mebibytes(folders[target]),
+            }
+        )
 
     def check(left: str, right: str, what: str, dtype: str = "float32") -> None:
         if not in_process("compare", path[left], path[right], dtype)["same"]:
@@ -186,8 +212,10 @@ def measure(name: str, work: Path, with_outputs: bool) -> List[Dict[str, Any]]:
     rows[-1]["checked"] = ""
     if with_outputs:
         found = in_process("outputs", path["ours"], path["hf"], name)
-        rows[-1]["checked"] = (f"transformers' outputs: hidden states to {found['states']:.1e}, logits to "
-                               f"{found['logits']:.1e} (largest {found['largest logit']:.0f})")
+        rows[-1]["checked"] = (
+            f"transformers' outputs: hidden states to {found['states']:.1e}, logits to "
+            f"{found['logits']:.1e} (largest {found['largest logit']:.0f})"
+        )
     print(f"  {rows[-1]}", flush=True)
     step("import float32", "hf", "back")
     check("ours", "back", "every bit of the first model folder")
@@ -206,26 +234,31 @@ def measure(name: str, work: Path, with_outputs: bool) -> List[Dict[str, Any]]:
 
 
 def _mebibytes(folder: Path) -> float:
-    return round(sum(path.stat().st_size for path in folder.iterdir()) / 2 ** 20, 1)
+    return round(sum(path.stat().st_size for path in folder.iterdir()) / 2**20, 1)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", choices=sorted(NETWORKS), default=["bort", "roberta-large"])
-    parser.add_argument("--work", type=Path,
-                        help="where the folders go, on the disk that is to be measured (default: a temporary "
-                        "folder)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="where the folders go, on the disk that is to be measured (default: a temporary folder)",
+    )
     parser.add_argument("--no-outputs", action="store_true", help="do not compare with transformers")
     parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
     args = parser.parse_args(argv)
     load = common.load_average()
     idle = in_process("nothing")
-    notes = ["Random weights, no tokenizer. Starting such a process and ending it takes "
-             f"{idle['seconds']:.1f} s and {idle['peak MiB']:.0f} MiB (Python, NumPy, MXNet). Arrays are "
-             "converted one by one, so the rest is pages of the mapped source file, which the system takes "
-             "back when it needs them, and an array or two.",
-             "Files are flushed to the disk before they appear; seconds depend on it."]
+    notes = [
+        "Random weights, no tokenizer. Starting such a process and ending it takes "
+        f"{idle['seconds']:.1f} s and {idle['peak MiB']:.0f} MiB (Python, NumPy, MXNet). Arrays are "
+        "converted one by one, so the rest is pages of the mapped source file, which the system takes "
+        "back when it needs them, and an array or two.",
+        "Files are flushed to the disk before they appear; seconds depend on it.",
+    ]
     with_outputs = not args.no_outputs
     if with_outputs:
         with_outputs = all(importlib.util.find_spec(module) for module in ("torch", "transformers"))
@@ -237,10 +270,15 @@ def main(argv: Optional[List[str]] = None) -> int:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(common.markdown_table(rows))
-    settings = {"networks": [f"{name} <{NETWORKS[name].architecture}> V={NETWORKS[name].vocab_size} "
-                             f"({NETWORKS[name].layout})" for name in args.models]}
-    path = common.record("conversion", rows, settings, notes, "Conversion to Hugging Face and back", argv,
-                         args.folder, load)
+    settings = {
+        "networks": [
+            f"{name} <{NETWORKS[name].architecture}> V={NETWORKS[name].vocab_size} ({NETWORKS[name].layout})"
+            for name in args.models
+        ]
+    }
+    path = common.record(
+        "conversion", rows, settings, notes, "Conversion to Hugging Face and back", argv, args.folder, load
+    )
     print(f"recorded in {path}")
     return 0
 

@@ -1,17 +1,18 @@
 """GLUE (Table 4) from a model folder: every task whose data is there, the paper's figures beside ours.
 
-    # The whole table, by Agora with the paper's convergent hyper-parameters; a teacher for each task in
-    # runs/teachers:
-    python -m benchmarks.glue --model bort --data glue/ --teachers runs/teachers
+# The whole table, by Agora with the paper's convergent hyper-parameters; a teacher for each task in
+# runs/teachers:
+python -m benchmarks.glue --model bort --data glue/ --teachers runs/teachers
 
-    # Plain fine-tuning with the same hyper-parameters; a few tasks; other settings:
-    python -m benchmarks.glue --model bort --data glue/ --tasks RTE
-    python -m benchmarks.glue --model bort --data glue/ --tasks RTE -- --epochs 5 --lr 3e-5 --weight-decay
-    0.01
+# Plain fine-tuning with the same hyper-parameters; a few tasks; other settings:
+python -m benchmarks.glue --model bort --data glue/ --tasks RTE
+python -m benchmarks.glue --model bort --data glue/ --tasks RTE -- --epochs 5 --lr 3e-5 --weight-decay
+0.01
 
-    # What it would cost on this machine, and elsewhere:
-    python -m benchmarks.glue --model bort --data glue/ --estimate
+# What it would cost on this machine, and elsewhere:
+python -m benchmarks.glue --model bort --data glue/ --estimate
 """
+
 from __future__ import annotations
 
 import sys

@@ -11,6 +11,7 @@ from training examples. "Labels as before" counts the examples that get the labe
 metric alone could stay the same by luck. Processors without VNNI add pairs of 8-bit products in 16 bits,
 which can overflow; ``--reduce-range`` (7-bit weights) is measured there too.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -25,8 +26,14 @@ from benchmarks.harness import common
 from bort.errors import BortError, run_command
 
 DATA = common.ROOT.parent / "shared" / "data"
-FOLDERS = {"CoLA": "glue/CoLA", "SST-2": "glue/SST-2", "RTE": "glue/RTE", "CB": "superglue/CB",
-           "COPA": "superglue/COPA", "WSC": "superglue/WSC"}
+FOLDERS = {
+    "CoLA": "glue/CoLA",
+    "SST-2": "glue/SST-2",
+    "RTE": "glue/RTE",
+    "CB": "superglue/CB",
+    "COPA": "superglue/COPA",
+    "WSC": "superglue/WSC",
+}
 
 
 class Subject(NamedTuple):
@@ -77,8 +84,10 @@ def formats(subject: Subject, folder: Path, flags: Sequence[str]) -> Iterator[Tu
     yield "onnx int8 static", file("static", int8="static", batches=batches)
     if not set(EXACT_INT8_FLAGS).intersection(flags):
         yield "onnx int8 dynamic, 7-bit weights", file("dynamic7", int8="dynamic", reduce_range=True)
-        yield "onnx int8 static, 7-bit weights", file("static7", int8="static", batches=batches,
-                                                      reduce_range=True)
+        yield (
+            "onnx int8 static, 7-bit weights",
+            file("static7", int8="static", batches=batches, reduce_range=True),
+        )
 
 
 def subject_of(task_name: str, folder: str, data: Path, examples: int) -> Subject:
@@ -95,8 +104,10 @@ def subject_of(task_name: str, folder: str, data: Path, examples: int) -> Subjec
     stored = model_folder.read(folder)
     model = model_folder.build(stored.config, folder)
     if getattr(model, "task_name", None) != task_name:
-        raise BortError(f"{folder}: was fine-tuned for {getattr(model, 'task_name', None) or 'no task'}, not "
-                        f"for {task_name}")
+        raise BortError(
+            f"{folder}: was fine-tuned for {getattr(model, 'task_name', None) or 'no task'}, not "
+            f"for {task_name}"
+        )
     model_folder.set_parameters(model, stored.arrays, folder)
     tokenizer = inspection.find_tokenizer(stored, None)
     if tokenizer is None:
@@ -105,12 +116,19 @@ def subject_of(task_name: str, folder: str, data: Path, examples: int) -> Subjec
     training = stored.config.get("training") or {}
     length = min(int(training.get("max_length") or model.max_length), model.max_length)
     split = task.read(data, "dev")
-    return Subject(model, task, split, encode(task, split, tokenizer, length).token_ids, tokenizer.pad_id,
-                   calibration_batches(data, tokenizer, length, task, examples))
+    return Subject(
+        model,
+        task,
+        split,
+        encode(task, split, tokenizer, length).token_ids,
+        tokenizer.pad_id,
+        calibration_batches(data, tokenizer, length, task, examples),
+    )
 
 
-def rows_of(name: str, subject: Subject, folder: Path, flags: Sequence[str],
-            notes: List[str]) -> List[Dict[str, Any]]:
+def rows_of(
+    name: str, subject: Subject, folder: Path, flags: Sequence[str], notes: List[str]
+) -> List[Dict[str, Any]]:
     """One row a format: the task's metrics in percent, and how far the outputs moved."""
     from bort.finetuning.scoring import score
 
@@ -124,30 +142,42 @@ def rows_of(name: str, subject: Subject, folder: Path, flags: Sequence[str],
             notes.append(f"{label} left out: {error}")
             continue
         found = score(network, subject.token_ids, subject.pad_id, ranks=False)
-        metrics = {metric: 100 * value for metric, value in subject.task.evaluate(subject.split,
-                                                                                  found).items()}
+        metrics = {
+            metric: 100 * value for metric, value in subject.task.evaluate(subject.split, found).items()
+        }
         expected, first = (found, metrics) if expected is None else (expected, first)
         metric = next(iter(metrics))
         same = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean()) if found.shape[1] > 1 else None
-        rows.append({"task": name, "network": subject.model.architecture.display, "computed by": label,
-                     "examples": len(found), "metric": metric, "dev": round(metrics[metric], 2),
-                     "lost": round(first[metric] - metrics[metric], 2),
-                     "others": ", ".join(f"{key} {value:.1f}" for key, value in list(metrics.items())[1:]),
-                     "labels as before, %": same if same is None else round(100 * same, 2),
-                     "largest change of a logit": float(f"{np.abs(found - expected).max():.2g}"),
-                     "logits' deviation": float(f"{expected.std():.2g}")})
+        rows.append(
+            {
+                "task": name,
+                "network": subject.model.architecture.display,
+                "computed by": label,
+                "examples": len(found),
+                "metric": metric,
+                "dev": round(metrics[metric], 2),
+                "lost": round(first[metric] - metrics[metric], 2),
+                "others": ", ".join(f"{key} {value:.1f}" for key, value in list(metrics.items())[1:]),
+                "labels as before, %": same if same is None else round(100 * same, 2),
+                "largest change of a logit": float(f"{np.abs(found - expected).max():.2g}"),
+                "logits' deviation": float(f"{expected.std():.2g}"),
+            }
+        )
         print(rows[-1], flush=True)
     return rows
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="+", metavar="TASK=FOLDER", help="models that run_finetune.py wrote")
-    parser.add_argument("--data", type=Path, default=DATA,
-                        help="folder with glue/ and superglue/ (default: ../shared/data)")
-    parser.add_argument("--calibration", type=int, default=256, metavar="N",
-                        help="training examples to learn ranges from")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="folder with glue/ and superglue/ (default: ../shared/data)"
+    )
+    parser.add_argument(
+        "--calibration", type=int, default=256, metavar="N", help="training examples to learn ranges from"
+    )
     parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
     args = parser.parse_args(argv)
     load, notes = common.load_average(), []  # type: ignore[var-annotated]
@@ -164,10 +194,20 @@ def main(argv: Optional[List[str]] = None) -> int:
     from bort.engines.mxnet_compiled import EXACT_INT8_FLAGS
 
     if not set(EXACT_INT8_FLAGS).intersection(flags):
-        notes.append("This processor has no VNNI: its 8-bit products are added in pairs in 16 bits, where "
-                     "they can overflow.")
-    path = common.record("int8_accuracy", rows, {"calibration examples": args.calibration},
-                         sorted(set(notes)), "What 8 bits cost on real tasks", argv, args.folder, load)
+        notes.append(
+            "This processor has no VNNI: its 8-bit products are added in pairs in 16 bits, where "
+            "they can overflow."
+        )
+    path = common.record(
+        "int8_accuracy",
+        rows,
+        {"calibration examples": args.calibration},
+        sorted(set(notes)),
+        "What 8 bits cost on real tasks",
+        argv,
+        args.folder,
+        load,
+    )
     print(path.read_text(encoding="utf-8"))
     return 0
 

@@ -8,6 +8,7 @@ Every engine runs in a process of its own (see workers.py) that is stopped while
 take turns round by round. Their outputs are compared before anything is timed: an engine that is fast and
 wrong is an error. Engines that are not installed, or that the CPU cannot run, are left out with a note.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -26,8 +27,15 @@ from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, parse
 from bort.errors import BortError, run_command
 
 ARCHITECTURES = ("bort", "a2", "a3", "bert-base", "roberta-large")
-ENGINES_OF_TABLE_1 = ("mxnet", "mxnet-int8", "onnx", "gluonnlp", "gluonnlp-tuned", "pytorch",
-                      "onnxruntime-hf")
+ENGINES_OF_TABLE_1 = (
+    "mxnet",
+    "mxnet-int8",
+    "onnx",
+    "gluonnlp",
+    "gluonnlp-tuned",
+    "pytorch",
+    "onnxruntime-hf",
+)
 FLOAT32_TOLERANCE = 1e-4
 CORRELATION = 0.99
 LEAST_TRIALS = 3
@@ -57,8 +65,15 @@ class Planned(NamedTuple):
     engines: Tuple[str, ...]
 
 
-def measure(workers: Mapping[str, Worker], plan: Planned, trials: int, budget: float, threads: int,
-            notes: List[str], folder: Path) -> List[Measured]:
+def measure(
+    workers: Mapping[str, Worker],
+    plan: Planned,
+    trials: int,
+    budget: float,
+    threads: int,
+    notes: List[str],
+    folder: Path,
+) -> List[Measured]:
     """All engines on one architecture.
 
     Args:
@@ -75,22 +90,35 @@ def measure(workers: Mapping[str, Worker], plan: Planned, trials: int, budget: f
         raise BortError(f"{plan.name}: no engine can be measured here: {'; '.join(notes)}")
     results = []
     for number, shape in enumerate(plan.shapes):
-        differences, first = compare({engine: workers[engine] for engine in ready}, shape, plan.vocab_size,
-                                     np.load(folder / f"expected-{number}.npy"), folder)
+        differences, first = compare(
+            {engine: workers[engine] for engine in ready},
+            shape,
+            plan.vocab_size,
+            np.load(folder / f"expected-{number}.npy"),
+            folder,
+        )
         worst = max(ready, key=lambda engine: differences[engine])
-        print(f"{plan.name} {show_shape(shape)}: largest difference {differences[worst]:.2g} ({worst}); ms",
-              end="", file=sys.stderr, flush=True)
+        print(
+            f"{plan.name} {show_shape(shape)}: largest difference {differences[worst]:.2g} ({worst}); ms",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
         count = max(LEAST_TRIALS, min(trials, int(budget / max(first.values()))))
         seconds = _rounds(workers, ready, shape, count, first)
-        results += [Measured(plan.name, shape, engine, seconds[engine], differences[engine])
-                    for engine in ready]
-        print("".join(f"  {engine} {np.median(seconds[engine]) * 1000:.1f}" for engine in ready),
-              file=sys.stderr)
+        results += [
+            Measured(plan.name, shape, engine, seconds[engine], differences[engine]) for engine in ready
+        ]
+        print(
+            "".join(f"  {engine} {np.median(seconds[engine]) * 1000:.1f}" for engine in ready),
+            file=sys.stderr,
+        )
     return results
 
 
-def _prepare(workers: Mapping[str, Worker], plan: Planned, threads: int, notes: List[str],
-             folder: Path) -> List[str]:
+def _prepare(
+    workers: Mapping[str, Worker], plan: Planned, threads: int, notes: List[str], folder: Path
+) -> List[str]:
     """Make the weights, the expected outputs and the engines' files, load the engines; those that can be
     measured.
 
@@ -115,8 +143,9 @@ def _prepare(workers: Mapping[str, Worker], plan: Planned, threads: int, notes: 
     return [engine for engine in plan.engines if not left_out[engine]]
 
 
-def compare(workers: Mapping[str, Any], shape: Shape, vocab_size: int, expected: np.ndarray,
-            folder: Path) -> Tuple[Dict[str, float], Dict[str, float]]:
+def compare(
+    workers: Mapping[str, Any], shape: Shape, vocab_size: int, expected: np.ndarray, folder: Path
+) -> Tuple[Dict[str, float], Dict[str, float]]:
     """Every engine's largest difference from the ``expected`` output (B, T, H), and a first timing.
 
     float32 engines must agree to :data:`FLOAT32_TOLERANCE` of the largest output; others must correlate.
@@ -138,13 +167,15 @@ def compare(workers: Mapping[str, Any], shape: Shape, vocab_size: int, expected:
         else:
             right = np.corrcoef(output.ravel(), expected.ravel())[0, 1] >= CORRELATION
         if not right:  # so that NaN is wrong too
-            raise BortError(f"{engine} is wrong: its output for {show_shape(shape)} is off by "
-                            f"{differences[engine]:.3g}")
+            raise BortError(
+                f"{engine} is wrong: its output for {show_shape(shape)} is off by {differences[engine]:.3g}"
+            )
     return differences, first
 
 
-def _rounds(workers: Mapping[str, Worker], timed: Sequence[str], shape: Shape, count: int,
-            first: Mapping[str, float]) -> Dict[str, List[float]]:
+def _rounds(
+    workers: Mapping[str, Worker], timed: Sequence[str], shape: Shape, count: int, first: Mapping[str, float]
+) -> Dict[str, List[float]]:
     seconds: Dict[str, List[float]] = {engine: [] for engine in timed}
     done = 0
     while done < count:
@@ -173,8 +204,9 @@ def _plan(args: argparse.Namespace) -> List[Planned]:
     chosen = [name for name in (args.engines or ",".join(engines.DESCRIPTIONS)).split(",") if name]
     unknown = [name for name in chosen if name not in engines.DESCRIPTIONS]
     if unknown:
-        raise BortError(f"--engines: {', '.join(unknown)} unknown; there are "
-                        f"{', '.join(engines.DESCRIPTIONS)}")
+        raise BortError(
+            f"--engines: {', '.join(unknown)} unknown; there are {', '.join(engines.DESCRIPTIONS)}"
+        )
     names = _architectures(args.architectures)
     whole = [(batch, length, False) for batch in args.batch_sizes for length in args.lengths]
     whole += [(batch, length, True) for batch in args.batch_sizes if batch > 1 for length in args.lengths]
@@ -183,8 +215,15 @@ def _plan(args: argparse.Namespace) -> List[Planned]:
         preset = PRESETS.get(name.lower())
         all_of_it = args.all or name == names[0]
         some = tuple(engine for engine in chosen if all_of_it or args.engines or engine in ENGINES_OF_TABLE_1)
-        plan.append(Planned(name, str(parse(name)), preset.vocab_size if preset is not None
-                            else args.vocab_size, whole if all_of_it else whole[:1], some))
+        plan.append(
+            Planned(
+                name,
+                str(parse(name)),
+                preset.vocab_size if preset is not None else args.vocab_size,
+                whole if all_of_it else whole[:1],
+                some,
+            )
+        )
     return plan
 
 
@@ -206,22 +245,28 @@ def _architectures(text: str) -> List[str]:
 def _parser() -> argparse.ArgumentParser:
     def numbers(text: str) -> List[int]:
         return [int(part) for part in text.split(",")]
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--architectures", default=",".join(ARCHITECTURES),
-                        help="presets or D,A,H,I (default: Table 1's)")
-    parser.add_argument("--engines",
-                        help=f"of {','.join(engines.DESCRIPTIONS)} (default: all, fewer beside the first "
-                        "architecture)")
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--architectures", default=",".join(ARCHITECTURES), help="presets or D,A,H,I (default: Table 1's)"
+    )
+    parser.add_argument(
+        "--engines",
+        help=f"of {','.join(engines.DESCRIPTIONS)} (default: all, fewer beside the first architecture)",
+    )
     parser.add_argument("--lengths", type=numbers, default=[512, 128], help="tokens (default: 512,128)")
     parser.add_argument("--batch-sizes", type=numbers, default=[1, 8], help="sequences (default: 1,8)")
     parser.add_argument("--all", action="store_true", help="every shape and engine for every architecture")
     parser.add_argument("--trials", type=int, default=15, help="timed calls at most (default: 15)")
-    parser.add_argument("--budget", type=float, default=8.0,
-                        help="seconds for an engine and shape (default: 8)")
+    parser.add_argument(
+        "--budget", type=float, default=8.0, help="seconds for an engine and shape (default: 8)"
+    )
     parser.add_argument("--threads", type=int, default=common.usable_cores(), help="default: all cores")
-    parser.add_argument("--vocab-size", type=int, default=ROBERTA_VOCAB_SIZE,
-                        help="of D,A,H,I (presets have their own)")
+    parser.add_argument(
+        "--vocab-size", type=int, default=ROBERTA_VOCAB_SIZE, help="of D,A,H,I (presets have their own)"
+    )
     parser.add_argument("--peak-size", type=int, default=2048, help="of the matrices that measure the floor")
     parser.add_argument("--results", type=Path, default=common.RESULTS, help="folder to write to")
     parser.add_argument("--name", default="latency", help="of the result's files")
@@ -245,25 +290,45 @@ def main(argv: Optional[List[str]] = None) -> int:
         rates = peaks(workers, args.peak_size)
         for planned in plan:
             with tempfile.TemporaryDirectory(prefix="bort-latency-") as folder:
-                results += measure(workers, planned, args.trials, args.budget, args.threads, notes,
-                                   Path(folder))
+                results += measure(
+                    workers, planned, args.trials, args.budget, args.threads, notes, Path(folder)
+                )
     finally:
         for worker in workers.values():
             worker.close()
     measured = {result.engine for result in results}
     notes += [f"{engine}: {text}" for engine, text in engines.DESCRIPTIONS.items() if engine in measured]
-    notes.append("Weights are random and the same in all engines; outputs were compared with the uncompiled "
-                 "Gluon model's on every shape before it was timed.")
-    notes.append("Targets: 'at the peak' is the ratio if the faster side ran at the machine's peak rate of "
-                 "matrix products, an upper bound; 'of the work' is how many times more operations the other "
-                 "network has, which no engine that computes both equally well can exceed.")
-    report = latency_report.Report(results, {planned.name: parse(planned.architecture) for planned in plan},
-                                   rates)
+    notes.append(
+        "Weights are random and the same in all engines; outputs were compared with the uncompiled "
+        "Gluon model's on every shape before it was timed."
+    )
+    notes.append(
+        "Targets: 'at the peak' is the ratio if the faster side ran at the machine's peak rate of "
+        "matrix products, an upper bound; 'of the work' is how many times more operations the other "
+        "network has, which no engine that computes both equally well can exceed."
+    )
+    report = latency_report.Report(
+        results, {planned.name: parse(planned.architecture) for planned in plan}, rates
+    )
     image = report.chart(args.results / f"{args.name}.png")
-    settings = {"threads": args.threads, "trials": args.trials, "budget": args.budget,
-                "lengths": args.lengths, "batch sizes": args.batch_sizes}
-    path = common.record(args.name, report.tables(), settings, notes, "Latency of a forward pass (Table 1)",
-                         argv, args.results, load, [image] if image else [])
+    settings = {
+        "threads": args.threads,
+        "trials": args.trials,
+        "budget": args.budget,
+        "lengths": args.lengths,
+        "batch sizes": args.batch_sizes,
+    }
+    path = common.record(
+        args.name,
+        report.tables(),
+        settings,
+        notes,
+        "Latency of a forward pass (Table 1)",
+        argv,
+        args.results,
+        load,
+        [image] if image else [],
+    )
     print(path.read_text(encoding="utf-8"))
     return 0
 

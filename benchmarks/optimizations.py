@@ -8,6 +8,7 @@ All variants take turns in one process, with the same weights and inputs; every 
 plain network's before anything is timed. The last lines have a process of their own for each setting of
 OpenMP.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,8 +25,10 @@ from bort.errors import BortError, run_command
 
 FLOAT32_TOLERANCE = 1e-4
 INT8_CORRELATION = 0.98
-POLICIES = {"threads spin between operators (as shipped)": "active",
-            "threads sleep between operators": "passive"}
+POLICIES = {
+    "threads spin between operators (as shipped)": "active",
+    "threads sleep between operators": "passive",
+}
 Shape = Tuple[int, int]
 
 
@@ -38,8 +41,9 @@ def network(architecture: str, vocab_size: int, seed: int = 0) -> Any:
     return model
 
 
-def variants(model: Any, batch: Tuple[np.ndarray, np.ndarray]) -> Iterator[Tuple[str,
-                                                                                 Callable[[], np.ndarray]]]:
+def variants(
+    model: Any, batch: Tuple[np.ndarray, np.ndarray]
+) -> Iterator[Tuple[str, Callable[[], np.ndarray]]]:
     """Names and functions that give hidden states (B, T, H); each is compiled by its first call, before the
     next is made."""
     from bort.backend.mxnet import mx
@@ -60,13 +64,13 @@ def variants(model: Any, batch: Tuple[np.ndarray, np.ndarray]) -> Iterator[Tuple
     whole.hybridize(static_alloc=True, static_shape=True)
     yield "Gluon, hybridized", called(whole)
     optimize = mxnet_compiled._optimize
-    passes: Dict[str,
-                 Callable[...,
-                          Any]] = {
-                                   "a graph for inference: one product for Q, K, V; gathered masks": lambda symbol,
-                                   *_: symbol, "... attention and GELU fused by oneDNN's pass": lambda symbol,
-                                   *_: symbol.optimize_for("MKLDNN", skip_infer=True),
-                                   "... products with nothing to fuse left plain (as shipped, many tokens)": optimize}
+    passes: Dict[str, Callable[..., Any]] = {
+        "a graph for inference: one product for Q, K, V; gathered masks": lambda symbol, *_: symbol,
+        "... attention and GELU fused by oneDNN's pass": lambda symbol, *_: symbol.optimize_for(
+            "MKLDNN", skip_infer=True
+        ),
+        "... products with nothing to fuse left plain (as shipped, many tokens)": optimize,
+    }
     try:
         for name, function in passes.items():
             mxnet_compiled._optimize = function  # type: ignore[assignment]
@@ -75,8 +79,10 @@ def variants(model: Any, batch: Tuple[np.ndarray, np.ndarray]) -> Iterator[Tuple
             yield name, run
     finally:
         mxnet_compiled._optimize = optimize
-    yield "linear layers as 1x1 convolutions, weights packed (as shipped, few tokens)", called(
-        InferenceModel(model, form="convolution"))
+    yield (
+        "linear layers as 1x1 convolutions, weights packed (as shipped, few tokens)",
+        called(InferenceModel(model, form="convolution")),
+    )
     for name, attention in (("int8, attention in float32", False), ("int8", True)):
         quantized = InferenceModel(model, "int8", attention)
         quantized.calibrate([batch])
@@ -90,8 +96,11 @@ def check(name: str, found: np.ndarray, expected: np.ndarray) -> float:
         BortError: it is not the same function.
     """
     worst = float(np.abs(found - expected).max())
-    right = np.corrcoef(found.ravel(), expected.ravel())[0, 1] > INT8_CORRELATION if name.startswith("int8") \
+    right = (
+        np.corrcoef(found.ravel(), expected.ravel())[0, 1] > INT8_CORRELATION
+        if name.startswith("int8")
         else worst <= FLOAT32_TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    )
     if not right:
         raise BortError(f"{name!r} is wrong: off by {worst:.3g}")
     return worst
@@ -117,26 +126,40 @@ def classifier_rows(model: Any, length: int, trials: int) -> List[Dict[str, Any]
     body, classifier = compile_for_inference(model), compile_for_inference(head)
     ids = np.random.default_rng(0).integers(5, model.vocab_size, (1, length)).astype("int32")
     full, short = np.array([length], "float32"), np.array([max(1, length // 4)], "float32")
-    calls = {"all positions of all layers": lambda: body(ids, full).asnumpy(),
-             "the last layer for position 0 only": lambda: classifier(ids, full).asnumpy(),
-             "a quarter of the tokens, padded": lambda: body(ids, short).asnumpy(),
-             "the same, trimmed": lambda: classifier(ids, short).asnumpy()}
+    calls = {
+        "all positions of all layers": lambda: body(ids, full).asnumpy(),
+        "the last layer for position 0 only": lambda: classifier(ids, full).asnumpy(),
+        "a quarter of the tokens, padded": lambda: body(ids, short).asnumpy(),
+        "the same, trimmed": lambda: classifier(ids, short).asnumpy(),
+    }
     seconds = common.interleaved(calls, trials)
-    return [{"1 sequence": name, "length": length, **common.summarize(values)} for name,
-            values in seconds.items()]
+    return [
+        {"1 sequence": name, "length": length, **common.summarize(values)} for name, values in seconds.items()
+    ]
 
 
 def policy_rows(args: argparse.Namespace, shape: Shape) -> List[Dict[str, Any]]:
     """The compiled network in a process for each OpenMP policy, twice in turns."""
-    command = common.module_command("benchmarks.optimizations", "--worker", "--architecture", args.architecture,
-                                    "--vocab-size", str(args.vocab_size), "--shapes",
-                                    f"{shape[0]}x{shape[1]}", "--trials", str(args.trials))
+    command = common.module_command(
+        "benchmarks.optimizations",
+        "--worker",
+        "--architecture",
+        args.architecture,
+        "--vocab-size",
+        str(args.vocab_size),
+        "--shapes",
+        f"{shape[0]}x{shape[1]}",
+        "--trials",
+        str(args.trials),
+    )
     found: Dict[str, List[float]] = {name: [] for name in POLICIES}
     for _ in range(2):
         for name, policy in POLICIES.items():
             found[name] += common.run_workers([command], dict(os.environ, OMP_WAIT_POLICY=policy))[0]
-    return [{f"OpenMP, {shape[0]} x {shape[1]}": name, **common.summarize(values)} for name,
-            values in found.items()]
+    return [
+        {f"OpenMP, {shape[0]} x {shape[1]}": name, **common.summarize(values)}
+        for name, values in found.items()
+    ]
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -145,8 +168,9 @@ def worker(args: argparse.Namespace) -> None:
 
     compiled = compile_for_inference(network(args.architecture, args.vocab_size))
     ids, valid = engines.make_batch((*args.shapes[0], False), args.vocab_size)
-    seconds = common.interleaved({"compiled": lambda: compiled(ids, valid).asnumpy()},
-                                 args.trials)["compiled"]
+    seconds = common.interleaved({"compiled": lambda: compiled(ids, valid).asnumpy()}, args.trials)[
+        "compiled"
+    ]
     common.print_result(seconds)
 
 
@@ -160,8 +184,9 @@ def _shapes(text: str) -> List[Shape]:
     raise argparse.ArgumentTypeError(f"{text!r} is not BATCHxLENGTH, several with commas: 1x512,8x128")
 
 
-def rows_of(milliseconds: Dict[Shape, Dict[str, float]], differences: Dict[Shape, Dict[str, float]]
-            ) -> List[Dict[str, Any]]:
+def rows_of(
+    milliseconds: Dict[Shape, Dict[str, float]], differences: Dict[Shape, Dict[str, float]]
+) -> List[Dict[str, Any]]:
     """A line per variant: milliseconds at every shape, and how much faster than the first line."""
     rows = []
     shapes: Sequence[Shape] = list(milliseconds)
@@ -171,18 +196,24 @@ def rows_of(milliseconds: Dict[Shape, Dict[str, float]], differences: Dict[Shape
             mine, first = milliseconds[shape][name], next(iter(milliseconds[shape].values()))
             row[f"{shape[0]} x {shape[1]}, ms"] = mine
             row[f"{shape[0]} x {shape[1]}, times"] = round(first / mine, 2)
-        rows.append({**row,
-                     "largest difference": float(f"{max(differences[shape][name] for shape in shapes):.2g}")})
+        rows.append(
+            {**row, "largest difference": float(f"{max(differences[shape][name] for shape in shapes):.2g}")}
+        )
     return rows
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--architecture", default="bort", help="a preset or D,A,H,I (default: bort)")
     parser.add_argument("--vocab-size", type=int, default=ROBERTA_VOCAB_SIZE)
-    parser.add_argument("--shapes", type=_shapes, default=[(1, 512), (1, 128), (8, 128)],
-                        help="BATCHxLENGTH, with commas (default: 1x512,1x128,8x128)")
+    parser.add_argument(
+        "--shapes",
+        type=_shapes,
+        default=[(1, 512), (1, 128), (8, 128)],
+        help="BATCHxLENGTH, with commas (default: 1x512,1x128,8x128)",
+    )
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -197,13 +228,26 @@ def main(argv: Optional[List[str]] = None) -> int:
     for shape in args.shapes:
         milliseconds[shape], differences[shape] = measure(model, shape, args.trials)
         print(shape, milliseconds[shape], flush=True)
-    tables = {"Hidden states": rows_of(milliseconds, differences),
-              "Classifiers": classifier_rows(model, args.shapes[0][1], args.trials),
-              "Threads": policy_rows(args, args.shapes[0])}
-    print(common.record("optimizations", tables, {"architecture": args.architecture, "trials": args.trials},
-                        ["'times' is how many times faster than the first line. Variants are not built upon "
-                         "each other below the convolutions: int8 is the product form in 8 bits."],
-                        "What each step of fast inference gains", argv, args.folder, load))
+    tables = {
+        "Hidden states": rows_of(milliseconds, differences),
+        "Classifiers": classifier_rows(model, args.shapes[0][1], args.trials),
+        "Threads": policy_rows(args, args.shapes[0]),
+    }
+    print(
+        common.record(
+            "optimizations",
+            tables,
+            {"architecture": args.architecture, "trials": args.trials},
+            [
+                "'times' is how many times faster than the first line. Variants are not built upon "
+                "each other below the convolutions: int8 is the product form in 8 bits."
+            ],
+            "What each step of fast inference gains",
+            argv,
+            args.folder,
+            load,
+        )
+    )
     return 0
 
 

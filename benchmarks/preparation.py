@@ -8,6 +8,7 @@ The text is ../shared/data/text/articles.txt (else what Python carries), repeate
 another order each time until it has the size; RoBERTa's tokenizer in ../shared/data/bpe, else a SentencePiece
 one that is trained on it.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -37,6 +38,7 @@ def paragraphs(given: Optional[str]) -> List[str]:
         found = path.read_text(encoding="utf-8", errors="replace").split("\n\n")
     else:
         from bort.text.corpus.embedded import embedded_documents
+
         found = list(embedded_documents())
     found = [text.strip() for text in found if text.strip()]
     if not found:
@@ -56,28 +58,52 @@ def write_corpus(path: Path, documents: List[str], size: int) -> int:
     return written
 
 
-def measure(work: Path, megabytes: int, documents: List[str], tokenizer: List[str], workers: int) -> Dict[str,
-                                                                                                          Any]:
+def measure(
+    work: Path, megabytes: int, documents: List[str], tokenizer: List[str], workers: int
+) -> Dict[str, Any]:
     """Prepare a corpus of so many megabytes in a process of its own; its row."""
     text, output = work / f"{megabytes}.txt", work / f"shards-{megabytes}"
-    size = write_corpus(text, documents, megabytes * 10 ** 6)
+    size = write_corpus(text, documents, megabytes * 10**6)
     before = os.times()
-    done = subprocess.run([sys.executable, "-m", "bort.text", "prepare", "--input", str(text), "--output",
-                           str(output), *tokenizer, "--workers", str(workers), "--quiet"],
-                          cwd=str(common.ROOT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "bort.text",
+            "prepare",
+            "--input",
+            str(text),
+            "--output",
+            str(output),
+            *tokenizer,
+            "--workers",
+            str(workers),
+            "--quiet",
+        ],
+        cwd=str(common.ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     after = os.times()
     if done.returncode:
-        raise BortError(f"the preparation of {megabytes} MB failed: "
-                        f"{done.stdout.decode('utf-8', 'replace')[-1000:]}")
+        raise BortError(
+            f"the preparation of {megabytes} MB failed: {done.stdout.decode('utf-8', 'replace')[-1000:]}"
+        )
     report = read_json(output / "report.json")
-    row = {"MB of text": round(size / 1e6, 1), "documents": report["documents"],
-           "sentences": report["sentences"], "tokens": report["tokens"],
-           "seconds": round(after.elapsed - before.elapsed, 1),
-           "CPU seconds": round(after.children_user + after.children_system - before.children_user
-                                - before.children_system, 1), "MB/s": report["megabytes_per_second"],
-           "tokens/s": report["tokens_per_second"],
-           "peak MB, main process": report["peak_memory_mb"].get("main_process"),
-           "peak MB, largest worker": report["peak_memory_mb"].get("largest_worker")}
+    row = {
+        "MB of text": round(size / 1e6, 1),
+        "documents": report["documents"],
+        "sentences": report["sentences"],
+        "tokens": report["tokens"],
+        "seconds": round(after.elapsed - before.elapsed, 1),
+        "CPU seconds": round(
+            after.children_user + after.children_system - before.children_user - before.children_system, 1
+        ),
+        "MB/s": report["megabytes_per_second"],
+        "tokens/s": report["tokens_per_second"],
+        "peak MB, main process": report["peak_memory_mb"].get("main_process"),
+        "peak MB, largest worker": report["peak_memory_mb"].get("largest_worker"),
+    }
     text.unlink()
     shutil.rmtree(output)
     print(row, flush=True)
@@ -85,8 +111,9 @@ def measure(work: Path, megabytes: int, documents: List[str], tokenizer: List[st
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--megabytes", default="50,500", help="sizes, with commas (default: 50,500)")
     parser.add_argument("--text", help="the text that is repeated")
     parser.add_argument("--tokenizer", help="its folder")
@@ -101,19 +128,36 @@ def main(argv: Optional[List[str]] = None) -> int:
         raise BortError(f"--megabytes {args.megabytes}: positive whole numbers with commas, such as 50,500")
     load = common.load_average()
     known = args.tokenizer or (str(SHARED / "bpe") if (SHARED / "bpe").is_dir() else None)
-    tokenizer = ["--tokenizer", known] if known else ["--train-tokenizer", "sentencepiece", "--vocab-size",
-                                                      str(VOCAB_SIZE)]
+    tokenizer = (
+        ["--tokenizer", known]
+        if known
+        else ["--train-tokenizer", "sentencepiece", "--vocab-size", str(VOCAB_SIZE)]
+    )
     documents = paragraphs(args.text)
     with tempfile.TemporaryDirectory(prefix="bort-preparation-") as work:
         rows = [measure(Path(work), size, documents, tokenizer, args.workers) for size in sizes]
-    print(common.record("preparation", rows, {"tokenizer": "RoBERTa's" if known and not args.tokenizer
-                                              else known or f"SentencePiece of {VOCAB_SIZE:,}, trained",
-                                              "workers": args.workers,
-                                              "documents that are repeated": len(documents)},
-                        ["Peaks are resident memory as the system counts it; the smallest and the largest "
-                         "corpus differ by "
-                         f"{max(row['peak MB, main process'] for row in rows) - min(row['peak MB, main process'] for row in rows):.1f} MB in the main process."],
-                        "From text to shards: memory and speed", argv, args.folder, load))
+    print(
+        common.record(
+            "preparation",
+            rows,
+            {
+                "tokenizer": "RoBERTa's"
+                if known and not args.tokenizer
+                else known or f"SentencePiece of {VOCAB_SIZE:,}, trained",
+                "workers": args.workers,
+                "documents that are repeated": len(documents),
+            },
+            [
+                "Peaks are resident memory as the system counts it; the smallest and the largest "
+                "corpus differ by "
+                f"{max(row['peak MB, main process'] for row in rows) - min(row['peak MB, main process'] for row in rows):.1f} MB in the main process."
+            ],
+            "From text to shards: memory and speed",
+            argv,
+            args.folder,
+            load,
+        )
+    )
     return 0
 
 

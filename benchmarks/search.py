@@ -13,6 +13,7 @@ Parts (a killed one goes on where it stopped, in --work):
   table1   the tuples of Table 1 and the largest of the space at s = 512 with RoBERTa's vocabulary; peak memory.
   trained  a small space against a small teacher that was pre-trained here, after few steps and after many.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -50,12 +51,16 @@ class Costs(NamedTuple):
 
 def errors_of(folder: Path) -> Errors:
     """ce and kl of every candidate of a run that did not diverge."""
-    return {Architecture.from_dict(row["architecture"]): {"ce": row["ce"], "kl": row["kl"]}
-            for row in read_jsonl(folder / "candidates.jsonl") if row["W"] is not None}
+    return {
+        Architecture.from_dict(row["architecture"]): {"ce": row["ce"], "kl": row["kl"]}
+        for row in read_jsonl(folder / "candidates.jsonl")
+        if row["W"] is not None
+    }
 
 
-def winners(costs: Costs, errors: Errors, kind: str, epsilon: int, also: Sequence[Architecture] = ()
-            ) -> List[Tuple[Architecture, float]]:
+def winners(
+    costs: Costs, errors: Errors, kind: str, epsilon: int, also: Sequence[Architecture] = ()
+) -> List[Tuple[Architecture, float]]:
     """(tuple, W) of the representatives for ``epsilon`` and of ``also``, the largest W first."""
     from bort.search.fptas import representatives, w_coefficient
 
@@ -71,8 +76,11 @@ def paper_costs(seconds: Mapping[Architecture, float]) -> Dict[str, Costs]:
 
     space, top = SearchSettings().space, parse("roberta-large")
     found = {}
-    for name, counts, measured in (("FLOPs", "exact", None), ("measured", "exact", seconds),
-                                   ("Lemmas 1, 2", "lemma", None)):
+    for name, counts, measured in (
+        ("FLOPs", "exact", None),
+        ("measured", "exact", seconds),
+        ("Lemmas 1, 2", "lemma", None),
+    ):
         costs = surrogates([*space, top], SearchSettings(counts=counts), ROBERTA_VOCAB_SIZE, measured)
         limit = costs.pop(top)
         found[name] = Costs(costs, limit)
@@ -87,34 +95,62 @@ def space_part(args: argparse.Namespace, work: Path, shards: Path) -> Tuple[Dict
     from bort.search.shared_folder import SearchFolder
 
     top = parse("roberta-large")
-    folder = SearchFolder(work / "speed", {"length": args.speed_length, "passes": args.speed_passes},
-                          resume=True)
+    folder = SearchFolder(
+        work / "speed", {"length": args.speed_length, "passes": args.speed_passes}, resume=True
+    )
     seconds = measured_speed(folder, [*SearchSettings().space, top], args.speed_length, 1, args.speed_passes)
     costs = paper_costs(seconds)
-    wanted = {xi for some in costs.values() for xi in representatives(some.of, some.limit,
-                                                                      2)} | set(TABLE_1_TUPLES)
+    wanted = {xi for some in costs.values() for xi in representatives(some.of, some.limit, 2)} | set(
+        TABLE_1_TUPLES
+    )
     errors, minutes, peak = {}, 0.0, 0.0
     for seed in args.seeds:
         # The first seed trains everything, so that epsilon's loss and every kind of cost can be looked at
         # afterwards.
-        chosen = ["--epsilon", 1] if seed == args.seeds[0] else ["--epsilon", 300, "--include",
-                                                                 *sorted(map(str, wanted))]
-        took, memory = run("run_search.py", work / f"seed-{seed}", ["--corpus", shards, "--teacher",
-                                                                    "roberta-large", "--vocab-size",
-                                                                    ROBERTA_VOCAB_SIZE, "--seed", seed,
-                                                                    "--batch-size", args.batch_size,
-                                                                    "--max-length", args.max_length,
-                                                                    "--speed-lines", args.speed_lines,
-                                                                    *chosen], args.workers)
+        chosen = (
+            ["--epsilon", 1]
+            if seed == args.seeds[0]
+            else ["--epsilon", 300, "--include", *sorted(map(str, wanted))]
+        )
+        took, memory = run(
+            "run_search.py",
+            work / f"seed-{seed}",
+            [
+                "--corpus",
+                shards,
+                "--teacher",
+                "roberta-large",
+                "--vocab-size",
+                ROBERTA_VOCAB_SIZE,
+                "--seed",
+                seed,
+                "--batch-size",
+                args.batch_size,
+                "--max-length",
+                args.max_length,
+                "--speed-lines",
+                args.speed_lines,
+                *chosen,
+            ],
+            args.workers,
+        )
         errors[seed], minutes, peak = errors_of(work / f"seed-{seed}"), minutes + took / 60, max(peak, memory)
-    tables = {f"Where {BORT.display} ranks, and the winners (ε = 2)": rank_rows(costs, errors),
-              "Errors and W of Table 1's tuples": table1_rows(costs, errors, args.seeds),
-              "What ε costs on the paper's space (one seed)": epsilon_rows(
-                  {f"{name}, {kind}": (some, errors[args.seeds[0]], kind) for name, some in costs.items()
-                   for kind in ("ce", "kl")})}
+    tables = {
+        f"Where {BORT.display} ranks, and the winners (ε = 2)": rank_rows(costs, errors),
+        "Errors and W of Table 1's tuples": table1_rows(costs, errors, args.seeds),
+        "What ε costs on the paper's space (one seed)": epsilon_rows(
+            {
+                f"{name}, {kind}": (some, errors[args.seeds[0]], kind)
+                for name, some in costs.items()
+                for kind in ("ce", "kl")
+            }
+        ),
+    }
     counted, first = costs["FLOPs"], errors[args.seeds[0]]
-    rows = [{"architecture": xi.to_dict(), "W": w, **counted.of[xi]._asdict(), "error": first[xi]["ce"]}
-            for xi, w in winners(counted, first, "ce", 2, [BORT])]
+    rows = [
+        {"architecture": xi.to_dict(), "W": w, **counted.of[xi]._asdict(), "error": first[xi]["ce"]}
+        for xi, w in winners(counted, first, "ce", 2, [BORT])
+    ]
     report.plot(work / "search.png", rows, [], SearchSettings())
     return tables, space_notes(costs, errors, args, minutes, peak)
 
@@ -127,15 +163,21 @@ def rank_rows(costs: Mapping[str, Costs], errors: Mapping[int, Errors]) -> List[
         for kind in ("ce", "kl"):
             found = {seed: winners(some, rates, kind, 2, [BORT]) for seed, rates in errors.items()}
             tops = [[xi for xi, _ in ranking[:3]] for ranking in found.values()]
-            rows.append({"speed": name, "error": kind,
-                         "Bort's rank": ", ".join(str([xi for xi, _ in ranking].index(BORT) + 1)
-                                                  for ranking in found.values()),
-                         "of": len(next(iter(found.values()))),
-                         "Bort's W": dict(next(iter(found.values())))[BORT],
-                         "largest W": next(iter(found.values()))[0][1],
-                         "top three of the first seed": ", ".join(xi.display for xi in tops[0]),
-                         "in all seeds' top three": len(set(tops[0]).intersection(*tops[1:])),
-                         "same order": all(top == tops[0] for top in tops)})
+            rows.append(
+                {
+                    "speed": name,
+                    "error": kind,
+                    "Bort's rank": ", ".join(
+                        str([xi for xi, _ in ranking].index(BORT) + 1) for ranking in found.values()
+                    ),
+                    "of": len(next(iter(found.values()))),
+                    "Bort's W": dict(next(iter(found.values())))[BORT],
+                    "largest W": next(iter(found.values()))[0][1],
+                    "top three of the first seed": ", ".join(xi.display for xi in tops[0]),
+                    "in all seeds' top three": len(set(tops[0]).intersection(*tops[1:])),
+                    "same order": all(top == tops[0] for top in tops),
+                }
+            )
     return rows
 
 
@@ -146,18 +188,29 @@ def implied_error(xi: Architecture) -> Optional[float]:
     return share / row.w if row.w else None
 
 
-def table1_rows(costs: Mapping[str, Costs], errors: Mapping[int, Errors],
-                seeds: Sequence[int]) -> List[Dict[str, Any]]:
+def table1_rows(
+    costs: Mapping[str, Costs], errors: Mapping[int, Errors], seeds: Sequence[int]
+) -> List[Dict[str, Any]]:
     """The paper's rows beside ours."""
     rows = []
     for xi in TABLE_1_TUPLES:
         rates = errors[seeds[0]][xi]
-        rows.append({"row": PAPER[xi].name, "⟨D,A,H,I⟩": xi.display, "paper's W": PAPER[xi].w,
-                     "error that W implies": implied_error(xi),
-                     "our ce": ", ".join(f"{errors[seed][xi]['ce']:.3f}" for seed in seeds),
-                     "our kl": ", ".join(f"{errors[seed][xi]['kl']:.3f}" for seed in seeds),
-                     **{f"W ({name}, {kind})": dict(winners(some, {xi: rates}, kind, 1))[xi] for name,
-                        some in costs.items() for kind in ("ce", "kl") if name != "Lemmas 1, 2"}})
+        rows.append(
+            {
+                "row": PAPER[xi].name,
+                "⟨D,A,H,I⟩": xi.display,
+                "paper's W": PAPER[xi].w,
+                "error that W implies": implied_error(xi),
+                "our ce": ", ".join(f"{errors[seed][xi]['ce']:.3f}" for seed in seeds),
+                "our kl": ", ".join(f"{errors[seed][xi]['kl']:.3f}" for seed in seeds),
+                **{
+                    f"W ({name}, {kind})": dict(winners(some, {xi: rates}, kind, 1))[xi]
+                    for name, some in costs.items()
+                    for kind in ("ce", "kl")
+                    if name != "Lemmas 1, 2"
+                },
+            }
+        )
     return rows
 
 
@@ -175,8 +228,13 @@ def epsilon_rows(cases: Mapping[str, Tuple[Costs, Errors, str]]) -> List[Dict[st
     return rows
 
 
-def space_notes(costs: Mapping[str, Costs], errors: Mapping[int, Errors], args: argparse.Namespace,
-                minutes: float, peak: float) -> List[str]:
+def space_notes(
+    costs: Mapping[str, Costs],
+    errors: Mapping[int, Errors],
+    args: argparse.Namespace,
+    minutes: float,
+    peak: float,
+) -> List[str]:
     """What the figures say, in sentences made of the figures."""
     from bort.search.fptas import w_coefficient
 
@@ -186,21 +244,23 @@ def space_notes(costs: Mapping[str, Costs], errors: Mapping[int, Errors], args: 
     widths = np.array([[xi.hidden, xi.depth] for xi in first], dtype="float64")
     by_width = [float(np.corrcoef(widths[:, column], ce)[0, 1]) for column in (0, 1)]
     bound = sum(1 - step / 3 for step in range(3)) * 5e-4
-    return [f"space: {len(first)} tuples for seed {args.seeds[0]}, {len(errors[args.seeds[-1]])} for the "
-            f"others. They took {minutes:.0f} minutes, over all calls that went on with them, at most "
-            f"{peak / 1024:.1f} GiB a process.",
-            f"The size and speed part of W goes from {min(share.values()):.2f} to {max(share.values()):.2f}, "
-            f"Bort's is {share[BORT]:.2f}; the cross-entropy goes from {min(ce):.2f} to {max(ce):.2f}. For "
-            f"Bort's tuple to win, its error must be {100 * (1 - share[BORT] / max(share.values())):.0f}% "
-            "below the smallest tuple's.",
-            "Three SGD steps at 5e-4 with gradients clipped to 1 move all weights together by at most "
-            f"{bound:.0e} in norm, so the error is that of the initial weights, whatever the batch. Its "
-            f"correlation with the hidden size is {by_width[0]:.2f}, with the depth {by_width[1]:.2f}.",
-            "The paper's own W, parameters and latencies imply errors of "
-            + ", ".join(f"{implied_error(xi):.3f} ({PAPER[xi].name})" for xi in TABLE_1_TUPLES)
-            + f". A cross-entropy over {ROBERTA_VOCAB_SIZE:,} words cannot be that small after three steps, "
-            "so the paper's error is scaled in a way it does not describe, and its W values cannot be "
-            "compared with ours as they stand.",]
+    return [
+        f"space: {len(first)} tuples for seed {args.seeds[0]}, {len(errors[args.seeds[-1]])} for the "
+        f"others. They took {minutes:.0f} minutes, over all calls that went on with them, at most "
+        f"{peak / 1024:.1f} GiB a process.",
+        f"The size and speed part of W goes from {min(share.values()):.2f} to {max(share.values()):.2f}, "
+        f"Bort's is {share[BORT]:.2f}; the cross-entropy goes from {min(ce):.2f} to {max(ce):.2f}. For "
+        f"Bort's tuple to win, its error must be {100 * (1 - share[BORT] / max(share.values())):.0f}% "
+        "below the smallest tuple's.",
+        "Three SGD steps at 5e-4 with gradients clipped to 1 move all weights together by at most "
+        f"{bound:.0e} in norm, so the error is that of the initial weights, whatever the batch. Its "
+        f"correlation with the hidden size is {by_width[0]:.2f}, with the depth {by_width[1]:.2f}.",
+        "The paper's own W, parameters and latencies imply errors of "
+        + ", ".join(f"{implied_error(xi):.3f} ({PAPER[xi].name})" for xi in TABLE_1_TUPLES)
+        + f". A cross-entropy over {ROBERTA_VOCAB_SIZE:,} words cannot be that small after three steps, "
+        "so the paper's error is scaled in a way it does not describe, and its W values cannot be "
+        "compared with ours as they stand.",
+    ]
 
 
 def table1_part(args: argparse.Namespace, work: Path, text: Path) -> Tuple[Dict[str, Any], List[str]]:
@@ -209,73 +269,159 @@ def table1_part(args: argparse.Namespace, work: Path, text: Path) -> Tuple[Dict[
     options = {"tokenizer": args.tokenizer or SHARED / "bpe"} if known else {"vocab_size": 8000}
     shards = prepare(work, "shards-512", text, max_length=512, split="1,0,0", **options)
     paper_w, paper_ms, paper_m = "paper's W", "paper's ms", "paper's (M)"
-    took, peak = run("run_search.py", work / "table1", ["--corpus", shards, "--teacher", "roberta-large",
-                                                        "--depths", 4, "--heads", "8,16", "--hidden", 1024,
-                                                        "--intermediate", "512,768", "--epsilon", 4,
-                                                        "--include", *TABLE_1_TUPLES, LARGEST, "--batch-size",
-                                                        args.table1_batch, "--speed-lines", args.table1_lines,
-                                                        "--speed", "measured", "--speed-batch-size", 1])
+    took, peak = run(
+        "run_search.py",
+        work / "table1",
+        [
+            "--corpus",
+            shards,
+            "--teacher",
+            "roberta-large",
+            "--depths",
+            4,
+            "--heads",
+            "8,16",
+            "--hidden",
+            1024,
+            "--intermediate",
+            "512,768",
+            "--epsilon",
+            4,
+            "--include",
+            *TABLE_1_TUPLES,
+            LARGEST,
+            "--batch-size",
+            args.table1_batch,
+            "--speed-lines",
+            args.table1_lines,
+            "--speed",
+            "measured",
+            "--speed-batch-size",
+            1,
+        ],
+    )
     rows = []
     for row in read_jsonl(work / "table1" / "candidates.jsonl"):
         xi = Architecture.from_dict(row["architecture"])
         theirs = PAPER.get(xi)
-        rows.append({"row": theirs.name if theirs else "largest of the space", "⟨D,A,H,I⟩": xi.display,
-                     "W": row["W"], "paper's W": theirs.w if theirs else None, "cross-entropy": row["ce"],
-                     "KL": row["kl"], "loss before step 1": row["losses"][0],
-                     "before step 3": row["losses"][2], "parameters (M)": row["parameters"] / 1e6,
-                     "paper's (M)": theirs.parameters_millions if theirs else None, "ms, 1 x 512": 1000
-                     * row["seconds_per_sample"], "paper's ms": 1000 * theirs.seconds if theirs else None})
+        rows.append(
+            {
+                "row": theirs.name if theirs else "largest of the space",
+                "⟨D,A,H,I⟩": xi.display,
+                "W": row["W"],
+                "paper's W": theirs.w if theirs else None,
+                "cross-entropy": row["ce"],
+                "KL": row["kl"],
+                "loss before step 1": row["losses"][0],
+                "before step 3": row["losses"][2],
+                "parameters (M)": row["parameters"] / 1e6,
+                "paper's (M)": theirs.parameters_millions if theirs else None,
+                "ms, 1 x 512": 1000 * row["seconds_per_sample"],
+                "paper's ms": 1000 * theirs.seconds if theirs else None,
+            }
+        )
     rows.sort(key=lambda row: -row["W"])
     known = [row for row in rows if row["paper's W"] is not None]
     by_name = {row["row"]: row for row in known}
     first, last = by_name["A1 (Bort)"], by_name["BERT-base"]
-    return {"Table 1's tuples at s = 512 (n = 3, lr 5e-4, clip 1)": rows}, ["Order by W here: "
-                                                                            f"{', '.join(row['row'] for row in known)}; in the paper: {', '.join(row['row'] for row in sorted(known, key=lambda row: -row[paper_w]))}. The cross-entropies differ by "
-                                                                            f"{max(row['cross-entropy'] for row in known) / min(row['cross-entropy'] for row in known) - 1:.1%} at most, as three "
-                                                                            "steps at 5e-4 leave every "
-                                                                            "network near its initial "
-                                                                            "weights, so size and speed "
-                                                                            "decide here; the paper's W "
-                                                                            "needs errors that differ "
-                                                                            "several times over.",
-                                                                            "BERT-base takes "
-                                                                            f"{last['ms, 1 x 512'] / first['ms, 1 x 512']:.2f} times as long as A1 here and {last[paper_ms] / first[paper_ms]:.2f} times in the paper; A1 has {first['parameters (M)']:.1f} million "
-                                                                            "parameters here and "
-                                                                            f"{first[paper_m]:.1f} in the "
-                                                                            "paper, which counts otherwise "
-                                                                            "(see parameters.md).",
-                                                                            "table1: batch "
-                                                                            f"{args.table1_batch} instead of "
-                                                                            f"1,024, {args.table1_lines} "
-                                                                            "held-out lines instead of "
-                                                                            "11,828, RoBERTa-large without "
-                                                                            f"weights; {took / 60:.1f} "
-                                                                            f"minutes and {peak / 1024:.1f} "
-                                                                            "GiB at most, the teacher with "
-                                                                            "355 M parameters and the "
-                                                                            "largest candidate included."]
+    return {"Table 1's tuples at s = 512 (n = 3, lr 5e-4, clip 1)": rows}, [
+        "Order by W here: "
+        f"{', '.join(row['row'] for row in known)}; in the paper: {', '.join(row['row'] for row in sorted(known, key=lambda row: -row[paper_w]))}. The cross-entropies differ by "
+        f"{max(row['cross-entropy'] for row in known) / min(row['cross-entropy'] for row in known) - 1:.1%} at most, as three "
+        "steps at 5e-4 leave every "
+        "network near its initial "
+        "weights, so size and speed "
+        "decide here; the paper's W "
+        "needs errors that differ "
+        "several times over.",
+        "BERT-base takes "
+        f"{last['ms, 1 x 512'] / first['ms, 1 x 512']:.2f} times as long as A1 here and {last[paper_ms] / first[paper_ms]:.2f} times in the paper; A1 has {first['parameters (M)']:.1f} million "
+        "parameters here and "
+        f"{first[paper_m]:.1f} in the "
+        "paper, which counts otherwise "
+        "(see parameters.md).",
+        "table1: batch "
+        f"{args.table1_batch} instead of "
+        f"1,024, {args.table1_lines} "
+        "held-out lines instead of "
+        "11,828, RoBERTa-large without "
+        f"weights; {took / 60:.1f} "
+        f"minutes and {peak / 1024:.1f} "
+        "GiB at most, the teacher with "
+        "355 M parameters and the "
+        "largest candidate included.",
+    ]
 
 
 def trained_part(args: argparse.Namespace, work: Path, shards: Path) -> Tuple[Dict[str, Any], List[str]]:
     """A small space against a small teacher that knows the language, after few and after many steps."""
     from bort.search.fptas import surrogates
 
-    run("run_pretrain.py", work / "teacher", [
-        "--architecture", TRAINED_TEACHER, "--data", shards, "--method", "mlm", "--steps", args.teacher_steps,
-        "--batch-size", 32, "--lr", 1e-3, "--warmup-ratio", 0.2, "--schedule", "linear", "--max-length", 64,
-        "--dropout", 0, "--eval-interval", args.teacher_steps])
+    run(
+        "run_pretrain.py",
+        work / "teacher",
+        [
+            "--architecture",
+            TRAINED_TEACHER,
+            "--data",
+            shards,
+            "--method",
+            "mlm",
+            "--steps",
+            args.teacher_steps,
+            "--batch-size",
+            32,
+            "--lr",
+            1e-3,
+            "--warmup-ratio",
+            0.2,
+            "--schedule",
+            "linear",
+            "--max-length",
+            64,
+            "--dropout",
+            0,
+            "--eval-interval",
+            args.teacher_steps,
+        ],
+    )
     cases: Dict[str, Tuple[Costs, Errors, str]] = {}
     rows = []
     for name, teacher, steps, rate, clip in (
-            ("random, 3 steps as the paper's", TRAINED_TEACHER, 3, 5e-4, 1.0),
-            ("trained, 3 steps as the paper's", work / "teacher" / "model", 3, 5e-4, 1.0),
-            (f"trained, {args.steps} steps, lr 1", work / "teacher" / "model", args.steps, 1.0, 1.0)):
+        ("random, 3 steps as the paper's", TRAINED_TEACHER, 3, 5e-4, 1.0),
+        ("trained, 3 steps as the paper's", work / "teacher" / "model", 3, 5e-4, 1.0),
+        (f"trained, {args.steps} steps, lr 1", work / "teacher" / "model", args.steps, 1.0, 1.0),
+    ):
         folder = work / f"small-{steps}-{'random' if teacher == TRAINED_TEACHER else 'trained'}"
         space = [part for key, value in TRAINED_SPACE.items() for part in (f"--{key}", value)]
-        run("run_search.py", folder, ["--corpus", shards, "--teacher", teacher, *space, "--epsilon", 1,
-                                      "--steps", steps, "--batch-size", 32, "--max-length", 64,
-                                      "--speed-lines", 256, "--lr", rate, "--clip", clip, "--dropout", 0.0],
-            args.workers)
+        run(
+            "run_search.py",
+            folder,
+            [
+                "--corpus",
+                shards,
+                "--teacher",
+                teacher,
+                *space,
+                "--epsilon",
+                1,
+                "--steps",
+                steps,
+                "--batch-size",
+                32,
+                "--max-length",
+                64,
+                "--speed-lines",
+                256,
+                "--lr",
+                rate,
+                "--clip",
+                clip,
+                "--dropout",
+                0.0,
+            ],
+            args.workers,
+        )
         errors = errors_of(folder)
         described = {key: tuple(map(int, value.split(","))) for key, value in TRAINED_SPACE.items()}
         settings = SearchSettings(**described, max_length=64)
@@ -287,12 +433,18 @@ def trained_part(args: argparse.Namespace, work: Path, shards: Path) -> Tuple[Di
             rates = [errors[xi][kind] for xi in settings.space]
             best = winners(costs, errors, kind, 1)
             smallest = min(settings.space, key=lambda xi: costs.of[xi])
-            rows.append({"teacher": name, "error": kind, "smallest error": min(rates), "largest": max(rates),
-                         "best tuple": best[0][0].display, "second": best[1][0].display,
-                         "third": best[2][0].display, "rank of the smallest tuple": [xi for xi,
-                                                                                     _ in best].index(
-                                                                                                      smallest)
-                         + 1})
+            rows.append(
+                {
+                    "teacher": name,
+                    "error": kind,
+                    "smallest error": min(rates),
+                    "largest": max(rates),
+                    "best tuple": best[0][0].display,
+                    "second": best[1][0].display,
+                    "third": best[2][0].display,
+                    "rank of the smallest tuple": [xi for xi, _ in best].index(smallest) + 1,
+                }
+            )
     return {f"24 small tuples, T = {TRAINED_TEACHER}": rows, "What ε costs there": epsilon_rows(cases)}, []
 
 
@@ -300,27 +452,36 @@ PARTS = ("space", "table1", "trained")
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--work", default=str(common.ROOT / "runs" / "benchmark-search"),
-                        help="folder that is resumed")
-    parser.add_argument("--corpus",
-                        help="a text (default: ../shared/data/text/articles.txt, else Python's own)")
+    parser.add_argument(
+        "--work", default=str(common.ROOT / "runs" / "benchmark-search"), help="folder that is resumed"
+    )
+    parser.add_argument(
+        "--corpus", help="a text (default: ../shared/data/text/articles.txt, else Python's own)"
+    )
     parser.add_argument("--tokenizer", help="RoBERTa's, for table1 (default: ../shared/data/bpe)")
-    parser.add_argument("--workers", type=int, default=common.usable_cores(),
-                        help="processes (default: one a core)")
-    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")],
-                        default=[0, 1, 2])
-    parser.add_argument("--batch-size", type=int, default=4,
-                        help="space: lines of a step (default 4; the paper 1024)")
+    parser.add_argument(
+        "--workers", type=int, default=common.usable_cores(), help="processes (default: one a core)"
+    )
+    parser.add_argument(
+        "--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2]
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=4, help="space: lines of a step (default 4; the paper 1024)"
+    )
     parser.add_argument("--max-length", type=int, default=32, help="space: tokens of a line (the paper: 512)")
-    parser.add_argument("--speed-lines", type=int, default=16,
-                        help="space: held-out lines (the paper: 11,828)")
-    parser.add_argument("--speed-length", type=int, default=128,
-                        help="space: tokens of a timed line (default 128)")
-    parser.add_argument("--speed-passes", type=int, default=4,
-                        help="space: timed passes of a tuple (default 4)")
+    parser.add_argument(
+        "--speed-lines", type=int, default=16, help="space: held-out lines (the paper: 11,828)"
+    )
+    parser.add_argument(
+        "--speed-length", type=int, default=128, help="space: tokens of a timed line (default 128)"
+    )
+    parser.add_argument(
+        "--speed-passes", type=int, default=4, help="space: timed passes of a tuple (default 4)"
+    )
     parser.add_argument("--table1-batch", type=int, default=8, help="table1: lines of a step")
     parser.add_argument("--table1-lines", type=int, default=8, help="table1: held-out and timed lines")
     parser.add_argument("--teacher-steps", type=int, default=400, help="trained: pre-training steps of T")
@@ -333,9 +494,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     notes: List[str] = []
     for part in PARTS:
         if part in args.parts:
-            one = {"space": lambda: space_part(args, work, shards), "table1": lambda: table1_part(args, work,
-                                                                                                  text),
-                   "trained": lambda: trained_part(args, work, shards)}[part]
+            one = {
+                "space": lambda: space_part(args, work, shards),
+                "table1": lambda: table1_part(args, work, text),
+                "trained": lambda: trained_part(args, work, shards),
+            }[part]
             found, said = one()
             tables.update(found)
             notes += said
@@ -349,10 +512,16 @@ def main(argv: Optional[List[str]] = None) -> int:
         images = ["search-space.png"]
     settings: Dict[str, Any] = {"corpus": f"{text.stat().st_size:,} bytes"}
     if name == "search":
-        settings.update({
-            "space: batch": args.batch_size, "length": args.max_length, "held-out lines": args.speed_lines,
-            "vocabulary": "SentencePiece 8,000", "seeds": args.seeds,
-            "timed": f"{args.speed_passes} passes over 1 x {args.speed_length}"})
+        settings.update(
+            {
+                "space: batch": args.batch_size,
+                "length": args.max_length,
+                "held-out lines": args.speed_lines,
+                "vocabulary": "SentencePiece 8,000",
+                "seeds": args.seeds,
+                "timed": f"{args.speed_passes} passes over 1 x {args.speed_length}",
+            }
+        )
     settings["minutes of the last call"] = round((time.perf_counter() - begun) / 60, 1)
     path = common.record(name, tables, settings, notes, title, argv, started_load=load, images=images)
     print(path.read_text(encoding="utf-8"))

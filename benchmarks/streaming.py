@@ -10,6 +10,7 @@ same weights, and answers in their order. Engines run in processes of their own 
 slice of its stream while the others are stopped. Their predictions are compared on the first sentences
 before, and on all of them afterwards.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -84,13 +85,16 @@ def check(engine: str, found: np.ndarray, expected: np.ndarray) -> Dict[str, flo
     else:
         right = np.corrcoef(found, expected)[0, 1] >= CORRELATION
     if not right:
-        raise BortError(f"{engine} is wrong: its probabilities are off by up to {differences.max():.3g}, "
-                        f"{equal:.1%} of its labels are the same")
+        raise BortError(
+            f"{engine} is wrong: its probabilities are off by up to {differences.max():.3g}, "
+            f"{equal:.1%} of its labels are the same"
+        )
     return {"largest difference": float(f"{differences.max():.2g}"), "equal labels %": round(100 * equal, 2)}
 
 
-def run(workers: Mapping[str, Any], folder: Path, count: int, slices: int, threads: int,
-        notes: List[str]) -> Dict[str, Streamed]:
+def run(
+    workers: Mapping[str, Any], folder: Path, count: int, slices: int, threads: int, notes: List[str]
+) -> Dict[str, Streamed]:
     """Every engine over ``count`` lines of ``folder/sentences.txt``, in turns of a slice each.
 
     Raises:
@@ -125,13 +129,18 @@ def run(workers: Mapping[str, Any], folder: Path, count: int, slices: int, threa
     for start in range(0, count, step):
         for engine in loads:
             seconds[engine].append(workers[engine].ask(next=min(step, count - start))["seconds"])
-        print(f"{min(start + step, count):,} sentences:" + "".join(
-            f"  {engine} {sum(seconds[engine]):.1f} s" for engine in loads), file=sys.stderr, flush=True)
+        print(
+            f"{min(start + step, count):,} sentences:"
+            + "".join(f"  {engine} {sum(seconds[engine]):.1f} s" for engine in loads),
+            file=sys.stderr,
+            flush=True,
+        )
     result = {}
     for engine, loaded in loads.items():
         peak = workers[engine].ask(finish=str(folder / "found.npy"))["mib"]
-        result[engine] = Streamed(seconds[engine], loaded["seconds"], loaded["mib"], peak,
-                                  np.load(folder / "found.npy"))
+        result[engine] = Streamed(
+            seconds[engine], loaded["seconds"], loaded["mib"], peak, np.load(folder / "found.npy")
+        )
     return result
 
 
@@ -142,11 +151,18 @@ def rows(result: Mapping[str, Streamed]) -> List[Dict[str, Any]]:
     for engine, streamed in result.items():
         rate = len(streamed.probabilities) / sum(streamed.seconds)
         ours = len(first.probabilities) / sum(first.seconds)
-        table.append({"engine": engine, "what": streams.DESCRIPTIONS[engine], "samples/s": round(rate, 1),
-                      f"{next(iter(result))} is faster by": round(ours / rate, 2),
-                      "peak MiB": round(streamed.peak_mib), "MiB after loading": round(streamed.loaded_mib),
-                      "seconds to load": round(streamed.load_seconds, 1),
-                      **check(engine, streamed.probabilities, first.probabilities)})
+        table.append(
+            {
+                "engine": engine,
+                "what": streams.DESCRIPTIONS[engine],
+                "samples/s": round(rate, 1),
+                f"{next(iter(result))} is faster by": round(ours / rate, 2),
+                "peak MiB": round(streamed.peak_mib),
+                "MiB after loading": round(streamed.loaded_mib),
+                "seconds to load": round(streamed.load_seconds, 1),
+                **check(engine, streamed.probabilities, first.probabilities),
+            }
+        )
     return table
 
 
@@ -158,14 +174,15 @@ def _tokenizer(args: argparse.Namespace) -> Optional[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--architecture", default="bort", help="a preset or D,A,H,I, with random weights")
     parser.add_argument("--model", help="a fine-tuned classifier of two classes instead")
     parser.add_argument("--tokenizer", help="its folder (default: the model's, or ../shared/data/bpe)")
-    parser.add_argument("--vocab-size", type=int,
-                        help="train a SentencePiece tokenizer of this size on the sentences "
-                        "instead")
+    parser.add_argument(
+        "--vocab-size", type=int, help="train a SentencePiece tokenizer of this size on the sentences instead"
+    )
     parser.add_argument("--engines", default=",".join(streams.ENGINES), help="default: %(default)s")
     parser.add_argument("--sentences", type=int, default=10000, help="default: 10000")
     parser.add_argument("--data", type=Path, default=SHARED / "glue" / "SST-2", help="SST-2's folder")
@@ -182,11 +199,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     chosen = [name for name in args.engines.split(",") if name]
     unknown = [name for name in chosen if name not in streams.ENGINES]
     if unknown or not chosen:
-        raise BortError(f"--engines: {', '.join(unknown) or 'none'} unknown; there are "
-                        f"{', '.join(streams.ENGINES)}")
+        raise BortError(
+            f"--engines: {', '.join(unknown) or 'none'} unknown; there are {', '.join(streams.ENGINES)}"
+        )
     if min(args.sentences, args.slices) < 1 or not 1 <= args.threads <= common.usable_cores():
-        raise BortError("--sentences and --slices must be positive, --threads at most the cores of this "
-                        "process")
+        raise BortError(
+            "--sentences and --slices must be positive, --threads at most the cores of this process"
+        )
     parse(args.architecture)
     load, notes = common.load_average(), []
     texts = sentences(args.data, args.sentences)
@@ -196,22 +215,41 @@ def main(argv: Optional[List[str]] = None) -> int:
             folder = Path(name)
             (folder / "sentences.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
             with Worker("prepare", args.threads, streams.__name__) as maker:
-                network = maker.ask(prepare=str(folder), architecture=args.architecture, model=args.model,
-                                    tokenizer=_tokenizer(args), vocab_size=args.vocab_size)["network"]
+                network = maker.ask(
+                    prepare=str(folder),
+                    architecture=args.architecture,
+                    model=args.model,
+                    tokenizer=_tokenizer(args),
+                    vocab_size=args.vocab_size,
+                )["network"]
             for engine in chosen:
                 workers[engine] = Worker(engine, args.threads, streams.__name__)
             result = run(workers, folder, len(texts), args.slices, args.threads, notes)
     finally:
         for worker in workers.values():
             worker.close()
-    notes.append(f"Before its time was taken, every engine had classified the first {CHECKED} sentences: "
-                 "that is where int8 learned the ranges of activations.")
+    notes.append(
+        f"Before its time was taken, every engine had classified the first {CHECKED} sentences: "
+        "that is where int8 learned the ranges of activations."
+    )
     words = [len(text.split()) for text in texts]
-    settings = {"network": network, "sentences": len(texts),
-                "words per sentence": f"{np.mean(words):.1f} (at most "
-                f"{max(words)})", "threads": args.threads, "slices": args.slices}
-    path = common.record(args.name, rows(result), settings, notes, "Many requests: a stream of sentences",
-                         argv, args.results, load)
+    settings = {
+        "network": network,
+        "sentences": len(texts),
+        "words per sentence": f"{np.mean(words):.1f} (at most {max(words)})",
+        "threads": args.threads,
+        "slices": args.slices,
+    }
+    path = common.record(
+        args.name,
+        rows(result),
+        settings,
+        notes,
+        "Many requests: a stream of sentences",
+        argv,
+        args.results,
+        load,
+    )
     print(path.read_text(encoding="utf-8"))
     return 0
 

@@ -12,6 +12,7 @@ batches, in turns with ours and in a process of its own (training_steps.py). Arc
 the paper's where the part is
 called bort: the student <4, 8, 1024, 768> with RoBERTa-large as its teacher, 8 sequences of 128 tokens.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -37,9 +38,11 @@ def compare(name: str, methods: List[str], trials: int, torch_too: bool) -> List
     part, rows = PARTS[name], []
     for distil in (method == "kd" for method in methods):
         with contextlib.ExitStack() as stack:
-            running = {engine: stack.enter_context(workers.Worker(engine, common.usable_cores(), STEPS,
-                                                                         **variables))
-                       for engine, variables in ENGINES.items() if torch_too or engine == OURS}
+            running = {
+                engine: stack.enter_context(workers.Worker(engine, common.usable_cores(), STEPS, **variables))
+                for engine, variables in ENGINES.items()
+                if torch_too or engine == OURS
+            }
             for worker in list(running.values()):
                 reason = worker.ask(make=name, distil=distil).get("left_out")
                 if reason:
@@ -47,17 +50,27 @@ def compare(name: str, methods: List[str], trials: int, torch_too: bool) -> List
                     running.pop(worker.engine)
                 else:
                     worker.ask(steps=2)
-            answers = [{engine: worker.ask(steps=1) for engine, worker in running.items()}
-                       for _ in range(trials)]
-        seconds, processor = ({engine: [answer[engine][kind][0] for answer in answers] for engine in running}
-                              for kind in ("seconds", "processor"))
+            answers = [
+                {engine: worker.ask(steps=1) for engine, worker in running.items()} for _ in range(trials)
+            ]
+        seconds, processor = (
+            {engine: [answer[engine][kind][0] for answer in answers] for engine in running}
+            for kind in ("seconds", "processor")
+        )
         ours = float(np.median(seconds[OURS]))
         for engine, values in seconds.items():
             middle = float(np.median(values))
-            rows.append({"part": name, "step": "distillation" if distil else "masked LM", "engine": engine,
-                         **common.summarize(values), "tokens/s": round(part.batch * part.length / middle),
-                         "CPU ms": round(1000 * float(np.median(processor[engine]))),
-                         "ours is faster by": None if engine == OURS else round(middle / ours, 3)})
+            rows.append(
+                {
+                    "part": name,
+                    "step": "distillation" if distil else "masked LM",
+                    "engine": engine,
+                    **common.summarize(values),
+                    "tokens/s": round(part.batch * part.length / middle),
+                    "CPU ms": round(1000 * float(np.median(processor[engine]))),
+                    "ours is faster by": None if engine == OURS else round(middle / ours, 3),
+                }
+            )
             print(rows[-1], flush=True)
     return rows
 
@@ -81,8 +94,12 @@ def worker(arguments: argparse.Namespace) -> None:
         times.append(time.perf_counter() - start)
     if distributed.is_root():
         tokens = (arguments.batch or part.batch) * arguments.accumulate * part.length * distributed.size()
-        common.print_result({"tokens/s": round(tokens / float(np.median(times)), 1),
-                             "step_ms": round(1000 * float(np.median(times)), 1)})
+        common.print_result(
+            {
+                "tokens/s": round(tokens / float(np.median(times)), 1),
+                "step_ms": round(1000 * float(np.median(times)), 1),
+            }
+        )
 
 
 def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[str, Any]]:
@@ -97,28 +114,50 @@ def scaling(name: str, trials: int, batch: int, accumulate: int) -> List[Dict[st
     launcher = Path(sys.executable).parent / "horovodrun"
     if not launcher.is_file() or common.usable_cores() < 2:
         return []
-    one = dict(os.environ, OMP_NUM_THREADS="1", PATH=f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
-               PYTHONPATH=str(common.ROOT / ".ci" / "numpy-aliases"))
+    one = dict(
+        os.environ,
+        OMP_NUM_THREADS="1",
+        PATH=f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
+        PYTHONPATH=str(common.ROOT / ".ci" / "numpy-aliases"),
+    )
     two = dict(one, OMP_NUM_THREADS="2")
     rows: List[Dict[str, Any]] = []
     for micro_batches in sorted({1, accumulate}):
-        here = common.module_command("benchmarks.throughput", "--worker", "--parts", name, "--trials", str(trials),
-                                     "--batch", str(batch), "--accumulate", str(micro_batches))
-        cases = {"1 rank, 1 core": ([here + ["--pin", "0"]], one),
-                 "2 strangers, 2 cores": ([here + ["--pin", "0"], here + ["--pin", "1"]], one),
-                 "2 ranks, 2 cores": ([["horovodrun", "-np", "2"] + here], one),
-                 "1 rank, 2 cores": ([here], two)}
+        here = common.module_command(
+            "benchmarks.throughput",
+            "--worker",
+            "--parts",
+            name,
+            "--trials",
+            str(trials),
+            "--batch",
+            str(batch),
+            "--accumulate",
+            str(micro_batches),
+        )
+        cases = {
+            "1 rank, 1 core": ([here + ["--pin", "0"]], one),
+            "2 strangers, 2 cores": ([here + ["--pin", "0"], here + ["--pin", "1"]], one),
+            "2 ranks, 2 cores": ([["horovodrun", "-np", "2"] + here], one),
+            "1 rank, 2 cores": ([here], two),
+        }
         alone = 0.0
         for label, (commands, environment) in cases.items():
             found = common.run_workers(commands, environment)
             speed = sum(row["tokens/s"] for row in found)
             alone = alone or speed
-            rows.append({"part": name, "processes": label, "sequences": batch,
-                         "micro-batches a step": micro_batches, "tokens/s": round(speed, 1),
-                         "step_ms": max(row["step_ms"] for row in found),
-                         "of 1 rank, 1 core": round(speed / alone, 3), "efficiency": round(speed / alone / 2,
-                                                                                           3)
-                         if "2 cores" in label else None})
+            rows.append(
+                {
+                    "part": name,
+                    "processes": label,
+                    "sequences": batch,
+                    "micro-batches a step": micro_batches,
+                    "tokens/s": round(speed, 1),
+                    "step_ms": max(row["step_ms"] for row in found),
+                    "of 1 rank, 1 core": round(speed / alone, 3),
+                    "efficiency": round(speed / alone / 2, 3) if "2 cores" in label else None,
+                }
+            )
             print(rows[-1], flush=True)
     return rows
 
@@ -144,8 +183,9 @@ def memory_worker() -> None:
     states.attach_grad()
 
     def targets(start: int, stop: int) -> Any:
-        logits = nd.FullyConnected(teacher_states[start:stop], weight.data(), bias.data(),
-                                   num_hidden=vocabulary)
+        logits = nd.FullyConnected(
+            teacher_states[start:stop], weight.data(), bias.data(), num_hidden=vocabulary
+        )
         return nd.softmax(logits, axis=-1, out=logits)
 
     def resident(kind: str) -> float:
@@ -153,15 +193,20 @@ def memory_worker() -> None:
         return int(status.split(f"{kind}:")[1].split()[0]) / 1024
 
     rows = []
-    array = positions * vocabulary * 4 / 2 ** 20
-    for label, elements in (("in turns, as training does", MAX_CHUNK_ELEMENTS),
-                            ("all positions at once", 1 << 40)):
+    array = positions * vocabulary * 4 / 2**20
+    for label, elements in (
+        ("in turns, as training does", MAX_CHUNK_ELEMENTS),
+        ("all positions at once", 1 << 40),
+    ):
+
         def run(count: int) -> None:
             with autograd.record():
                 recorded = states[:count] * 1.0
-            head_backward(recorded, weight, bias, labels[:count], LossWeights(), targets,
-                          max_elements=elements)
+            head_backward(
+                recorded, weight, bias, labels[:count], LossWeights(), targets, max_elements=elements
+            )
             mx.nd.waitall()
+
         run(8)
         # The kernel's peak is set back: that of getrusage would count what came before, even in the parent
         # process.
@@ -169,27 +214,39 @@ def memory_worker() -> None:
         before = resident("VmRSS")
         run(positions)
         peak = resident("VmHWM") - before
-        rows.append({"positions": positions, "logits": label, "MiB of one positions x V array": round(array,
-                                                                                                      1),
-                     "peak MiB of student and teacher together": round(peak, 1),
-                     "in arrays": round(peak / array, 2)})
+        rows.append(
+            {
+                "positions": positions,
+                "logits": label,
+                "MiB of one positions x V array": round(array, 1),
+                "peak MiB of student and teacher together": round(peak, 1),
+                "in arrays": round(peak / array, 2),
+            }
+        )
     common.print_result(rows)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--parts", nargs="+", choices=sorted(PARTS), default=["bort", "small"])
     parser.add_argument("--methods", nargs="+", choices=("mlm", "kd"), default=["mlm", "kd"])
     parser.add_argument("--trials", type=int, default=5, help="timed steps of each (default 5)")
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     parser.add_argument("--no-scaling", action="store_true", help="leave the ranks out")
-    parser.add_argument("--only-ranks", action="store_true",
-                        help="nothing but the ranks; recorded as scaling")
-    parser.add_argument("--scaling-batch", type=int, default=16,
-                        help="sequences of a micro-batch (default 16)")
-    parser.add_argument("--scaling-accumulate", type=int, default=4,
-                        help="micro-batches between two exchanges of gradients, beside 1 (default 4)")
+    parser.add_argument(
+        "--only-ranks", action="store_true", help="nothing but the ranks; recorded as scaling"
+    )
+    parser.add_argument(
+        "--scaling-batch", type=int, default=16, help="sequences of a micro-batch (default 16)"
+    )
+    parser.add_argument(
+        "--scaling-accumulate",
+        type=int,
+        default=4,
+        help="micro-batches between two exchanges of gradients, beside 1 (default 4)",
+    )
     parser.add_argument("--scaling-trials", type=int, default=3, help="timed steps of each (default 3)")
     parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -210,17 +267,23 @@ def main(argv: Optional[List[str]] = None) -> int:
     load = common.load_average()
     import bort.backend.mxnet  # noqa: F401  sets what ours runs with, so that the record names it
 
-    notes = [] if arguments.only_ranks else ["Medians of steps in turns, each engine in a process of its own "
-                                             "that is stopped meanwhile; masking, clipping and optimizer "
-                                             "included. CPU ms is processor time of a step over all threads, "
-                                             "spinning ones included.",
-                                             "Losses and gradients are the same function. Ours computes of "
-                                             "the last layer only keys and values everywhere and the rest at "
-                                             "the masked positions, transformers' modules compute it whole; "
-                                             "both project to the vocabulary at the masked positions only.",
-                                             "Unless it is as it comes, PyTorch runs with "
-                                             + " ".join(f"{name}={value}" for name, value in TUNED.items())
-                                             + "."]
+    notes = (
+        []
+        if arguments.only_ranks
+        else [
+            "Medians of steps in turns, each engine in a process of its own "
+            "that is stopped meanwhile; masking, clipping and optimizer "
+            "included. CPU ms is processor time of a step over all threads, "
+            "spinning ones included.",
+            "Losses and gradients are the same function. Ours computes of "
+            "the last layer only keys and values everywhere and the rest at "
+            "the masked positions, transformers' modules compute it whole; "
+            "both project to the vocabulary at the masked positions only.",
+            "Unless it is as it comes, PyTorch runs with "
+            + " ".join(f"{name}={value}" for name, value in TUNED.items())
+            + ".",
+        ]
+    )
     torch_too = not (arguments.no_torch or arguments.only_ranks)
     if torch_too:
         try:
@@ -228,32 +291,47 @@ def main(argv: Optional[List[str]] = None) -> int:
             import transformers  # noqa: F401
         except ImportError:
             torch_too = False
-            notes.append("PyTorch or transformers is not installed (pip install 'bort[bench]'): only our own "
-                         "figures.")
+            notes.append(
+                "PyTorch or transformers is not installed (pip install 'bort[bench]'): only our own figures."
+            )
     tables: Dict[str, Any] = {}
     if not arguments.only_ranks:
-        tables["Steps"] = [row for part in arguments.parts for row in compare(part, arguments.methods,
-                                                                              arguments.trials, torch_too)]
+        tables["Steps"] = [
+            row
+            for part in arguments.parts
+            for row in compare(part, arguments.methods, arguments.trials, torch_too)
+        ]
     if arguments.only_ranks or not arguments.no_scaling:
-        rows = scaling(arguments.parts[0], arguments.scaling_trials, arguments.scaling_batch,
-                       arguments.scaling_accumulate)
+        rows = scaling(
+            arguments.parts[0],
+            arguments.scaling_trials,
+            arguments.scaling_batch,
+            arguments.scaling_accumulate,
+        )
         if rows:
             tables["Ranks"] = rows
-            notes.append("Strangers are two processes of one rank each at the same time, without "
-                         "communication: what two cores of this machine yield at most. The paper's batch of "
-                         f"1,024 is {1024 // (2 * arguments.scaling_batch)} micro-batches of "
-                         f"{arguments.scaling_batch} on each of two ranks: gradients are exchanged even more "
-                         "seldom than in the last rows.")
+            notes.append(
+                "Strangers are two processes of one rank each at the same time, without "
+                "communication: what two cores of this machine yield at most. The paper's batch of "
+                f"1,024 is {1024 // (2 * arguments.scaling_batch)} micro-batches of "
+                f"{arguments.scaling_batch} on each of two ranks: gradients are exchanged even more "
+                "seldom than in the last rows."
+            )
         elif arguments.only_ranks:
             raise BortError("--only-ranks needs Horovod (make setup builds it) and two cores")
         else:
             notes.append("No Horovod or only one core: ranks were not measured.")
     if not arguments.only_ranks:
         tables["Memory"] = memory()
-    name, title = ("scaling", "Ranks and cores in training") if arguments.only_ranks else ("throughput",
-                                                                                           "Training throughput")
-    settings = {part: ", ".join(f"{key} {value}" for key, value in PARTS[part]._asdict().items())
-                for part in arguments.parts[:1 if arguments.only_ranks else None]}
+    name, title = (
+        ("scaling", "Ranks and cores in training")
+        if arguments.only_ranks
+        else ("throughput", "Training throughput")
+    )
+    settings = {
+        part: ", ".join(f"{key} {value}" for key, value in PARTS[part]._asdict().items())
+        for part in arguments.parts[: 1 if arguments.only_ranks else None]
+    }
     settings["trials"] = str(arguments.scaling_trials if arguments.only_ranks else arguments.trials)
     path = common.record(name, tables, settings, notes, title, argv, arguments.folder, load)
     print(path.read_text(encoding="utf-8"))

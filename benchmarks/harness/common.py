@@ -4,6 +4,7 @@
 for people; both carry the command, commit, date, machine, versions and load, so that a figure can be traced
 and measured again. Nothing here imports MXNet.
 """
+
 from __future__ import annotations
 
 import datetime
@@ -26,11 +27,28 @@ from bort.files import atomic_write, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("mxnet", "gluonnlp", "horovod", "numpy", "torch", "transformers", "onnx", "onnxruntime",
-            "tokenizers", "sentencepiece", "scipy", "scikit-learn")
+PACKAGES = (
+    "mxnet",
+    "gluonnlp",
+    "horovod",
+    "numpy",
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "sentencepiece",
+    "scipy",
+    "scikit-learn",
+)
 CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
-                    "KMP_AFFINITY")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "KMP_AFFINITY",
+)
 RESULT_PREFIX = "BENCHMARK-RESULT "
 Row = Mapping[str, Any]
 
@@ -68,13 +86,19 @@ def machine() -> Dict[str, Any]:
     now."""
     info = cpu_info()
     try:
-        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 ** 30, 1)
+        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (ValueError, OSError, AttributeError):
         memory = None
-    return {"cpu": info["model"], "cores": usable_cores(), "memory_gib": memory,
-            "instructions": [flag for flag in CPU_FLAGS if flag in info["flags"]],
-            "system": platform.platform(), "python": platform.python_version(), "load": load_average(),
-            "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}}
+    return {
+        "cpu": info["model"],
+        "cores": usable_cores(),
+        "memory_gib": memory,
+        "instructions": [flag for flag in CPU_FLAGS if flag in info["flags"]],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load": load_average(),
+        "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+    }
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> Dict[str, str]:
@@ -92,9 +116,21 @@ def commit() -> str:
     """The checked-out commit, with ``+changes`` when tracked files of the package or the benchmarks differ
     from it."""
     try:
+
         def git(*arguments: str) -> str:
-            return subprocess.run(["git", *arguments], cwd=str(ROOT), check=True, stdout=subprocess.PIPE,
-                                  stderr=subprocess.DEVNULL, timeout=30).stdout.decode().strip()
+            return (
+                subprocess.run(
+                    ["git", *arguments],
+                    cwd=str(ROOT),
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    timeout=30,
+                )
+                .stdout.decode()
+                .strip()
+            )
+
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
@@ -121,8 +157,12 @@ def module_environment(variables: Optional[Mapping[str, str]] = None) -> Dict[st
     return {**found, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], trials: int, warmup: int = 2,
-                progress: Optional[Callable[[int], Any]] = None) -> Dict[str, List[float]]:
+def interleaved(
+    calls: Mapping[str, Callable[[], Any]],
+    trials: int,
+    warmup: int = 2,
+    progress: Optional[Callable[[int], Any]] = None,
+) -> Dict[str, List[float]]:
     """Time every call once per round, so that the machine's moods fall on all of them alike.
 
     Args:
@@ -151,8 +191,12 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], trials: int, warmup: int
 def summarize(seconds: Sequence[float]) -> Dict[str, float]:
     """Median and 10-90% range of timings in seconds, in milliseconds."""
     low, middle, high = np.percentile(np.asarray(seconds, dtype="float64") * 1000, [10, 50, 90])
-    return {"median_ms": round(float(middle), 3), "p10_ms": round(float(low), 3),
-            "p90_ms": round(float(high), 3), "trials": len(seconds)}
+    return {
+        "median_ms": round(float(middle), 3),
+        "p10_ms": round(float(low), 3),
+        "p90_ms": round(float(high), 3),
+        "trials": len(seconds),
+    }
 
 
 def print_result(value: Any) -> None:
@@ -160,8 +204,9 @@ def print_result(value: Any) -> None:
     print(RESULT_PREFIX + json.dumps(value), flush=True)
 
 
-def run_workers(commands: Sequence[Sequence[str]], environment: Optional[Mapping[str, str]] = None,
-                timeout: float = 1800) -> List[Any]:
+def run_workers(
+    commands: Sequence[Sequence[str]], environment: Optional[Mapping[str, str]] = None, timeout: float = 1800
+) -> List[Any]:
     """Run processes at the same time; what each gave to :func:`print_result` (the last time).
 
     A launcher's process may put something before the line (``[1,0]<stdout>:``).
@@ -169,15 +214,23 @@ def run_workers(commands: Sequence[Sequence[str]], environment: Optional[Mapping
     Raises:
         BortError: one failed or gave nothing; its output is in the message.
     """
-    running = [subprocess.Popen(list(command), env=module_environment(environment), stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT) for command in commands]
+    running = [
+        subprocess.Popen(
+            list(command),
+            env=module_environment(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for command in commands
+    ]
     texts = [process.communicate(timeout=timeout)[0].decode("utf-8", "replace") for process in running]
     found = []
     for process, text, command in zip(running, texts, commands):
         lines = [line for line in text.splitlines() if RESULT_PREFIX in line]
         if process.returncode or not lines:
-            raise BortError(f"{shlex.join(command)}: failed with exit code "
-                            f"{process.returncode}:\n{text[-2000:]}")
+            raise BortError(
+                f"{shlex.join(command)}: failed with exit code {process.returncode}:\n{text[-2000:]}"
+            )
         found.append(json.loads(lines[-1].split(RESULT_PREFIX)[1]))
     return found
 
@@ -185,7 +238,7 @@ def run_workers(commands: Sequence[Sequence[str]], environment: Optional[Mapping
 def peak_memory_mib() -> float:
     """The most memory this process has held so far, in MiB (resident)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2 ** 20 if sys.platform == "darwin" else 2 ** 10), 1)
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def show(value: Any) -> str:
@@ -210,10 +263,17 @@ def markdown_table(rows: Sequence[Row], columns: Optional[Sequence[str]] = None)
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in cells])
 
 
-def record(name: str, rows: Union[Sequence[Row], Mapping[str, Sequence[Row]]],
-           settings: Optional[Mapping[str, Any]] = None, notes: Sequence[str] = (), title: str = "",
-           argv: Optional[Sequence[str]] = None, folder: Optional[Path] = None, started_load: Any = None,
-           images: Sequence[str] = ()) -> Path:
+def record(
+    name: str,
+    rows: Union[Sequence[Row], Mapping[str, Sequence[Row]]],
+    settings: Optional[Mapping[str, Any]] = None,
+    notes: Sequence[str] = (),
+    title: str = "",
+    argv: Optional[Sequence[str]] = None,
+    folder: Optional[Path] = None,
+    started_load: Any = None,
+    images: Sequence[str] = (),
+) -> Path:
     """Write ``results/NAME.json`` and ``results/NAME.md``; both appear whole or not at all.
 
     Args:
@@ -232,24 +292,45 @@ def record(name: str, rows: Union[Sequence[Row], Mapping[str, Sequence[Row]]],
     """
     folder = Path(folder or RESULTS)
     tables = dict(rows) if isinstance(rows, Mapping) else {"": list(rows)}
-    facts = {"name": name, "title": title or name, "command": command(argv), "commit": commit(),
-             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-             "machine": {**machine(), "load_at_start": started_load}, "versions": versions()}
-    write_json(folder / f"{name}.json",
-               _json_safe({**facts, "settings": dict(settings or {}), "notes": list(notes), "rows": tables[""]
-                           if list(tables) == [""] else tables}))
+    facts = {
+        "name": name,
+        "title": title or name,
+        "command": command(argv),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": {**machine(), "load_at_start": started_load},
+        "versions": versions(),
+    }
+    write_json(
+        folder / f"{name}.json",
+        _json_safe(
+            {
+                **facts,
+                "settings": dict(settings or {}),
+                "notes": list(notes),
+                "rows": tables[""] if list(tables) == [""] else tables,
+            }
+        ),
+    )
     here = facts["machine"]
-    lines = [f"# {facts['title']}", "", f"`{facts['command']}`", "",
-             f"{facts['date']}, commit {facts['commit'][:12]}{'+changes' if '+' in facts['commit'] else ''}, "
-             f"{here['cores']} cores of {here['cpu']} "
-             f"({' '.join(here['instructions']) or 'no vector extensions'}), {show(here['memory_gib'])} GiB, "
-             f"load {_load(started_load)} → {_load(here['load'])}, " + " ".join(f"{key}={value}" for key,
-                                                                                value in here[
-                                                                                              "threads"].items()),
-             "", ", ".join(f"{package} {version}" for package, version in facts["versions"].items())]
+    lines = [
+        f"# {facts['title']}",
+        "",
+        f"`{facts['command']}`",
+        "",
+        f"{facts['date']}, commit {facts['commit'][:12]}{'+changes' if '+' in facts['commit'] else ''}, "
+        f"{here['cores']} cores of {here['cpu']} "
+        f"({' '.join(here['instructions']) or 'no vector extensions'}), {show(here['memory_gib'])} GiB, "
+        f"load {_load(started_load)} → {_load(here['load'])}, "
+        + " ".join(f"{key}={value}" for key, value in here["threads"].items()),
+        "",
+        ", ".join(f"{package} {version}" for package, version in facts["versions"].items()),
+    ]
     if settings:
-        lines += ["", "Settings: " + ", ".join(f"{key} {_plain(value)}" for key, value in settings.items())
-                  + "."]
+        lines += [
+            "",
+            "Settings: " + ", ".join(f"{key} {_plain(value)}" for key, value in settings.items()) + ".",
+        ]
     for heading, table in tables.items():
         lines += [""] + ([f"## {heading}", ""] if heading else []) + [markdown_table(table)]
     for image in images:

@@ -3,6 +3,7 @@
 ``MAKERS`` write what ``ENGINES`` load: in two steps, so that the memory of an export is not the engine's.
 ``workers.py`` runs every engine in a process of its own.
 """
+
 from __future__ import annotations
 
 import json
@@ -79,10 +80,12 @@ def _compiled(dtype: str) -> Callable[[Path], Run]:
         except BortError as error:
             raise Unavailable(str(error)) from error
         model = _model(folder)
-        samples = [make_batch((4, min(length, model.max_length), False), model.vocab_size, 1)
-                   for length in (32, 128)]
+        samples = [
+            make_batch((4, min(length, model.max_length), False), model.vocab_size, 1) for length in (32, 128)
+        ]
         compiled = compile_for_inference(model, dtype, samples)
         return lambda ids, valid: compiled(ids, valid).asnumpy()
+
     return load
 
 
@@ -97,11 +100,25 @@ def _gluonnlp(folder: Path) -> Run:
 
     config = json.loads((folder / "model" / "config.json").read_text())
     arrays, a = read_ndarrays(folder / "model" / "model.params"), config["architecture"]
-    encoder = BERTEncoder(num_layers=a["depth"], units=a["hidden"], hidden_size=a["intermediate"],
-                          max_length=config["max_length"], num_heads=a["heads"], dropout=0.1,
-                          layer_norm_eps=config["layer_norm_eps"])
-    model = BERTModel(encoder, config["vocab_size"], units=a["hidden"], embed_size=a["hidden"],
-                      use_pooler=False, use_decoder=False, use_token_type_embed=False, use_classifier=False)
+    encoder = BERTEncoder(
+        num_layers=a["depth"],
+        units=a["hidden"],
+        hidden_size=a["intermediate"],
+        max_length=config["max_length"],
+        num_heads=a["heads"],
+        dropout=0.1,
+        layer_norm_eps=config["layer_norm_eps"],
+    )
+    model = BERTModel(
+        encoder,
+        config["vocab_size"],
+        units=a["hidden"],
+        embed_size=a["hidden"],
+        use_pooler=False,
+        use_decoder=False,
+        use_token_type_embed=False,
+        use_classifier=False,
+    )
     model.initialize(init="zeros")
     for name, parameter in model._collect_params_with_prefix().items():
         parameter.set_data(mx.nd.array(arrays[name]))
@@ -115,6 +132,7 @@ def _onnx(method: Optional[str]) -> Callable[[Path], Run]:
         from bort.engines.onnxruntime import OnnxRunner
 
         return OnnxRunner(folder / f"bort-{method or 'float32'}.onnx", threads())
+
     return load
 
 
@@ -125,8 +143,8 @@ def _make_onnx(method: Optional[str]) -> Callable[[Path], None]:
 
         from bort.export import onnx_export
 
-        onnx_export.export(_model(folder), folder / f"bort-{method or 'float32'}.onnx", "encoder",
-                      method)
+        onnx_export.export(_model(folder), folder / f"bort-{method or 'float32'}.onnx", "encoder", method)
+
     return make
 
 
@@ -145,8 +163,9 @@ def check_bfloat16() -> None:
         Unavailable: the processor has no instructions for it.
     """
     if not set(BFLOAT16_FLAGS).intersection(common.cpu_info()["flags"]):
-        raise Unavailable(f"bfloat16 needs a CPU with {' or '.join(BFLOAT16_FLAGS)}; without them it is "
-                          "emulated")
+        raise Unavailable(
+            f"bfloat16 needs a CPU with {' or '.join(BFLOAT16_FLAGS)}; without them it is emulated"
+        )
 
 
 def _pytorch(dtype: str) -> Callable[[Path], Run]:
@@ -162,9 +181,14 @@ def _pytorch(dtype: str) -> Callable[[Path], Run]:
         def run(ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 mask = torch.from_numpy(attention_mask(ids, valid))
-                return model(input_ids=torch.from_numpy(ids),
-                             attention_mask=mask).last_hidden_state.float().numpy()
+                return (
+                    model(input_ids=torch.from_numpy(ids), attention_mask=mask)
+                    .last_hidden_state.float()
+                    .numpy()
+                )
+
         return run
+
     return load
 
 
@@ -180,9 +204,10 @@ def session(path: Path) -> Any:
 def _onnxruntime_hf(name: str) -> Callable[[Path], Run]:
     def load(folder: Path) -> Run:
         opened = session(folder / name)
-        return lambda ids, valid: opened.run(None,
-                                             {"input_ids": ids, "attention_mask": attention_mask(ids,
-                                                                                                 valid)})[0]
+        return lambda ids, valid: opened.run(
+            None, {"input_ids": ids, "attention_mask": attention_mask(ids, valid)}
+        )[0]
+
     return load
 
 
@@ -200,8 +225,9 @@ def _make_hf_int8(folder: Path) -> None:
     whole = folder / "huggingface.onnx"
     if not whole.exists():
         _make_hf(folder)
-    quantization.quantize_dynamic(whole, folder / "huggingface-int8.onnx", per_channel=True,
-                                  weight_type=quantization.QuantType.QInt8)
+    quantization.quantize_dynamic(
+        whole, folder / "huggingface-int8.onnx", per_channel=True, weight_type=quantization.QuantType.QInt8
+    )
 
 
 def export_torch(torch: Any, model: Any, output: str, path: Path) -> None:
@@ -210,6 +236,7 @@ def export_torch(torch: Any, model: Any, output: str, path: Path) -> None:
     Args:
         output: which of its outputs, by attribute.
     """
+
     class Wrapped(torch.nn.Module):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             super().__init__()
@@ -219,12 +246,23 @@ def export_torch(torch: Any, model: Any, output: str, path: Path) -> None:
             return getattr(self.model(input_ids=input_ids, attention_mask=mask), output)
 
     sample = torch.ones(2, 16, dtype=torch.long)
-    axes = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"},
-            output: {0: "batch"}}
+    axes = {
+        "input_ids": {0: "batch", 1: "length"},
+        "attention_mask": {0: "batch", 1: "length"},
+        output: {0: "batch"},
+    }
     if output == "last_hidden_state":
         axes[output][1] = "length"
-    torch.onnx.export(Wrapped(), (sample, sample), str(path), input_names=["input_ids", "attention_mask"],
-                      output_names=[output], opset_version=17, dynamo=False, dynamic_axes=axes)
+    torch.onnx.export(
+        Wrapped(),
+        (sample, sample),
+        str(path),
+        input_names=["input_ids", "attention_mask"],
+        output_names=[output],
+        opset_version=17,
+        dynamo=False,
+        dynamic_axes=axes,
+    )
 
 
 def prepare(folder: Path, architecture: Any, vocab_size: int, seed: int = 0) -> None:
@@ -250,26 +288,39 @@ def prepare(folder: Path, architecture: Any, vocab_size: int, seed: int = 0) -> 
 
 ENGINES: Dict[str, Callable[[Path], Run]] = {
     "reference": _reference,
-    "mxnet": _compiled("float32"), "mxnet-int8": _compiled("int8"), "mxnet-bf16": _compiled("bfloat16"),
-    "onnx": _onnx(None), "onnx-int8": _onnx("dynamic"), "gluonnlp": _gluonnlp, "gluonnlp-tuned": _gluonnlp,
-    "pytorch": _pytorch("float32"), "pytorch-int8": _pytorch("int8"), "pytorch-bf16": _pytorch("bfloat16"),
+    "mxnet": _compiled("float32"),
+    "mxnet-int8": _compiled("int8"),
+    "mxnet-bf16": _compiled("bfloat16"),
+    "onnx": _onnx(None),
+    "onnx-int8": _onnx("dynamic"),
+    "gluonnlp": _gluonnlp,
+    "gluonnlp-tuned": _gluonnlp,
+    "pytorch": _pytorch("float32"),
+    "pytorch-int8": _pytorch("int8"),
+    "pytorch-bf16": _pytorch("bfloat16"),
     "onnxruntime-hf": _onnxruntime_hf("huggingface.onnx"),
     "onnxruntime-hf-int8": _onnxruntime_hf("huggingface-int8.onnx"),
 }
 MAKERS: Dict[str, Callable[[Path], None]] = {
-    "onnx": _make_onnx(None), "onnx-int8": _make_onnx("dynamic"), "onnxruntime-hf": _make_hf,
+    "onnx": _make_onnx(None),
+    "onnx-int8": _make_onnx("dynamic"),
+    "onnxruntime-hf": _make_hf,
     "onnxruntime-hf-int8": _make_hf_int8,
 }
-DESCRIPTIONS = {"mxnet": "this project, float32 (bort.engines.mxnet_compiled)",
-                "mxnet-int8": "this project, MXNet's int8", "mxnet-bf16": "this project, MXNet's bfloat16",
-                "onnx": "bort.export in ONNX Runtime, float32",
-                "onnx-int8": "bort.export --int8 dynamic in ONNX Runtime",
-                "gluonnlp": "stock gluonnlp BERTModel, hybridized, in MXNet's default environment",
-                "gluonnlp-tuned": "the same with this project's OpenMP settings",
-                "pytorch": "transformers BertModel, float32, sdpa", "pytorch-int8": "the same, dynamic int8",
-                "pytorch-bf16": "the same in bfloat16",
-                "onnxruntime-hf": "transformers' model through torch.onnx in ONNX Runtime, float32",
-                "onnxruntime-hf-int8": "the same, dynamic int8 per channel",}
+DESCRIPTIONS = {
+    "mxnet": "this project, float32 (bort.engines.mxnet_compiled)",
+    "mxnet-int8": "this project, MXNet's int8",
+    "mxnet-bf16": "this project, MXNet's bfloat16",
+    "onnx": "bort.export in ONNX Runtime, float32",
+    "onnx-int8": "bort.export --int8 dynamic in ONNX Runtime",
+    "gluonnlp": "stock gluonnlp BERTModel, hybridized, in MXNet's default environment",
+    "gluonnlp-tuned": "the same with this project's OpenMP settings",
+    "pytorch": "transformers BertModel, float32, sdpa",
+    "pytorch-int8": "the same, dynamic int8",
+    "pytorch-bf16": "the same in bfloat16",
+    "onnxruntime-hf": "transformers' model through torch.onnx in ONNX Runtime, float32",
+    "onnxruntime-hf-int8": "the same, dynamic int8 per channel",
+}
 OURS = ("reference", "mxnet", "mxnet-int8", "mxnet-bf16", "onnx", "onnx-int8")
 INT8_PEERS = ("pytorch-int8", "onnxruntime-hf-int8")
 

@@ -1,4 +1,5 @@
 """What ``latency.py`` measured, as tables beside the paper's and as a chart."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -29,14 +30,20 @@ class Report:
         peaks: number format to (operations per second, engine).
     """
 
-    def __init__(self, results: Sequence[Any], architectures: Mapping[str, Architecture],
-                 peaks: Mapping[str, Tuple[float, str]]) -> None:
+    def __init__(
+        self,
+        results: Sequence[Any],
+        architectures: Mapping[str, Architecture],
+        peaks: Mapping[str, Tuple[float, str]],
+    ) -> None:
         self.results, self.architectures, self.peaks = list(results), dict(architectures), dict(peaks)
         self.first = next(iter(self.architectures))
         self.engines = list(dict.fromkeys(result.engine for result in self.results))
         self.shape = self.results[0].shape
-        self._median = {(result.architecture, result.shape, result.engine): float(np.median(result.seconds))
-                        for result in self.results}
+        self._median = {
+            (result.architecture, result.shape, result.engine): float(np.median(result.seconds))
+            for result in self.results
+        }
 
     def median(self, architecture: str, engine: str, shape: Optional[Shape] = None) -> Optional[float]:
         """Seconds, or None where it was not measured."""
@@ -53,10 +60,13 @@ class Report:
 
     def tables(self) -> Dict[str, List[Row]]:
         """By heading, for ``common.record``; empty ones are left out."""
-        made = {f"Table 1: milliseconds for {show_shape(self.shape)} tokens": self.table1(),
-                f"Times slower than {self.first} in the same engine": self.ratios(),
-                "Targets": self.targets(), f"{self.first}: engines": self.every(),
-                "The floor: matrix products": self.floor()}
+        made = {
+            f"Table 1: milliseconds for {show_shape(self.shape)} tokens": self.table1(),
+            f"Times slower than {self.first} in the same engine": self.ratios(),
+            "Targets": self.targets(),
+            f"{self.first}: engines": self.every(),
+            "The floor: matrix products": self.floor(),
+        }
         return {heading: rows for heading, rows in made.items() if rows}
 
     def table1(self) -> List[Row]:
@@ -65,8 +75,11 @@ class Report:
         rows = []
         for name, architecture in self.architectures.items():
             theirs = paper.get(name.lower())
-            row: Row = {"architecture": theirs.name if theirs else name, "⟨D,A,H,I⟩": architecture.display,
-                        "paper s": theirs.seconds if theirs else None}
+            row: Row = {
+                "architecture": theirs.name if theirs else name,
+                "⟨D,A,H,I⟩": architecture.display,
+                "paper s": theirs.seconds if theirs else None,
+            }
             for engine in self.engines:
                 seconds = self.median(name, engine)
                 row[engine] = None if seconds is None else round(seconds * 1000, 1)
@@ -97,30 +110,59 @@ class Report:
         def work(name: str, shape: Shape) -> float:
             return float(shape[0] * self.architectures[name].flops(shape[1]))
 
-        def add(target: str, wanted: float, slow: Optional[float], engine: str, shape: Shape,
-                other: Optional[str] = None) -> None:
+        def add(
+            target: str,
+            wanted: float,
+            slow: Optional[float],
+            engine: str,
+            shape: Shape,
+            other: Optional[str] = None,
+        ) -> None:
             fast, rate = self.median(bort, engine, shape), self.peaks.get(number_format(engine), (0.0, ""))[0]
             if slow and fast:
-                rows.append({"target": target, "wanted": wanted, "measured": round(slow / fast, 2),
-                             "met": slow / fast >= wanted,
-                             "at the peak": round(slow * rate / work(bort, shape), 2) if rate else None,
-                             "of the work": round(work(other, shape) / work(bort, shape), 2) if other
-                             else None})
+                rows.append(
+                    {
+                        "target": target,
+                        "wanted": wanted,
+                        "measured": round(slow / fast, 2),
+                        "met": slow / fast >= wanted,
+                        "at the peak": round(slow * rate / work(bort, shape), 2) if rate else None,
+                        "of the work": round(work(other, shape) / work(bort, shape), 2) if other else None,
+                    }
+                )
+
         shapes = list(dict.fromkeys(result.shape for result in self.results if result.architecture == bort))
         for shape in shapes:
             where = show_shape(shape)
-            add(f"mxnet beside onnxruntime-hf, {where}", 1.0, self.median(bort, "onnxruntime-hf", shape),
-                "mxnet", shape)
+            add(
+                f"mxnet beside onnxruntime-hf, {where}",
+                1.0,
+                self.median(bort, "onnxruntime-hf", shape),
+                "mxnet",
+                shape,
+            )
             add(f"mxnet beside pytorch, {where}", 1.9, self.median(bort, "pytorch", shape), "mxnet", shape)
-            peers = [seconds for seconds in (self.median(bort, peer, shape) for peer in INT8_PEERS)
-                     if seconds]
-            add(f"mxnet-int8 beside the best int8 peer, {where}", 1.2, min(peers) if peers else None,
-                "mxnet-int8", shape)
+            peers = [
+                seconds for seconds in (self.median(bort, peer, shape) for peer in INT8_PEERS) if seconds
+            ]
+            add(
+                f"mxnet-int8 beside the best int8 peer, {where}",
+                1.2,
+                min(peers) if peers else None,
+                "mxnet-int8",
+                shape,
+            )
         for name, wanted in (("bert-base", 7.9), ("roberta-large", 20.0)):
             for stock in ("gluonnlp", "gluonnlp-tuned"):
                 for engine in dict.fromkeys((stock, "mxnet")):
-                    add(f"{bort} in {engine} beside {name} in {stock}", wanted, self.median(name, stock),
-                        engine, self.shape, name)
+                    add(
+                        f"{bort} in {engine} beside {name} in {stock}",
+                        wanted,
+                        self.median(name, stock),
+                        engine,
+                        self.shape,
+                        name,
+                    )
         return rows
 
     def every(self) -> List[Row]:
@@ -131,21 +173,32 @@ class Report:
                 continue
             ours, seconds = self.median(self.first, "mxnet", result.shape), float(np.median(result.seconds))
             share = self.share(result)
-            rows.append({"batch x length": show_shape(result.shape), "engine": result.engine,
-                         **common.summarize(result.seconds),
-                         "ms per sequence": round(seconds * 1000 / result.shape[0], 2),
-                         "times mxnet": round(seconds / ours, 2) if ours else None,
-                         "% of peak": round(share, 1) if share is not None else None,
-                         "largest difference": float(f"{result.difference:.2g}")})
+            rows.append(
+                {
+                    "batch x length": show_shape(result.shape),
+                    "engine": result.engine,
+                    **common.summarize(result.seconds),
+                    "ms per sequence": round(seconds * 1000 / result.shape[0], 2),
+                    "times mxnet": round(seconds / ours, 2) if ours else None,
+                    "% of peak": round(share, 1) if share is not None else None,
+                    "largest difference": float(f"{result.difference:.2g}"),
+                }
+            )
         return rows
 
     def floor(self) -> List[Row]:
         """The machine's peak rates, and how long the first architecture would take at them."""
         work = self.shape[0] * self.architectures[self.first].flops(self.shape[1])
         column = f"{self.first} {show_shape(self.shape)} at this rate, ms"
-        return [{"number format": kind, "10^9 operations/s": round(rate / 1e9, 1), "measured in": engine,
-                 column: round(work / rate * 1000, 2)}
-                for kind, (rate, engine) in self.peaks.items()]
+        return [
+            {
+                "number format": kind,
+                "10^9 operations/s": round(rate / 1e9, 1),
+                "measured in": engine,
+                column: round(work / rate * 1000, 2),
+            }
+            for kind, (rate, engine) in self.peaks.items()
+        ]
 
     def chart(self, path: Path) -> Optional[str]:
         """Draw the bars; the file's name, or None without matplotlib."""
@@ -156,16 +209,21 @@ class Report:
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.2),
-                                                gridspec_kw={"width_ratios": [1, 1.25]})
+        figure, (left, right) = pyplot.subplots(
+            1, 2, figsize=(13, 5.2), gridspec_kw={"width_ratios": [1, 1.25]}
+        )
         shapes = [shape for shape in dict.fromkeys(result.shape for result in self.results) if shape[0] == 1]
         height = 0.8 / max(1, len(shapes))
         for number, shape in enumerate(shapes):
-            known = [(place, self.median(self.first, engine, shape)) for place,
-                     engine in enumerate(self.engines)]
-            bars = left.barh([place + number * height for place, seconds in known if seconds],
-                             [seconds * 1000 for _, seconds in known if seconds], height,
-                             label=show_shape(shape))
+            known = [
+                (place, self.median(self.first, engine, shape)) for place, engine in enumerate(self.engines)
+            ]
+            bars = left.barh(
+                [place + number * height for place, seconds in known if seconds],
+                [seconds * 1000 for _, seconds in known if seconds],
+                height,
+                label=show_shape(shape),
+            )
             left.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
         left.set_yticks([place + 0.4 - height / 2 for place in range(len(self.engines))], self.engines)
         left.invert_yaxis()
@@ -193,8 +251,9 @@ class Report:
             values = [row[column] for row in rows if row.get(column)]
             bars = axes.bar(places, values, width, label=column, color="black" if column == "paper" else None)
             axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=1)
-        axes.set_xticks([place + 0.4 - width / 2 for place in range(len(rows))],
-                        [row["architecture"] for row in rows])
+        axes.set_xticks(
+            [place + 0.4 - width / 2 for place in range(len(rows))], [row["architecture"] for row in rows]
+        )
         axes.set_yscale("log")
         axes.set_ylabel("log scale")
         axes.margins(y=0.1)

@@ -1,5 +1,6 @@
 """What ``search.py`` runs: its corpus, and the project's commands in processes whose time and memory are
 noted."""
+
 from __future__ import annotations
 
 import os
@@ -27,6 +28,7 @@ def corpus(work: Path, given: Optional[str]) -> Path:
             text = source.read_text(encoding="utf-8", errors="replace")[:CORPUS_CHARACTERS]
         else:
             from bort.text.corpus.embedded import embedded_documents
+
             text = "\n\n".join(embedded_documents())
         with atomic_write(path) as stream:
             stream.write(text)
@@ -54,19 +56,31 @@ def run(script: str, folder: Path, arguments: Sequence[Any], workers: int = 1) -
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, common.usable_cores() // workers))
-    command = [sys.executable, str(common.ROOT / script), "--output", str(folder), "--resume",
-               *map(str, arguments)]
+    command = [
+        sys.executable,
+        str(common.ROOT / script),
+        "--output",
+        str(folder),
+        "--resume",
+        *map(str, arguments),
+    ]
     begun, logs, running = time.perf_counter(), [], []
     for number in range(workers):
         logs.append(open(folder.parent / f"{folder.name}-{number}.log", "wb"))
-        running.append(subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS=threads),
-                                        stdout=logs[-1], stderr=subprocess.STDOUT))
+        running.append(
+            subprocess.Popen(
+                command,
+                env=dict(os.environ, OMP_NUM_THREADS=threads),
+                stdout=logs[-1],
+                stderr=subprocess.STDOUT,
+            )
+        )
     peak = 0.0
     for log, process in zip(logs, running):
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = status
         log.close()
-        peak = max(peak, usage.ru_maxrss / 2 ** 10)
+        peak = max(peak, usage.ru_maxrss / 2**10)
         if status:
             used(folder, time.perf_counter() - begun, peak)
             for other in running:

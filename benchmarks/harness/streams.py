@@ -7,6 +7,7 @@ n}`` (of its lines), ``{"next": n}``, ``{"finish": path}``. Every engine turns a
 an iterator of the last label's probabilities, in the order of the sentences, and reads no further ahead than
 it wants to.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -28,6 +29,7 @@ Classify = Callable[[Iterator[str]], Iterator[float]]
 
 def _predictor(engine: str, dtype: str = "float32") -> Callable[[Path], Classify]:
     """``bort.predict``, as its command runs it."""
+
     def load(folder: Path) -> Classify:
         from bort.engines.mxnet_compiled import check_dtype
         from bort.predict.predictor import Predictor
@@ -38,14 +40,17 @@ def _predictor(engine: str, dtype: str = "float32") -> Callable[[Path], Classify
         except BortError as error:
             raise engines.Unavailable(str(error)) from error
         onnx = folder / f"{engine}.onnx" if engine != "mxnet" else None
-        predictor = Predictor(folder / "model", engine="mxnet" if onnx is None else "onnx", onnx=onnx,
-                              dtype=dtype)
+        predictor = Predictor(
+            folder / "model", engine="mxnet" if onnx is None else "onnx", onnx=onnx, dtype=dtype
+        )
         last = str(predictor.task.spell(1))
 
         def classify(sentences: Iterator[str]) -> Iterator[float]:
             for row in predictor.stream(given_records(predictor.task, sentences), strict=True):
                 yield row["probabilities"][last]
+
         return classify
+
     return load
 
 
@@ -57,32 +62,43 @@ def _make_onnx(engine: str, method: Any) -> Callable[[Path], None]:
         from bort.checkpoints import model_folder
         from bort.export import onnx_export
 
-        onnx_export.export(model_folder.load(folder / "model"), folder / f"{engine}.onnx", "classifier",
-                           method)
+        onnx_export.export(
+            model_folder.load(folder / "model"), folder / f"{engine}.onnx", "classifier", method
+        )
+
     return make
 
 
 def _pipeline(batch_size: int) -> Callable[[Path], Classify]:
     """transformers' text classification on a generator of sentences."""
+
     def load(folder: Path) -> Classify:
         import torch
         from transformers import pipeline
 
         torch.set_num_threads(engines.threads())
-        run = pipeline("text-classification", str(folder / "huggingface"), device="cpu",
-                       batch_size=batch_size, top_k=None)
+        run = pipeline(
+            "text-classification",
+            str(folder / "huggingface"),
+            device="cpu",
+            batch_size=batch_size,
+            top_k=None,
+        )
         last = run.model.config.id2label[1]
 
         def classify(sentences: Iterator[str]) -> Iterator[float]:
             # a generator is what it takes for a stream
             for scores in run(sentence for sentence in sentences):
                 yield next(score["score"] for score in scores if score["label"] == last)
+
         return classify
+
     return load
 
 
 def _loop(batch_size: int) -> Callable[[Path], Classify]:
     """The loop that one writes around ONNX Runtime: batches as they come, padded to their longest."""
+
     def load(folder: Path) -> Classify:
         import tokenizers
 
@@ -94,12 +110,18 @@ def _loop(batch_size: int) -> Callable[[Path], Classify]:
         def classify(sentences: Iterator[str]) -> Iterator[float]:
             for batch in iter(lambda: list(itertools.islice(sentences, batch_size)), []):
                 rows = tokenizer.encode_batch(batch)
-                logits = opened.run(None, {"input_ids": np.array([row.ids for row in rows]),
-                                           "attention_mask": np.array([row.attention_mask for row in rows])})[
-                                                                                                              0]
+                logits = opened.run(
+                    None,
+                    {
+                        "input_ids": np.array([row.ids for row in rows]),
+                        "attention_mask": np.array([row.attention_mask for row in rows]),
+                    },
+                )[0]
                 weights = np.exp(logits - logits.max(axis=1, keepdims=True))
                 yield from (weights[:, 1] / weights.sum(axis=1)).tolist()
+
         return classify
+
     return load
 
 
@@ -111,8 +133,9 @@ def _make_hf(folder: Path) -> None:
     engines.export_torch(torch, model, "logits", folder / "huggingface.onnx")
 
 
-def prepare(folder: Path, architecture: str, model: Optional[str], tokenizer: Optional[str],
-            vocab_size: Optional[int]) -> str:
+def prepare(
+    folder: Path, architecture: str, model: Optional[str], tokenizer: Optional[str], vocab_size: Optional[int]
+) -> str:
     """Write ``folder/model`` and ``folder/huggingface``, the same classifier twice; what it is.
 
     Args:
@@ -131,8 +154,10 @@ def prepare(folder: Path, architecture: str, model: Optional[str], tokenizer: Op
 
     texts = (folder / "sentences.txt").read_text(encoding="utf-8").splitlines()
     if model:
-        network, found = model_folder.load(model), inspection.find_tokenizer(model_folder.read(model),
-                                                                             tokenizer)
+        network, found = (
+            model_folder.load(model),
+            inspection.find_tokenizer(model_folder.read(model), tokenizer),
+        )
         if found is None or not isinstance(network, Classifier) or network.num_outputs != 2:
             raise BortError(f"{model}: a classifier of two classes with its tokenizer is needed")
         name = f"{model} {network.bort.architecture.display}"
@@ -157,8 +182,9 @@ def _spread(model: Any, tokenizer: Any, texts: Sequence[str]) -> None:
     from bort.finetuning.scoring import score
     from bort.tasks.encoding import encode_pair
 
-    rows = [encode_pair(tokenizer, ids, None, model.max_length)
-            for ids in tokenizer.encode_batch(list(texts))]
+    rows = [
+        encode_pair(tokenizer, ids, None, model.max_length) for ids in tokenizer.encode_batch(list(texts))
+    ]
     logits = score(model, rows, tokenizer.pad_id, ranks=False)
     apart = logits[:, 1] - logits[:, 0]
     last = model.classifier[len(model.classifier) - 1]
@@ -167,23 +193,34 @@ def _spread(model: Any, tokenizer: Any, texts: Sequence[str]) -> None:
     last.bias.set_data(mx.nd.array([0.0, -scale * float(np.median(apart))]) + last.bias.data() * scale)
 
 
-ENGINES: Dict[str, Callable[[Path], Classify]] = {"mxnet": _predictor("mxnet"),
-                                                  "mxnet-int8": _predictor("mxnet", "int8"),
-                                                  "mxnet-bf16": _predictor("mxnet", "bfloat16"),
-                                                  "onnx": _predictor("onnx"),
-                                                  "onnx-int8": _predictor("onnx-int8"),
-                                                  "pipeline-1": _pipeline(1), "pipeline-32": _pipeline(32),
-                                                  "onnxruntime-1": _loop(1), "onnxruntime-32": _loop(32),}
-MAKERS: Dict[str, Callable[[Path], None]] = {"onnx": _make_onnx("onnx", None),
-                                             "onnx-int8": _make_onnx("onnx-int8", "dynamic"),
-                                             "onnxruntime-1": _make_hf, "onnxruntime-32": _make_hf,}
-DESCRIPTIONS = {"mxnet": "bort.predict", "mxnet-int8": "bort.predict --dtype int8",
-                "mxnet-bf16": "bort.predict --dtype bfloat16", "onnx": "bort.predict --engine onnx",
-                "onnx-int8": "bort.predict --engine onnx, exported with --int8 dynamic",
-                "pipeline-1": "transformers' pipeline, batches of 1 (its default)",
-                "pipeline-32": "transformers' pipeline, batches of 32 as they come",
-                "onnxruntime-1": "a loop around ONNX Runtime with the export of transformers' model, batches "
-                "of 1", "onnxruntime-32": "the same, batches of 32 as they come, padded to their longest",}
+ENGINES: Dict[str, Callable[[Path], Classify]] = {
+    "mxnet": _predictor("mxnet"),
+    "mxnet-int8": _predictor("mxnet", "int8"),
+    "mxnet-bf16": _predictor("mxnet", "bfloat16"),
+    "onnx": _predictor("onnx"),
+    "onnx-int8": _predictor("onnx-int8"),
+    "pipeline-1": _pipeline(1),
+    "pipeline-32": _pipeline(32),
+    "onnxruntime-1": _loop(1),
+    "onnxruntime-32": _loop(32),
+}
+MAKERS: Dict[str, Callable[[Path], None]] = {
+    "onnx": _make_onnx("onnx", None),
+    "onnx-int8": _make_onnx("onnx-int8", "dynamic"),
+    "onnxruntime-1": _make_hf,
+    "onnxruntime-32": _make_hf,
+}
+DESCRIPTIONS = {
+    "mxnet": "bort.predict",
+    "mxnet-int8": "bort.predict --dtype int8",
+    "mxnet-bf16": "bort.predict --dtype bfloat16",
+    "onnx": "bort.predict --engine onnx",
+    "onnx-int8": "bort.predict --engine onnx, exported with --int8 dynamic",
+    "pipeline-1": "transformers' pipeline, batches of 1 (its default)",
+    "pipeline-32": "transformers' pipeline, batches of 32 as they come",
+    "onnxruntime-1": "a loop around ONNX Runtime with the export of transformers' model, batches of 1",
+    "onnxruntime-32": "the same, batches of 32 as they come, padded to their longest",
+}
 OURS = ("mxnet", "mxnet-int8", "mxnet-bf16", "onnx", "onnx-int8")
 
 
@@ -207,7 +244,7 @@ def _answer(engine: str, command: Dict[str, Any], state: Dict[str, Any]) -> Dict
         state["classify"] = ENGINES[engine](Path(command["load"]))
         return {"seconds": time.perf_counter() - start, "mib": memory_mib("VmRSS")}
     elif "start" in command:
-        lines = Path(command["start"]).read_text(encoding="utf-8").splitlines()[:command["count"]]
+        lines = Path(command["start"]).read_text(encoding="utf-8").splitlines()[: command["count"]]
         state["found"], state["stream"] = [], state["classify"](iter(lines))
     elif "next" in command:
         start = time.perf_counter()

@@ -3,6 +3,7 @@
 Throughput is measured here, on this machine, with the model that is asked about; the rest is arithmetic whose
 assumptions stand in the notes of every record.
 """
+
 from __future__ import annotations
 
 import time
@@ -19,10 +20,28 @@ from bort.tasks.encoding import encode
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.base import Tokenizer
 
-TOKENS: Dict[str, int] = {"CoLA": 11, "SST-2": 13, "MRPC": 54, "STS-B": 32, "QQP": 31, "MNLI-m": 40,
-                          "MNLI-mm": 40, "QNLI": 51, "RTE": 72, "WNLI": 38, "BoolQ": 145, "CB": 90,
-                          "COPA": 22, "MultiRC": 360, "ReCoRD": 270, "SuperGLUE-RTE": 72, "WiC": 24,
-                          "WSC": 28, "RACE-M": 340, "RACE-H": 440}
+TOKENS: Dict[str, int] = {
+    "CoLA": 11,
+    "SST-2": 13,
+    "MRPC": 54,
+    "STS-B": 32,
+    "QQP": 31,
+    "MNLI-m": 40,
+    "MNLI-mm": 40,
+    "QNLI": 51,
+    "RTE": 72,
+    "WNLI": 38,
+    "BoolQ": 145,
+    "CB": 90,
+    "COPA": 22,
+    "MultiRC": 360,
+    "ReCoRD": 270,
+    "SuperGLUE-RTE": 72,
+    "WiC": 24,
+    "WSC": 28,
+    "RACE-M": 340,
+    "RACE-H": 440,
+}
 """Tokens of an average training example, cut to 512: our estimate where the data is not there to measure
 it."""
 EXAMPLES: Dict[str, int] = {"COPA": 800, "MultiRC": 24000, "ReCoRD": 201000, "RACE-M": 50800, "RACE-H": 62400}
@@ -43,8 +62,9 @@ def training_speeds(model: Any, tokenizer: Tokenizer, steps: int = 4) -> Dict[in
     speeds = {}
     for length in sorted({min(length, model.max_length) for length in LENGTHS}):
         rng = np.random.default_rng(0)
-        rows = [rng.integers(5, tokenizer.vocab_size, length).astype(np.int32)
-                for _ in range(BATCH * (steps + 1))]
+        rows = [
+            rng.integers(5, tokenizer.vocab_size, length).astype(np.int32) for _ in range(BATCH * (steps + 1))
+        ]
         network = experiment.classifier_for(get_task("RTE"), model, 0)
         ends: List[float] = []
 
@@ -52,8 +72,15 @@ def training_speeds(model: Any, tokenizer: Tokenizer, steps: int = 4) -> Dict[in
             ends.append(time.perf_counter())
             return False
 
-        fine_tune(network, TrainingData(rows, rng.integers(0, 2, len(rows))), lambda _: {"none": 0.0},
-                  Settings(batch_size=BATCH, epochs=1), tokenizer.pad_id, ranks=False, stop_when=stamp)
+        fine_tune(
+            network,
+            TrainingData(rows, rng.integers(0, 2, len(rows))),
+            lambda _: {"none": 0.0},
+            Settings(batch_size=BATCH, epochs=1),
+            tokenizer.pad_id,
+            ranks=False,
+            stop_when=stamp,
+        )
         speeds[length] = BATCH * length / float(np.median(np.diff(ends)))
         model = network.bort
     return speeds
@@ -84,8 +111,14 @@ def size_of(task: Task, data: str, tokenizer: Tokenizer, max_length: int) -> Tup
     return examples, float(np.mean(lengths)), "data"
 
 
-def rows_of(tasks: Sequence[str], data: str, speeds: Dict[int, float], architecture: Architecture,
-            tokenizer: Tokenizer, max_length: int) -> List[Dict[str, Any]]:
+def rows_of(
+    tasks: Sequence[str],
+    data: str,
+    speeds: Dict[int, float],
+    architecture: Architecture,
+    tokenizer: Tokenizer,
+    max_length: int,
+) -> List[Dict[str, Any]]:
     """One row per task that is trained, and their sum."""
     rows = []
     fastest = max(sustained(speeds, architecture).values())
@@ -100,18 +133,40 @@ def rows_of(tasks: Sequence[str], data: str, speeds: Dict[int, float], architect
         # Forward and backward passes are three forward passes; D has X, 2X, 3X in its rounds.
         student = EPOCHS * rounds * 3 * forward * examples
         teacher = (EPOCHS * 3 + ROUNDS - 1) * TEACHER.flops(max(1, round(tokens))) * examples
-        rows.append({"task": name, "training examples": examples, "tokens each": round(tokens, 1),
-                     "from": source, "hours per epoch": epoch, f"plain, {EPOCHS} epochs (h)": EPOCHS * epoch,
-                     "Agora (h)": EPOCHS * rounds * epoch, "its teacher (h)": teacher / fastest / 3600,
-                     "Agora and teacher (PFLOP)": (student + teacher) / 1e15})
-    total = {"task": "together", **{key: sum(row[key] for row in rows) for key in rows[0] if key not in (
-        "task", "tokens each", "from")}} if rows else {}
-    return [{key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
-            for row in [*rows, *([total] if len(rows) > 1 else [])]]
+        rows.append(
+            {
+                "task": name,
+                "training examples": examples,
+                "tokens each": round(tokens, 1),
+                "from": source,
+                "hours per epoch": epoch,
+                f"plain, {EPOCHS} epochs (h)": EPOCHS * epoch,
+                "Agora (h)": EPOCHS * rounds * epoch,
+                "its teacher (h)": teacher / fastest / 3600,
+                "Agora and teacher (PFLOP)": (student + teacher) / 1e15,
+            }
+        )
+    total = (
+        {
+            "task": "together",
+            **{
+                key: sum(row[key] for row in rows)
+                for key in rows[0]
+                if key not in ("task", "tokens each", "from")
+            },
+        }
+        if rows
+        else {}
+    )
+    return [
+        {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+        for row in [*rows, *([total] if len(rows) > 1 else [])]
+    ]
 
 
-def estimate(tasks: Sequence[str], model: str, data: str, tokenizer_path: Optional[str],
-             architecture: Optional[str]) -> Tuple[List[Dict[str, Any]], Dict[str, Any], List[str]]:
+def estimate(
+    tasks: Sequence[str], model: str, data: str, tokenizer_path: Optional[str], architecture: Optional[str]
+) -> Tuple[List[Dict[str, Any]], Dict[str, Any], List[str]]:
     """Rows, settings and notes of a cost record."""
     tokenizer = experiment.choose_tokenizer(model, tokenizer_path)
     network = experiment.load_source(model, tokenizer, architecture)
@@ -119,19 +174,24 @@ def estimate(tasks: Sequence[str], model: str, data: str, tokenizer_path: Option
     speeds = training_speeds(network, tokenizer)
     rows = rows_of(tasks, data, speeds, network.architecture, tokenizer, network.max_length)
     rates = sustained(speeds, network.architecture)
-    settings = {"model": Path(model).name, "architecture": network.architecture.display,
-                "tokens/s": ", ".join(f"{speed:,.0f} at {length}" for length, speed in speeds.items()),
-                "GFLOP/s": ", ".join(f"{value / 1e9:.0f} at {length}" for length, value in rates.items())}
+    settings = {
+        "model": Path(model).name,
+        "architecture": network.architecture.display,
+        "tokens/s": ", ".join(f"{speed:,.0f} at {length}" for length, speed in speeds.items()),
+        "GFLOP/s": ", ".join(f"{value / 1e9:.0f} at {length}" for length, value in rates.items()),
+    }
     work = rows[-1]["Agora and teacher (PFLOP)"] if rows else 0.0
     epochs = EPOCHS * sum(range(1, ROUNDS + 1))
-    notes = [f"Measured here: whole training steps with batches of {BATCH} at {', '.join(map(str, speeds))} "
-             "tokens. Examples are the published counts (pairs after balancing); tokens are counted on "
-             f"{SAMPLE} training examples where the data is there, and our estimate elsewhere.",
-             f"Agora: the convergent set alone, {EPOCHS} epochs a training, {ROUNDS} rounds whose D grows by "
-             f"X each time: {epochs} epochs of X. Its teacher: RoBERTa-large fine-tuned for {EPOCHS} epochs, "
-             f"then labelling {ROUNDS - 1} X, by its FLOPs at the best FLOP/s measured here. The paper's "
-             "full grid of 500 sets would multiply the student's part.",
-             f"Elsewhere: PFLOP divided by what a processor sustains. At {OTHER_TFLOPS} TFLOP/s (an "
-             f"assumption: nothing here ran on a GPU) all of it is {work * 1e3 / OTHER_TFLOPS / 3600:.1f} "
-             "hours."]
+    notes = [
+        f"Measured here: whole training steps with batches of {BATCH} at {', '.join(map(str, speeds))} "
+        "tokens. Examples are the published counts (pairs after balancing); tokens are counted on "
+        f"{SAMPLE} training examples where the data is there, and our estimate elsewhere.",
+        f"Agora: the convergent set alone, {EPOCHS} epochs a training, {ROUNDS} rounds whose D grows by "
+        f"X each time: {epochs} epochs of X. Its teacher: RoBERTa-large fine-tuned for {EPOCHS} epochs, "
+        f"then labelling {ROUNDS - 1} X, by its FLOPs at the best FLOP/s measured here. The paper's "
+        "full grid of 500 sets would multiply the student's part.",
+        f"Elsewhere: PFLOP divided by what a processor sustains. At {OTHER_TFLOPS} TFLOP/s (an "
+        f"assumption: nothing here ran on a GPU) all of it is {work * 1e3 / OTHER_TFLOPS / 3600:.1f} "
+        "hours.",
+    ]
     return rows, settings, notes

@@ -6,6 +6,7 @@ own.
 In one process the engines share OpenMP and its idle threads, which makes both slower than their users see
 them. Commands (see ``benchmarks.harness.workers``): ``{"make": part, "distil": bool}``, ``{"steps": n}``.
 """
+
 from __future__ import annotations
 
 import sys
@@ -17,15 +18,22 @@ import numpy as np
 from benchmarks.harness import engines, workers
 from bort.architecture import Architecture
 
-TUNED = {"OMP_WAIT_POLICY": "active", "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
-         "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+TUNED = {
+    "OMP_WAIT_POLICY": "active",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+}
 """What makes PyTorch faster here than it is by default: spinning threads as ours, and memory kept between
 steps, which glibc otherwise gives back and asks for again, page by page (half a million pages in each step of
 Bort)."""
 OURS, TORCH = "ours", "PyTorch, AdamW"
-ENGINES: Dict[str, Dict[str, str]] = {OURS: {}, TORCH: TUNED, "PyTorch, fused AdamW": TUNED,
-                                      "PyTorch as it comes, AdamW": {},
-                                      "PyTorch as it comes, fused AdamW": {}}
+ENGINES: Dict[str, Dict[str, str]] = {
+    OURS: {},
+    TORCH: TUNED,
+    "PyTorch, fused AdamW": TUNED,
+    "PyTorch as it comes, AdamW": {},
+    "PyTorch as it comes, fused AdamW": {},
+}
 """Every engine with the variables that it runs with."""
 
 
@@ -67,8 +75,9 @@ def masking(part: Part) -> Any:
     return MaskingPolicy(part.vocab_size, 4, [0, 1, 2, 3, 4])
 
 
-def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None, accumulate: int = 1) -> Callable[[],
-                                                                                                       None]:
+def mxnet_step(
+    part: Part, distil: bool, batch: Optional[int] = None, accumulate: int = 1
+) -> Callable[[], None]:
     """A function that makes one training step of this project and waits for it."""
     from bort.backend.mxnet import mx
     from bort.masked_lm.losses import LossWeights
@@ -85,9 +94,12 @@ def mxnet_step(part: Part, distil: bool, batch: Optional[int] = None, accumulate
         teacher = LiveTeacher(model, 2.0)
     loss = LossWeights(0.5, 0.5) if distil else LossWeights(1.0, 0.0)
     data = RandomCorpus(part)
-    training = Pretraining(student, Corpus(data, data, masking(part), 1),
-                           Settings(batch_size=batch or part.batch, loss=loss, accumulate=accumulate),
-                           teacher)
+    training = Pretraining(
+        student,
+        Corpus(data, data, masking(part), 1),
+        Settings(batch_size=batch or part.batch, loss=loss, accumulate=accumulate),
+        teacher,
+    )
 
     def step() -> None:
         training.step()
@@ -107,9 +119,16 @@ def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
 
     def network(architecture: Architecture) -> Any:
         config = BertConfig(
-            vocab_size=part.vocab_size, hidden_size=architecture.hidden, num_hidden_layers=architecture.depth,
-            num_attention_heads=architecture.heads, intermediate_size=architecture.intermediate,
-            max_position_embeddings=512, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5)
+            vocab_size=part.vocab_size,
+            hidden_size=architecture.hidden,
+            num_hidden_layers=architecture.depth,
+            num_attention_heads=architecture.heads,
+            intermediate_size=architecture.intermediate,
+            max_position_embeddings=512,
+            type_vocab_size=1,
+            pad_token_id=1,
+            layer_norm_eps=1e-5,
+        )
         body, head = BertModel(config, add_pooling_layer=False), BertLMPredictionHead(config)
         head.decoder.weight = body.embeddings.word_embeddings.weight
         return torch.nn.ModuleDict({"body": body, "head": head})
@@ -117,8 +136,9 @@ def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
     torch.manual_seed(0)
     torch.set_num_threads(engines.threads())
     student, teacher = network(part.student), network(part.teacher).eval() if distil else None
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, eps=1e-6,
-                                  **({"fused": True} if fused else {}))
+    optimizer = torch.optim.AdamW(
+        student.parameters(), lr=1e-4, eps=1e-6, **({"fused": True} if fused else {})
+    )
     functional = torch.nn.functional
     stream = BatchStream(RandomCorpus(part), masking(part), 1, 512, 0, part.batch)
 
@@ -149,8 +169,11 @@ def answer(engine: str, command: Dict[str, Any], state: Dict[str, Any]) -> Dict[
     """One command's answer; ``steps`` gives seconds and processor seconds of each."""
     if "make" in command:
         part = PARTS[command["make"]]
-        state["step"] = (mxnet_step(part, command["distil"]) if engine == OURS
-                         else torch_step(part, command["distil"], "fused" in engine))
+        state["step"] = (
+            mxnet_step(part, command["distil"])
+            if engine == OURS
+            else torch_step(part, command["distil"], "fused" in engine)
+        )
         return {}
     seconds, processor = [], []
     for _ in range(command["steps"]):

@@ -7,6 +7,7 @@ In one process the engines' thread pools would fight: MXNet's idle threads spin.
 ``{"load": folder}``, ``{"forget": true}``, ``{"first": shape, "output": path}``, ``{"time": shape, "count":
 n, "warmup": n}``, ``{"peak": size}``. A shape is ``[batch, length, padded]``.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -29,8 +30,15 @@ from bort.errors import BortError
 
 Answers = Callable[[str, Dict[str, Any], Dict[str, Any]], Dict[str, Any]]
 ANSWER = "ENGINE-ANSWER "
-OUR_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "DNNL_MAX_CPU_ISA", "MXNET_CPU_PARALLEL_SIZE",
-                 "MXNET_USE_OPERATOR_TUNING", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "MXNET_SUBGRAPH_VERBOSE")
+OUR_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "DNNL_MAX_CPU_ISA",
+    "MXNET_CPU_PARALLEL_SIZE",
+    "MXNET_USE_OPERATOR_TUNING",
+    "MXNET_STORAGE_FALLBACK_LOG_VERBOSE",
+    "MXNET_SUBGRAPH_VERBOSE",
+)
 """What importing ``bort.backend.mxnet`` sets, which a test's process passes on to its children."""
 
 
@@ -38,8 +46,13 @@ def environment(engine: str, threads: int) -> Dict[str, str]:
     """What an engine's users would have around it: nothing for stock GluonNLP, which MXNet then runs as it
     likes."""
     inherited = {name: value for name, value in os.environ.items() if name not in OUR_VARIABLES}
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error",
-             "HF_HUB_OFFLINE": "1", "BORT_BENCHMARK_THREADS": str(threads)}
+    quiet = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": "ignore",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_OFFLINE": "1",
+        "BORT_BENCHMARK_THREADS": str(threads),
+    }
     if engine != "gluonnlp":
         quiet["OMP_NUM_THREADS"] = str(threads)
     if engine == "gluonnlp-tuned":  # ours set it by themselves
@@ -53,15 +66,19 @@ class Worker:
     ``python -m MODULE ENGINE`` must call :func:`serve`; this module does. ``variables`` are added to its environment.
     """
 
-    def __init__(self, engine: str, threads: int, module: str = "benchmarks.harness.workers",
-                 **variables: str) -> None:
+    def __init__(
+        self, engine: str, threads: int, module: str = "benchmarks.harness.workers", **variables: str
+    ) -> None:
         self.engine = engine
         self._stderr = tempfile.TemporaryFile(mode="w+")
-        self._process = subprocess.Popen(common.module_command(module, engine),
-                                         env=common.module_environment(
-                                             {**environment(engine, threads), **variables}),
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
-                                         text=True)
+        self._process = subprocess.Popen(
+            common.module_command(module, engine),
+            env=common.module_environment({**environment(engine, threads), **variables}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+        )
         if hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(self._process.pid, sorted(os.sched_getaffinity(0))[:threads])
@@ -86,7 +103,7 @@ class Worker:
         for line in self._process.stdout:
             if line.startswith(ANSWER):
                 self._process.send_signal(signal.SIGSTOP)
-                answer = json.loads(line[len(ANSWER):])
+                answer = json.loads(line[len(ANSWER) :])
                 if "error" in answer:
                     raise BortError(f"engine {self.engine}: {answer['error']}")
                 return answer
@@ -195,7 +212,7 @@ def peak(engine: str, size: int, seconds: float = 1.5) -> Optional[float]:
         start = time.perf_counter()
         call()
         best = min(best, time.perf_counter() - start)
-    return 2 * size ** 3 / best
+    return 2 * size**3 / best
 
 
 def _mxnet_product(dtype: str, left: np.ndarray, right: np.ndarray) -> Callable[[], Any]:
@@ -207,8 +224,9 @@ def _mxnet_product(dtype: str, left: np.ndarray, right: np.ndarray) -> Callable[
         check_dtype(dtype)
     except BortError as error:
         raise engines.Unavailable(str(error)) from error
-    symbol = mx.sym.FullyConnected(mx.sym.var("x"), mx.sym.var("w_weight"), no_bias=True,
-                                   num_hidden=len(right), name="w")
+    symbol = mx.sym.FullyConnected(
+        mx.sym.var("x"), mx.sym.var("w_weight"), no_bias=True, num_hidden=len(right), name="w"
+    )
     arrays = {"x": mx.nd.array(left), "w_weight": mx.nd.array(right)}
     if dtype == "int8":
         weights = {"w_weight": arrays["w_weight"]}
@@ -229,15 +247,20 @@ def _onnx_product(whole_numbers: bool, left: np.ndarray, right: np.ndarray) -> C
     from onnx import TensorProto, helper, numpy_helper
 
     if whole_numbers:
-        left, right = (left * 30 + 128).clip(0, 255).astype("uint8"), (right * 30).clip(-127,
-                                                                                        127).astype("int8")
-    kinds = (TensorProto.UINT8, TensorProto.INT32) if whole_numbers else (TensorProto.FLOAT,
-                                                                          TensorProto.FLOAT)
-    graph = helper.make_graph([helper.make_node("MatMulInteger" if whole_numbers else "MatMul", ["x", "w"],
-                                                ["y"])], "product",
-                              [helper.make_tensor_value_info("x", kinds[0], list(left.shape))],
-                              [helper.make_tensor_value_info("y", kinds[1], list(left.shape))],
-                              [numpy_helper.from_array(right, "w")])
+        left, right = (
+            (left * 30 + 128).clip(0, 255).astype("uint8"),
+            (right * 30).clip(-127, 127).astype("int8"),
+        )
+    kinds = (
+        (TensorProto.UINT8, TensorProto.INT32) if whole_numbers else (TensorProto.FLOAT, TensorProto.FLOAT)
+    )
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger" if whole_numbers else "MatMul", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", kinds[0], list(left.shape))],
+        [helper.make_tensor_value_info("y", kinds[1], list(left.shape))],
+        [numpy_helper.from_array(right, "w")],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "product.onnx"

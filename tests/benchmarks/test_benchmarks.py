@@ -1,5 +1,6 @@
 """The benchmarks of latency, streams and Agora in miniature; engines that compute something else are
 refused."""
+
 from __future__ import annotations
 
 import json
@@ -37,17 +38,26 @@ def test_a_wrong_engine_is_never_timed(tmp_path):
     padding = np.arange(SHAPE[1]) >= valid[:, None]
 
     def compare(**outputs):
-        return latency.compare({name.replace("_", "-"): Answering(output) for name,
-                                output in outputs.items()}, SHAPE, VOCAB, expected, tmp_path)
+        return latency.compare(
+            {name.replace("_", "-"): Answering(output) for name, output in outputs.items()},
+            SHAPE,
+            VOCAB,
+            expected,
+            tmp_path,
+        )
 
     elsewhere = expected.copy()
     elsewhere[padding] += 9  # what padding holds is nobody's business
     assert padding.any() and compare(mxnet=expected, onnx=elsewhere)[0] == {"mxnet": 0, "onnx": 0}
     near = expected + np.float32(1e-2) * rng.standard_normal(expected.shape).astype("float32")
     assert compare(mxnet_int8=near)[1] == {"mxnet-int8": 0.01}
-    for engine, output in (("onnx", near), ("mxnet_int8", -expected), ("onnx", expected * np.float32("nan")),
-                           ("onnx_int8", expected * np.float32("nan")),
-                           ("mxnet_bf16", expected[::-1].copy())):
+    for engine, output in (
+        ("onnx", near),
+        ("mxnet_int8", -expected),
+        ("onnx", expected * np.float32("nan")),
+        ("onnx_int8", expected * np.float32("nan")),
+        ("mxnet_bf16", expected[::-1].copy()),
+    ):
         with pytest.raises(BortError, match=f"{engine.replace('_', '-')} is wrong"):
             compare(mxnet=expected, **{engine: output})
 
@@ -64,16 +74,45 @@ def test_a_wrong_stream_is_refused():
     assert streaming.check("onnx", expected + 1e-6, expected)["equal labels %"] == 100
     noisy = expected + np.random.default_rng(0).normal(0, 0.02, 200)
     assert streaming.check("onnx-int8", noisy, expected)["largest difference"] > 0.01
-    for engine, found in (("onnx", noisy), ("onnx-int8", 1 - expected), ("onnx", expected[:-1]),
-                          ("mxnet", expected[::-1]), ("mxnet-bf16", expected * np.nan)):
+    for engine, found in (
+        ("onnx", noisy),
+        ("onnx-int8", 1 - expected),
+        ("onnx", expected[:-1]),
+        ("mxnet", expected[::-1]),
+        ("mxnet-bf16", expected * np.nan),
+    ):
         with pytest.raises(BortError, match=f"{engine} is wrong"):
             streaming.check(engine, found, expected)
 
 
 def test_latency_in_miniature(tmp_path, capsys):
-    assert latency.main(["--architectures", "1,2,8,8", "--vocab-size", "60", "--engines", "mxnet,onnx",
-                         "--lengths", "8", "--batch-sizes", "1", "--trials", "3", "--budget", "0.1",
-                         "--threads", "1", "--peak-size", "32", "--results", str(tmp_path)]) == 0
+    assert (
+        latency.main(
+            [
+                "--architectures",
+                "1,2,8,8",
+                "--vocab-size",
+                "60",
+                "--engines",
+                "mxnet,onnx",
+                "--lengths",
+                "8",
+                "--batch-sizes",
+                "1",
+                "--trials",
+                "3",
+                "--budget",
+                "0.1",
+                "--threads",
+                "1",
+                "--peak-size",
+                "32",
+                "--results",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     record = json.loads((tmp_path / "latency.json").read_text())
     text = json.dumps(record)
     assert "mxnet" in text and "onnx" in text and record["settings"]["trials"] == 3
@@ -81,8 +120,23 @@ def test_latency_in_miniature(tmp_path, capsys):
 
 
 def test_optimizations_in_miniature(tmp_path):
-    assert optimizations.main(["--architecture", "1,2,8,16", "--vocab-size", "60", "--shapes", "2x16,1x8",
-                               "--trials", "2", "--folder", str(tmp_path)]) == 0
+    assert (
+        optimizations.main(
+            [
+                "--architecture",
+                "1,2,8,16",
+                "--vocab-size",
+                "60",
+                "--shapes",
+                "2x16,1x8",
+                "--trials",
+                "2",
+                "--folder",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     tables = json.loads((tmp_path / "optimizations.json").read_text())["rows"]
     assert len(tables["Hidden states"]) == 8 and tables["Hidden states"][0]["2 x 16, times"] == 1
     assert all(row["1 x 8, ms"] > 0 for row in tables["Hidden states"])
@@ -101,19 +155,27 @@ def test_preparation_in_miniature(tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "VOCAB_SIZE", 80)
     text = tmp_path / "text.txt"
     text.write_text(
-                    "\n\n".join(f"The story of number {n} is told here. It has {n} sentences of {n + 1} "
-                                "words, or so." for n in range(400)))
+        "\n\n".join(
+            f"The story of number {n} is told here. It has {n} sentences of {n + 1} words, or so."
+            for n in range(400)
+        )
+    )
     documents = preparation.paragraphs(str(text))
     assert len(documents) == 400
     size = preparation.write_corpus(tmp_path / "corpus.txt", documents, 100_000)
     assert 100_000 <= size == (tmp_path / "corpus.txt").stat().st_size < 100_200
     with pytest.raises(BortError, match="positive whole numbers"):
         preparation.main(["--megabytes", "0"])
-    assert preparation.main(["--megabytes", "1,2", "--text", str(text), "--workers", "1", "--folder",
-                             str(tmp_path)]) == 0
+    assert (
+        preparation.main(
+            ["--megabytes", "1,2", "--text", str(text), "--workers", "1", "--folder", str(tmp_path)]
+        )
+        == 0
+    )
     rows = json.loads((tmp_path / "preparation.json").read_text())["rows"]
-    assert [round(row["MB of text"]) for row in rows] == [1,
-                                                          2] and rows[1]["tokens"] > 1.9 * rows[0]["tokens"]
+    assert [round(row["MB of text"]) for row in rows] == [1, 2] and rows[1]["tokens"] > 1.9 * rows[0][
+        "tokens"
+    ]
     assert all(row["peak MB, main process"] > 0 for row in rows)
 
 
@@ -122,9 +184,29 @@ def test_streaming_in_miniature(tmp_path):
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(words, rng.integers(2, 9))) for _ in range(40)]
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\n" + "".join(f"{text}\t0\n" for text in texts))
-    assert streaming.main(["--architecture", "1,2,8,8", "--vocab-size", "60", "--engines", "mxnet,onnx",
-                           "--sentences", "40", "--data", str(tmp_path), "--slices", "2", "--threads", "1",
-                           "--results", str(tmp_path)]) == 0
+    assert (
+        streaming.main(
+            [
+                "--architecture",
+                "1,2,8,8",
+                "--vocab-size",
+                "60",
+                "--engines",
+                "mxnet,onnx",
+                "--sentences",
+                "40",
+                "--data",
+                str(tmp_path),
+                "--slices",
+                "2",
+                "--threads",
+                "1",
+                "--results",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     record = json.loads((tmp_path / "streaming.json").read_text())
     assert [row["engine"] for row in record["rows"]] == ["mxnet", "onnx"]
     assert all(row["equal labels %"] == 100 and row["samples/s"] > 0 for row in record["rows"])
@@ -135,19 +217,39 @@ def test_streaming_in_miniature(tmp_path):
 
 
 def test_the_rows_of_the_agora_benchmark():
-    teacher = {"metrics": {"dev": {"mcc": 0.5, "accuracy": 0.75}}, "rows": 100, "history": [{"step": 7}],
-               "seconds": 3.0}
-    runs = [{"x": 70, "teacher": {"accuracy": right},
-             "compare": [{"method": method, "score": 0.1 * place + shift, "dev": {"mcc": 0.2 * place},
-                          "trainings": 4, "steps": 10 * place, "seconds": 1.0} for place,
-                         method in enumerate(("plain", "Agora"))]} for right,
-            shift in ((0.9, 0.0), (0.8, 0.2))]
+    teacher = {
+        "metrics": {"dev": {"mcc": 0.5, "accuracy": 0.75}},
+        "rows": 100,
+        "history": [{"step": 7}],
+        "seconds": 3.0,
+    }
+    runs = [
+        {
+            "x": 70,
+            "teacher": {"accuracy": right},
+            "compare": [
+                {
+                    "method": method,
+                    "score": 0.1 * place + shift,
+                    "dev": {"mcc": 0.2 * place},
+                    "trainings": 4,
+                    "steps": 10 * place,
+                    "seconds": 1.0,
+                }
+                for place, method in enumerate(("plain", "Agora"))
+            ],
+        }
+        for right, shift in ((0.9, 0.0), (0.8, 0.2))
+    ]
     rows = agora.task_rows("CoLA", teacher, runs)
     assert [row["method"] for row in rows] == ["teacher", "plain", "Agora"]
     assert rows[0]["median"] == 50 and rows[0]["X"] == 100 and rows[2]["X"] == 70 and rows[2]["median"] == 20
     assert rows[1]["on E"] == 10 and rows[2]["steps"] == 10
-    assert agora.teacher_columns(teacher, runs) == {"teacher right on E": 85.0, "teacher on dev": 75.0,
-                                                    "its dev metric": "accuracy"}
+    assert agora.teacher_columns(teacher, runs) == {
+        "teacher right on E": 85.0,
+        "teacher on dev": 75.0,
+        "its dev metric": "accuracy",
+    }
     assert agora.teacher_columns({"metrics": {"dev": {"mcc": 0.5}}}, runs)["its dev metric"] == "mcc"
     assert agora.figures([None]) == {} and agora.figures([0.1, None, 0.3])["all"] == "10.0 30.0"
     with pytest.raises(BortError, match="this benchmark has"):
@@ -165,8 +267,12 @@ def test_engines_do_not_inherit_what_importing_bort_sets():
 
 def test_workers_results_and_failures_reach_the_parent():
     def command(code):
-        return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(common.ROOT)!r})\n"
-                                      f"from benchmarks.harness import common\n{code}"]
+        return [
+            sys.executable,
+            "-c",
+            f"import sys; sys.path.insert(0, {str(common.ROOT)!r})\n"
+            f"from benchmarks.harness import common\n{code}",
+        ]
 
     first = command("common.print_result(0); common.print_result({'a': [1, 2]}); print('afterwards')")
     assert common.run_workers([first, command("common.print_result(None)")]) == [{"a": [1, 2]}, None]

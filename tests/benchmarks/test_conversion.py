@@ -1,4 +1,5 @@
 """The conversion benchmark: what it checks on a tiny network, and that it notices a changed value."""
+
 from __future__ import annotations
 
 import json
@@ -20,10 +21,16 @@ def test_every_conversion_is_recorded_and_checked(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(conversion, "in_process", here)
     assert conversion.main(["--models", "tiny", "--folder", str(tmp_path), "--no-outputs"]) == 0
     rows = json.loads((tmp_path / "conversion.json").read_text())["rows"]
-    assert [row["conversion"] for row in rows] == ["export float32", "import float32", "export float32 again",
-                                                   "export float16", "import float16"]
-    assert all(row["checked"] for row in rows if row["conversion"] not in ("export float32",
-                                                                           "export float16"))
+    assert [row["conversion"] for row in rows] == [
+        "export float32",
+        "import float32",
+        "export float32 again",
+        "export float16",
+        "import float16",
+    ]
+    assert all(
+        row["checked"] for row in rows if row["conversion"] not in ("export float32", "export float16")
+    )
     assert "| tiny | import float16 |" in (tmp_path / "conversion.md").read_text()
 
 
@@ -39,8 +46,9 @@ def test_a_changed_value_is_noticed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(conversion, "in_process", damaging)
     with pytest.raises(BortError, match="import float32 changed a value"):
-        conversion.main(["--models", "tiny", "--folder", str(tmp_path), "--work", str(tmp_path),
-                         "--no-outputs"])
+        conversion.main(
+            ["--models", "tiny", "--folder", str(tmp_path), "--work", str(tmp_path), "--no-outputs"]
+        )
     assert not list(tmp_path.iterdir())
 
 

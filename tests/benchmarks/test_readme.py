@@ -1,4 +1,5 @@
 """README.md's figures are those of the recorded results, and its commands exist."""
+
 from __future__ import annotations
 
 import re
@@ -34,9 +35,10 @@ RESULT = """# Title
 
 
 def test_tables_are_taken_with_their_origin():
-    assert readme.extract(RESULT, None,
-                          "x") == ("| a | b |\n|---|---|\n| 1 | 2 |\n\n`python -m benchmarks.x` · 2026-01-01 "
-                                   "00:00 UTC, commit abc, 2 cores\n")
+    assert readme.extract(RESULT, None, "x") == (
+        "| a | b |\n|---|---|\n| 1 | 2 |\n\n`python -m benchmarks.x` · 2026-01-01 "
+        "00:00 UTC, commit abc, 2 cores\n"
+    )
     assert readme.extract(RESULT, "Second", "x").startswith("| c |\n|---|\n| 3 |\n")
     for text, heading in ((RESULT, "Third"), ("# nothing", None)):
         with pytest.raises(BortError):
@@ -45,7 +47,9 @@ def test_tables_are_taken_with_their_origin():
 
 def test_pasting_replaces_only_the_blocks(tmp_path):
     (tmp_path / "x.md").write_text(RESULT)
-    before = "start\n<!-- result x -->\nold 99\n<!-- end x -->\nmiddle\n<!-- result y -->\n<!-- end y -->\nend\n"
+    before = (
+        "start\n<!-- result x -->\nold 99\n<!-- end x -->\nmiddle\n<!-- result y -->\n<!-- end y -->\nend\n"
+    )
     after = readme.paste(before, tmp_path)
     assert "99" not in after and "| 1 | 2 |" in after and "yet: `python -m benchmarks.y`" in after
     assert after.startswith("start\n<!-- result x -->\n") and after.endswith("<!-- end y -->\nend\n")
@@ -60,8 +64,8 @@ def test_the_readme_says_what_was_recorded():
 def test_its_first_screen_has_the_two_commands_and_every_script_is_there():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make demo" in "\n".join(text.splitlines()[:12]) and "make test" in "\n".join(
-                                                                                         text.splitlines()[
-                                                                                                           :12])
+        text.splitlines()[:12]
+    )
     for script in set(re.findall(r"python (\w+\.py)", text)):
         assert (ROOT / script).is_file(), script
     for module in set(re.findall(r"python -m ((?:bort|benchmarks)[.\w]*)", text)):
@@ -71,8 +75,12 @@ def test_its_first_screen_has_the_two_commands_and_every_script_is_there():
 
 @pytest.mark.parametrize("runner", ["run_search.py", "run_pretrain.py", "run_finetune.py"])
 def test_every_runner_helps_without_mxnet_and_is_short(runner):
-    code = f"import sys, {runner[:-3]} as r\ntry: r.main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n" "assert 'mxnet' not in sys.modules"
-    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True,
-                         stdout=subprocess.PIPE).stdout.decode()
+    code = (
+        f"import sys, {runner[:-3]} as r\ntry: r.main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n"
+        "assert 'mxnet' not in sys.modules"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE
+    ).stdout.decode()
     assert f"python {runner}" in out
     assert len((ROOT / runner).read_text().splitlines()) <= 150

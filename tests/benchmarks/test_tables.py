@@ -1,4 +1,5 @@
 """Tables 4 to 6 on tiny data: what is run, what is not and why, and what the estimate adds up."""
+
 from __future__ import annotations
 
 import json
@@ -25,8 +26,11 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
     words = [*WORDS, *GOOD, *BAD, *"The was because so what it came by .".split()]
     train_sentencepiece([" ".join(words)] * 20, 120).save(folder / "tokenizer")
-    for suite, names in (("glue", ("MRPC", "MNLI-m", "AX", "STS-B")),
-                         ("superglue", ("CB", "SuperGLUE-RTE", "AX-b")), ("race", ("RACE",))):
+    for suite, names in (
+        ("glue", ("MRPC", "MNLI-m", "AX", "STS-B")),
+        ("superglue", ("CB", "SuperGLUE-RTE", "AX-b")),
+        ("race", ("RACE",)),
+    ):
         for name in names:
             make_task(name, folder / suite / FOLDERS.get(name, name), rows=6)
     return folder
@@ -40,11 +44,27 @@ def no_plots(monkeypatch):
 def run(script, place, *arguments):
     """The rows of a table by task, and the notes of its record."""
     suite = script.TABLE.name
-    assert script.main(["--model", "random:1,2,8,8", "--tokenizer", str(place / "tokenizer"), "--data",
-                        str(place / suite), "--output", str(place / "runs" / suite), "--folder",
-                        str(place / "results"), *arguments]) == 0
-    record = json.loads((place / "results"
-                         / f"{suite}{'-cost' * ('--estimate' in arguments)}.json").read_text())
+    assert (
+        script.main(
+            [
+                "--model",
+                "random:1,2,8,8",
+                "--tokenizer",
+                str(place / "tokenizer"),
+                "--data",
+                str(place / suite),
+                "--output",
+                str(place / "runs" / suite),
+                "--folder",
+                str(place / "results"),
+                *arguments,
+            ]
+        )
+        == 0
+    )
+    record = json.loads(
+        (place / "results" / f"{suite}{'-cost' * ('--estimate' in arguments)}.json").read_text()
+    )
     return {row["task"]: row for row in record["rows"]}, record
 
 
@@ -69,7 +89,8 @@ def test_companion_sets_and_labelled_test_sets(place):
     rows, _ = run(superglue, place, *QUICK)
     assert list(rows) == list(TABLE_5)
     scores = json.loads((place / "runs" / "superglue" / "SuperGLUE-RTE" / "results.json").read_text())[
-                                                                                                       "metrics"]
+        "metrics"
+    ]
     assert rows["AX-b"]["ours"] == f"{100 * scores['AX-b/test']['mcc']:.1f}" and rows["AX-b"]["on"] == "test"
     assert rows["AX-g"]["ours"] == "not run" and rows["AX-g"]["how"] == "no test data"
     assert rows["CB"]["metric"] == "macro_f1/accuracy" and rows["CB"]["maximum"] is None
@@ -82,8 +103,13 @@ def test_the_paper_sets_are_used_and_a_second_run_repeats_nothing(place, capsys)
     first = capsys.readouterr().out
     chosen = convergent_set("CB")
     settings = json.loads((place / "runs" / "superglue" / "CB" / "results.json").read_text())["settings"]
-    assert (settings["lr"], settings["weight_decay"], settings["warmup"], settings["seed"],
-            settings["batch_size"]) == (*chosen.theta, chosen.batch_size)
+    assert (
+        settings["lr"],
+        settings["weight_decay"],
+        settings["warmup"],
+        settings["seed"],
+        settings["batch_size"],
+    ) == (*chosen.theta, chosen.batch_size)
     before = (place / "runs" / "superglue" / "CB" / "results.json").read_bytes()
     run(superglue, place, "--tasks", "CB", *QUICK)
     assert "has ended already" in capsys.readouterr().out + first
@@ -95,8 +121,18 @@ def test_with_teachers_it_is_agora(place, tmp_path, monkeypatch):
 
     asked = []
     monkeypatch.setattr(run_finetune, "main", lambda command: asked.append(command) or 1)
-    base = ["--model", "random:1,2,8,8", "--data", str(place / "glue"), "--tasks", "MRPC", "--folder",
-            str(tmp_path), "--teachers", str(tmp_path / "teachers")]
+    base = [
+        "--model",
+        "random:1,2,8,8",
+        "--data",
+        str(place / "glue"),
+        "--tasks",
+        "MRPC",
+        "--folder",
+        str(tmp_path),
+        "--teachers",
+        str(tmp_path / "teachers"),
+    ]
     with pytest.raises(BortError, match="no teacher for MRPC"):
         glue.main(base)
     (tmp_path / "teachers" / "MRPC" / "model").mkdir(parents=True)
@@ -135,7 +171,6 @@ def test_every_row_of_the_tables_is_a_task_with_the_papers_metrics():
         for name, columns in table.items():
             task = get_task(name)
             assert {len(cell) for cell in columns.values()} == {len(columns["Bort"])} and len(
-                                                                                              task.metrics) >= len(
-                                                                                                                   columns[
-                                                                                                                           "Bort"])
+                task.metrics
+            ) >= len(columns["Bort"])
             assert task.model_task in table or name in task_costs.TOKENS
