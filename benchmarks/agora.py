@@ -1,11 +1,11 @@
 """Does Agora work? A small student and a larger teacher, pre-trained here, on CoLA, RTE, SST-2, CB and COPA.
 
-    python -m benchmarks.agora                                    # everything; 2 hours of a core and the pre-training
-    python -m benchmarks.agora --tasks SST-2 --no-ablations       # one task
-    python -m benchmarks.agora --pretrained-student runs/pretraining/kd-0 --pretrained-teacher
-    runs/pretraining/teacher python -m benchmarks.agora --data ~/data --text articles.txt --work
-    runs/agora-benchmark --seeds 0,1,2 python -m benchmarks.agora --student 4,8,256,512 --teacher 6,8,512,2048
-    --student-steps 50000 --teacher-steps 50000
+    python -m benchmarks.agora --data FOLDER  # everything; 2 hours of a core and the pre-training
+    python -m benchmarks.agora --data FOLDER --tasks SST-2 --no-ablations  # one task
+    python -m benchmarks.agora --data FOLDER --pretrained-student runs/pretraining/kd-0 \\
+        --pretrained-teacher runs/pretraining/teacher
+    python -m benchmarks.agora --data FOLDER --text articles.txt --seeds 0,1,2 --student 4,8,256,512 \\
+        --teacher 6,8,512,2048 --student-steps 50000 --teacher-steps 50000  # larger networks
 
 For every task and seed: plain fine-tuning, plain fine-tuning and distillation with as many steps as Agora
 took, and Agora, all with the same starting grid, the same training examples X and the same held-out examples
@@ -25,12 +25,12 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from benchmarks.harness import common
+from benchmarks.harness import common, records
+from benchmarks.harness.data import text_files
 from bort.architecture import Architecture
 from bort.errors import BortError, run_command
 from bort.files import read_json, write_json
 
-DATA = common.ROOT.parent / "shared" / "data"
 MAX_LENGTH = 64
 
 
@@ -87,10 +87,10 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--data", default=str(DATA), help="folder with glue/ and superglue/ in the official layout"
+        "--data", required=True, help="folder with text/, glue/ and superglue/ (see benchmarks.harness.data)"
     )
     parser.add_argument(
-        "--text", nargs="+", help="text to pre-train on (default: text/articles.txt in --data)"
+        "--text", nargs="+", help="text to pre-train on (default: the files of text/ in --data)"
     )
     parser.add_argument(
         "--work", default="runs/agora-benchmark", help="models and runs; reused when the command repeats"
@@ -147,7 +147,7 @@ def pretrain(args: argparse.Namespace, work: Path) -> Dict[str, Any]:
         return {name: read_json(work / f"pretrained-{name}" / "results.json") for name in given}
     if any(given.values()):
         raise BortError("--pretrained-student and --pretrained-teacher go together")
-    texts = args.text or [str(Path(args.data) / "text" / "articles.txt")]
+    texts = args.text or text_files(Path(args.data))
     if not (work / "shards" / "index.json").exists():
         call(
             "text to shards",
@@ -420,7 +420,7 @@ def main(argv: Optional[List[str]] = None) -> int:
                 "labelled/s": statistics.median(run.get("labelled_per_second", 0) for run in runs),
             }
         )
-        print(common.markdown_table(lines), flush=True)
+        print(records.markdown_table(lines), flush=True)
     ablations = []
     if not args.no_ablations:
         if args.ablation_task not in tasks:
@@ -475,7 +475,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     if ablations:
         tables[f"Ablations on {args.ablation_task}"] = ablations
     for heading, table in tables.items():
-        print(f"\n{heading}\n{common.markdown_table(table)}")
+        print(f"\n{heading}\n{records.markdown_table(table)}")
     settings = {
         **{
             name: "{} after {:,} steps and {:,} tokens of pre-training, MLM accuracy {}%".format(
@@ -508,7 +508,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             shutil.copyfile(example, common.RESULTS / "agora.png")
             images.append("agora.png")
         print(
-            common.record(
+            records.record(
                 "agora",
                 tables,
                 settings,

@@ -1,8 +1,8 @@
 """Conversion to Hugging Face and back at full size: seconds, peak memory, size on disk, and that nothing
 changes.
 
-    python -m benchmarks.conversion                        # Bort and RoBERTa-large, two to three minutes, 8 GiB of disk
-    python -m benchmarks.conversion --models bort          # half a minute
+    python -m benchmarks.conversion  # Bort and RoBERTa-large, two to three minutes, 8 GiB of disk
+    python -m benchmarks.conversion --models bort  # half a minute
     python -m benchmarks.conversion --models tiny --no-outputs
 
 Weights are random. Every conversion is the command that users run, in a process of its own: seconds are from
@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-from benchmarks.harness import common
+from benchmarks.harness import common, records
 from bort.errors import BortError, run_command
 from bort.files import sha256_file
 
@@ -269,14 +269,14 @@ def main(argv: Optional[List[str]] = None) -> int:
         rows = [row for name in args.models for row in measure(name, work, with_outputs)]
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    print(common.markdown_table(rows))
+    print(records.markdown_table(rows))
     settings = {
         "networks": [
             f"{name} <{NETWORKS[name].architecture}> V={NETWORKS[name].vocab_size} ({NETWORKS[name].layout})"
             for name in args.models
         ]
     }
-    path = common.record(
+    path = records.record(
         "conversion", rows, settings, notes, "Conversion to Hugging Face and back", argv, args.folder, load
     )
     print(f"recorded in {path}")

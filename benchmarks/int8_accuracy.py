@@ -1,7 +1,7 @@
 """What 8 bits cost on real tasks: a fine-tuned classifier's dev metrics in every number format that deploys
 it.
 
-    python -m benchmarks.int8_accuracy CoLA=runs/cola/model SST-2=runs/sst2/model RTE=runs/rte/model
+    python -m benchmarks.int8_accuracy CoLA=runs/cola/model RTE=runs/rte/model --data FOLDER
     python -m benchmarks.int8_accuracy SST-2=runs/sst2/model --data ~/glue --calibration 64
 
 For every TASK=FOLDER the official dev set is scored by the model as trained (MXNet, float32), by MXNet's int8
@@ -22,10 +22,9 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 import numpy as np
 
-from benchmarks.harness import common
+from benchmarks.harness import common, records
 from bort.errors import BortError, run_command
 
-DATA = common.ROOT.parent / "shared" / "data"
 FOLDERS = {
     "CoLA": "glue/CoLA",
     "SST-2": "glue/SST-2",
@@ -172,9 +171,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="+", metavar="TASK=FOLDER", help="models that run_finetune.py wrote")
-    parser.add_argument(
-        "--data", type=Path, default=DATA, help="folder with glue/ and superglue/ (default: ../shared/data)"
-    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with glue/ and superglue/")
     parser.add_argument(
         "--calibration", type=int, default=256, metavar="N", help="training examples to learn ranges from"
     )
@@ -198,7 +195,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             "This processor has no VNNI: its 8-bit products are added in pairs in 16 bits, where "
             "they can overflow."
         )
-    path = common.record(
+    path = records.record(
         "int8_accuracy",
         rows,
         {"calibration examples": args.calibration},

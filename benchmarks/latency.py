@@ -1,6 +1,6 @@
 """Table 1's latency, in every engine a user would pick, with the same weights and inputs.
 
-    python -m benchmarks.latency                                     # everything; about 15 minutes on 2 quiet cores
+    python -m benchmarks.latency  # everything; about 15 minutes on 2 quiet cores
     python -m benchmarks.latency --architectures bort --engines mxnet,onnxruntime-hf --batch-sizes 1
     python -m benchmarks.latency --architectures 2,4,256,512 --lengths 64 --trials 5
 
@@ -19,7 +19,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 import numpy as np
 
-from benchmarks.harness import common, engines, latency_report
+from benchmarks.harness import common, engines, latency_report, records
 from benchmarks.harness.engines import Shape
 from benchmarks.harness.latency_report import show_shape
 from benchmarks.harness.workers import Worker
@@ -318,7 +318,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         "lengths": args.lengths,
         "batch sizes": args.batch_sizes,
     }
-    path = common.record(
+    path = records.record(
         args.name,
         report.tables(),
         settings,

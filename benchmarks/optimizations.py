@@ -1,6 +1,6 @@
 """What each step of the fast inference form gains: the same network, one step more in every line.
 
-    python -m benchmarks.optimizations                                   # Bort; about 4 minutes on 2 quiet cores
+    python -m benchmarks.optimizations  # Bort; about 4 minutes on 2 quiet cores
     python -m benchmarks.optimizations --shapes 1x128 --trials 20
     python -m benchmarks.optimizations --architecture 2,4,64,128 --vocab-size 500 --shapes 2x16 --trials 3
 
@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from benchmarks.harness import common, engines
+from benchmarks.harness import common, engines, records
 from bort.architecture import ROBERTA_VOCAB_SIZE, parse
 from bort.errors import BortError, run_command
 
@@ -234,7 +234,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         "Threads": policy_rows(args, args.shapes[0]),
     }
     print(
-        common.record(
+        records.record(
             "optimizations",
             tables,
             {"architecture": args.architecture, "trials": args.trials},

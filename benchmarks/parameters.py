@@ -11,7 +11,7 @@ import argparse
 import sys
 from typing import Any, Dict, List, Optional
 
-from benchmarks.harness.common import markdown_table, record
+from benchmarks.harness.records import markdown_table, record
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE
 from bort.errors import run_command
 from bort.paper import TABLE_2_PRESETS

@@ -1,12 +1,12 @@
 """Memory and speed of ``python -m bort.text prepare``: ten times the text must not take more memory.
 
-    python -m benchmarks.preparation                         # 50 and 500 MB; about 8 minutes on 2 cores
-    python -m benchmarks.preparation --megabytes 5,50        # a minute
+    python -m benchmarks.preparation  # 50 and 500 MB; about 8 minutes on 2 cores
+    python -m benchmarks.preparation --megabytes 5,50  # a minute
     python -m benchmarks.preparation --text corpus.txt --tokenizer roberta/ --workers 1
 
-The text is ../shared/data/text/articles.txt (else what Python carries), repeated with its paragraphs in
-another order each time until it has the size; RoBERTa's tokenizer in ../shared/data/bpe, else a SentencePiece
-one that is trained on it.
+The text is that of ``--data FOLDER`` (else what Python carries), repeated with its paragraphs in another
+order each time until it has the size; the tokenizer is RoBERTa's of that folder, else a SentencePiece one
+trained on the text.
 """
 
 from __future__ import annotations
@@ -22,27 +22,20 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from benchmarks.harness import common
+from benchmarks.harness import common, records
+from benchmarks.harness.data import add_data_option, read_text, vocabulary
 from bort.errors import BortError, run_command
 from bort.files import read_json
 
-SHARED = common.ROOT.parent / "shared" / "data"
 VOCAB_SIZE = 4000
 """Of the tokenizer that is trained where there is none."""
 
 
-def paragraphs(given: Optional[str]) -> List[str]:
+def paragraphs(data: Optional[Path], given: Optional[str]) -> List[str]:
     """The documents that the corpora are made of."""
-    path = Path(given) if given else SHARED / "text" / "articles.txt"
-    if given or path.is_file():
-        found = path.read_text(encoding="utf-8", errors="replace").split("\n\n")
-    else:
-        from bort.text.corpus.embedded import embedded_documents
-
-        found = list(embedded_documents())
-    found = [text.strip() for text in found if text.strip()]
+    found = [text.strip() for text in read_text(data, given).split("\n\n") if text.strip()]
     if not found:
-        raise BortError(f"{path}: no text in it")
+        raise BortError(f"{given or data}: no text in it")
     return found
 
 
@@ -115,6 +108,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--megabytes", default="50,500", help="sizes, with commas (default: 50,500)")
+    add_data_option(parser)
     parser.add_argument("--text", help="the text that is repeated")
     parser.add_argument("--tokenizer", help="its folder")
     parser.add_argument("--workers", type=int, default=common.usable_cores(), help="default: one a core")
@@ -127,17 +121,18 @@ def main(argv: Optional[List[str]] = None) -> int:
     if not sizes or min(sizes) < 1:
         raise BortError(f"--megabytes {args.megabytes}: positive whole numbers with commas, such as 50,500")
     load = common.load_average()
-    known = args.tokenizer or (str(SHARED / "bpe") if (SHARED / "bpe").is_dir() else None)
+    known = args.tokenizer or (str(vocabulary(args.data)) if vocabulary(args.data) else None)
     tokenizer = (
         ["--tokenizer", known]
         if known
         else ["--train-tokenizer", "sentencepiece", "--vocab-size", str(VOCAB_SIZE)]
     )
-    documents = paragraphs(args.text)
+    documents = paragraphs(args.data, args.text)
     with tempfile.TemporaryDirectory(prefix="bort-preparation-") as work:
         rows = [measure(Path(work), size, documents, tokenizer, args.workers) for size in sizes]
+    peaks = [row["peak MB, main process"] for row in rows]
     print(
-        common.record(
+        records.record(
             "preparation",
             rows,
             {
@@ -148,9 +143,8 @@ def main(argv: Optional[List[str]] = None) -> int:
                 "documents that are repeated": len(documents),
             },
             [
-                "Peaks are resident memory as the system counts it; the smallest and the largest "
-                "corpus differ by "
-                f"{max(row['peak MB, main process'] for row in rows) - min(row['peak MB, main process'] for row in rows):.1f} MB in the main process."
+                "Peaks are resident memory as the system counts it; the smallest and the largest corpus "
+                f"differ by {max(peaks) - min(peaks):.1f} MB in the main process."
             ],
             "From text to shards: memory and speed",
             argv,

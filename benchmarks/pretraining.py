@@ -1,10 +1,9 @@
 """Distillation against the masked language model alone, Table 3 and Figure 1 at the scale of this machine.
 
-    python -m benchmarks.pretraining                                        # about 25 minutes on 2 quiet cores
-    python -m benchmarks.pretraining --steps 60 --teacher-steps 60 --seeds 0 --no-record    # a trial
-    python -m benchmarks.pretraining --corpus wikipedia/ --tokenizer roberta/ --student bort --teacher
-    roberta-large/ \\
-        --max-length 512 --steps 25000 --batch-size 64                      # the paper's scale, given the machines
+    python -m benchmarks.pretraining  # about 25 minutes on 2 quiet cores
+    python -m benchmarks.pretraining --steps 60 --teacher-steps 60 --seeds 0 --no-record  # a trial
+    python -m benchmarks.pretraining --corpus wikipedia/ --tokenizer roberta/ --student bort \\
+        --teacher roberta-large/ --max-length 512 --steps 25000 --batch-size 64  # the paper's scale
 
 The same student is trained by both methods with the same data, seeds, steps and evaluation set; the teacher
 by the same runner (``--method mlm``) unless ``--teacher`` is a folder. Compute is wall time times cores, the
@@ -22,30 +21,29 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from benchmarks.harness import common
+from benchmarks.harness import common, records
+from benchmarks.harness.data import add_data_option, read_text, text_files
 from bort.errors import BortError, run_command
 from bort.files import read_json, read_jsonl
 from bort.paper import TABLE_3
 
 METHODS = {"mlm": "Pre-training", "kd": "Distillation"}
-SHARED_CORPUS = common.ROOT.parent / "shared" / "data" / "text" / "articles.txt"
 
 
 def prepare_corpus(arguments: argparse.Namespace, folder: Path) -> Path:
-    """Shards in ``folder`` of --corpus, the shared articles or the embedded text.
+    """Shards in ``folder`` of --corpus, the text of --data or the embedded text.
 
     Raises:
         BortError: they cannot be made, or those that are there are of another text, vocabulary or length.
     """
     from bort.text.__main__ import main as text_command
-    from bort.text.corpus.embedded import embedded_documents
 
     shards = folder / "shards"
-    corpus = arguments.corpus or (str(SHARED_CORPUS) if SHARED_CORPUS.is_file() else None)
-    if corpus is None:
-        corpus = str(folder / "embedded.txt")
+    corpus = [arguments.corpus] if arguments.corpus else [str(file) for file in text_files(arguments.data)]
+    if not corpus:
+        corpus = [str(folder / "embedded.txt")]
         folder.mkdir(parents=True, exist_ok=True)
-        Path(corpus).write_text("\n\n".join(embedded_documents()) + "\n", encoding="utf-8")
+        Path(corpus[0]).write_text(read_text(None) + "\n", encoding="utf-8")
     vocabulary = (
         ["--tokenizer", arguments.tokenizer]
         if arguments.tokenizer
@@ -57,7 +55,7 @@ def prepare_corpus(arguments: argparse.Namespace, folder: Path) -> Path:
         [
             "prepare",
             "--input",
-            corpus,
+            *corpus,
             "--output",
             str(shards),
             "--max-length",
@@ -246,8 +244,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         "--work", type=Path, default=common.ROOT / "runs" / "pretraining", help="shards and runs go here"
     )
     parser.add_argument(
-        "--corpus", help="text file or folder (default: the shared articles, else the embedded corpus)"
+        "--corpus", help="text file or folder (default: the text of --data, else the embedded corpus)"
     )
+    add_data_option(parser)
     parser.add_argument("--tokenizer", help="folder of a vocabulary (default: one is trained on the text)")
     parser.add_argument("--vocab-size", type=int, default=2000)
     parser.add_argument("--split", default="96,2,2", help="train, test and validation (default 96,2,2)")
@@ -355,12 +354,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     tables = {"Table 3": summary["table"], "Runs": summary["runs"]}
     if arguments.no_record:
         for heading, rows in tables.items():
-            print(f"\n{heading}\n{common.markdown_table(rows)}")
+            print(f"\n{heading}\n{records.markdown_table(rows)}")
         print("\n" + "\n".join(notes))
         draw(curves, cores, arguments.work / "figure1.png")
         return 0
     drawn = draw(curves, cores, common.RESULTS / "pretraining.png")
-    path = common.record(
+    path = records.record(
         "pretraining",
         tables,
         {key: value for key, value in vars(arguments).items() if key not in ("work", "no_record")},

@@ -1,11 +1,11 @@
-"""Paste recorded results into README.md: no figure in it is typed.
+"""Write the pages of recorded results, their index, and the tables of README.md: no figure there is typed.
 
-    python -m benchmarks.readme            # after a benchmark has written benchmarks/results/NAME.md
-    python -m benchmarks.readme --check    # only say whether README.md is up to date (exit code 1 if not)
+    python -m benchmarks.readme  # after a benchmark has written benchmarks/results/NAME.md
+    python -m benchmarks.readme --check  # only name what is not up to date (exit code 1 if there is any)
 
-Between ``<!-- result NAME -->`` and ``<!-- end NAME -->`` goes the first table of ``benchmarks/results/NAME.md``
-(``NAME#Heading`` takes the table under that heading) with the line that says when, where and from which
-commit.
+Between ``<!-- result NAME -->`` and ``<!-- end NAME -->`` goes the first table of
+``benchmarks/results/NAME.md`` (``NAME#Heading`` takes the table under that heading) with the line that says
+when, where and from which commit.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Mapping, Optional
 
-from benchmarks.harness import common
+from benchmarks.harness import common, records
 from bort.errors import BortError, run_command
-from bort.files import atomic_write
+from bort.files import atomic_write, read_json
 
 _BLOCK = re.compile(
     r"(<!-- result (?P<name>[\w-]+)(?:#(?P<heading>[^>]*?))? -->\n).*?(<!-- end (?P=name) "
@@ -50,38 +50,48 @@ def extract(text: str, heading: Optional[str], where: str) -> str:
     return "\n".join(lines[first:last]) + f"\n\n{command} · {run}\n"
 
 
-def paste(readme: str, results: Path) -> str:
-    """``readme`` with every block replaced; a block whose result is not recorded says so."""
+def paste(readme: str, pages: Mapping[str, str]) -> str:
+    """``readme`` with every block replaced from ``pages`` (by the record's name); a block whose result is not
+    recorded says so."""
 
     def replaced(match: "re.Match[str]") -> str:
-        path = results / f"{match['name']}.md"
+        name = match["name"]
         body = (
-            extract(path.read_text(encoding="utf-8"), match["heading"], str(path))
-            if path.is_file()
-            else f"Not recorded yet: `python -m benchmarks.{match['name']}` does it.\n"
+            extract(pages[name], match["heading"], f"{name}.md")
+            if name in pages
+            else f"Not recorded yet: `python -m benchmarks.{name}` does it.\n"
         )
         return f"{match[1]}{body}{match[4]}"
 
     return _BLOCK.sub(replaced, readme)
 
 
+def expected(root: Path) -> Dict[Path, str]:
+    """What README.md, the pages of the recorded results and their index should say, by path."""
+    results = root / "benchmarks" / "results"
+    pages = {path.stem: records.render(read_json(path)) for path in results.glob("*.json")}
+    readme = root / "README.md"
+    return {
+        **{results / f"{name}.md": page for name, page in pages.items()},
+        results / "README.md": records.render_index(results),
+        readme: paste(readme.read_text(encoding="utf-8"), pages),
+    }
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--check", action="store_true", help="write nothing; name what is not up to date")
     args = parser.parse_args(argv)
-    path = common.ROOT / "README.md"
-    before = path.read_text(encoding="utf-8")
-    after = paste(before, common.RESULTS)
-    if args.check:
-        print(
-            "README.md is up to date" if before == after else "README.md is not what the recorded results say"
-        )
-        return int(before != after)
-    with atomic_write(path) as stream:
-        stream.write(after)
-    return 0
+    texts = expected(common.ROOT)
+    stale = [path for path, text in texts.items() if not path.is_file() or path.read_text("utf-8") != text]
+    for path in stale:
+        print(f"{path.relative_to(common.ROOT)}: {'not up to date' if args.check else 'written'}")
+        if not args.check:
+            with atomic_write(path) as stream:
+                stream.write(texts[path])
+    return int(args.check and bool(stale))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """The paper's search on a small machine: where Bort's tuple ranks, how stable the winners are, what epsilon
 costs.
 
-    python -m benchmarks.search                          # everything; about 25 minutes on 2 quiet cores
-    python -m benchmarks.search --parts trained          # three minutes: a small space and a teacher that was trained
-    python -m benchmarks.search --parts table1           # ten minutes; recorded by itself as search-table1
-    python -m benchmarks.search --batch-size 8 --max-length 128 --speed-lines 64   # nearer to the paper, hours
+    python -m benchmarks.search  # everything; about 25 minutes on 2 quiet cores
+    python -m benchmarks.search --parts trained  # three minutes: a small space and a teacher that was trained
+    python -m benchmarks.search --parts table1  # ten minutes; recorded by itself as search-table1
+    python -m benchmarks.search --batch-size 8 --max-length 128 --speed-lines 64  # nearer to the paper, hours
 
 Parts (a killed one goes on where it stopped, in --work):
-  space    all 300 tuples. Sizes and FLOPs are the paper's own (V = 50,265, s = 512) and latencies are measured; only
-           the errors come from a smaller problem: batch, length and vocabulary as given, RoBERTa-large
-           without weights.
-  table1   the tuples of Table 1 and the largest of the space at s = 512 with RoBERTa's vocabulary; peak memory.
+  space    all 300 tuples. Sizes and FLOPs are the paper's own (V = 50,265, s = 512) and latencies are
+           measured; only the errors come from a smaller problem: batch, length and vocabulary as given,
+           RoBERTa-large without weights.
+  table1   the tuples of Table 1 and the largest of the space at s = 512 with RoBERTa's vocabulary; memory.
   trained  a small space against a small teacher that was pre-trained here, after few steps and after many.
 """
 
@@ -25,8 +25,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 import numpy as np
 
-from benchmarks.harness import common
-from benchmarks.harness.search_runs import SHARED, corpus, prepare, run
+from benchmarks.harness import common, records
+from benchmarks.harness.data import add_data_option, vocabulary
+from benchmarks.harness.search_runs import corpus, prepare, run
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse
 from bort.errors import run_command
 from bort.files import read_jsonl
@@ -265,8 +266,8 @@ def space_notes(
 
 def table1_part(args: argparse.Namespace, work: Path, text: Path) -> Tuple[Dict[str, Any], List[str]]:
     """Table 1's tuples as near to the paper's settings as a few minutes allow."""
-    known = (SHARED / "bpe").is_dir() or args.tokenizer
-    options = {"tokenizer": args.tokenizer or SHARED / "bpe"} if known else {"vocab_size": 8000}
+    known = args.tokenizer or vocabulary(args.data)
+    options = {"tokenizer": known} if known else {"vocab_size": 8000}
     shards = prepare(work, "shards-512", text, max_length=512, split="1,0,0", **options)
     paper_w, paper_ms, paper_m = "paper's W", "paper's ms", "paper's (M)"
     took, peak = run(
@@ -324,32 +325,20 @@ def table1_part(args: argparse.Namespace, work: Path, text: Path) -> Tuple[Dict[
     known = [row for row in rows if row["paper's W"] is not None]
     by_name = {row["row"]: row for row in known}
     first, last = by_name["A1 (Bort)"], by_name["BERT-base"]
+    errors = [row["cross-entropy"] for row in known]
+    theirs_in_order = ", ".join(row["row"] for row in sorted(known, key=lambda row: -row[paper_w]))
     return {"Table 1's tuples at s = 512 (n = 3, lr 5e-4, clip 1)": rows}, [
-        "Order by W here: "
-        f"{', '.join(row['row'] for row in known)}; in the paper: {', '.join(row['row'] for row in sorted(known, key=lambda row: -row[paper_w]))}. The cross-entropies differ by "
-        f"{max(row['cross-entropy'] for row in known) / min(row['cross-entropy'] for row in known) - 1:.1%} at most, as three "
-        "steps at 5e-4 leave every "
-        "network near its initial "
-        "weights, so size and speed "
-        "decide here; the paper's W "
-        "needs errors that differ "
-        "several times over.",
-        "BERT-base takes "
-        f"{last['ms, 1 x 512'] / first['ms, 1 x 512']:.2f} times as long as A1 here and {last[paper_ms] / first[paper_ms]:.2f} times in the paper; A1 has {first['parameters (M)']:.1f} million "
-        "parameters here and "
-        f"{first[paper_m]:.1f} in the "
-        "paper, which counts otherwise "
-        "(see parameters.md).",
-        "table1: batch "
-        f"{args.table1_batch} instead of "
-        f"1,024, {args.table1_lines} "
-        "held-out lines instead of "
-        "11,828, RoBERTa-large without "
-        f"weights; {took / 60:.1f} "
-        f"minutes and {peak / 1024:.1f} "
-        "GiB at most, the teacher with "
-        "355 M parameters and the "
-        "largest candidate included.",
+        f"Order by W here: {', '.join(by_name)}; in the paper: {theirs_in_order}. The "
+        f"cross-entropies differ by {max(errors) / min(errors) - 1:.1%} at most, as three steps at 5e-4 leave "
+        "every network near its initial weights, so size and speed decide here; the paper's W needs errors that "
+        "differ several times over.",
+        f"BERT-base takes {last['ms, 1 x 512'] / first['ms, 1 x 512']:.2f} times as long as A1 here and "
+        f"{last[paper_ms] / first[paper_ms]:.2f} times in the paper; A1 has {first['parameters (M)']:.1f} "
+        f"million parameters here and {first[paper_m]:.1f} in the paper, which counts otherwise (see "
+        "parameters.md).",
+        f"table1: batch {args.table1_batch} instead of 1,024, {args.table1_lines} held-out lines instead of "
+        f"11,828, RoBERTa-large without weights; {took / 60:.1f} minutes and {peak / 1024:.1f} GiB at "
+        "most, the teacher with 355 M parameters and the largest candidate included.",
     ]
 
 
@@ -459,10 +448,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument(
         "--work", default=str(common.ROOT / "runs" / "benchmark-search"), help="folder that is resumed"
     )
-    parser.add_argument(
-        "--corpus", help="a text (default: ../shared/data/text/articles.txt, else Python's own)"
-    )
-    parser.add_argument("--tokenizer", help="RoBERTa's, for table1 (default: ../shared/data/bpe)")
+    add_data_option(parser)
+    parser.add_argument("--corpus", help="a text (default: that of --data, else Python's own)")
+    parser.add_argument("--tokenizer", help="RoBERTa's, for table1 (default: bpe/ of --data)")
     parser.add_argument(
         "--workers", type=int, default=common.usable_cores(), help="processes (default: one a core)"
     )
@@ -488,7 +476,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--steps", type=int, default=100, help="trained: n of the long search")
     args = parser.parse_args(argv)
     load, begun, work = common.load_average(), time.perf_counter(), Path(args.work)
-    text = corpus(work, args.corpus)
+    text = corpus(work, args.data, args.corpus)
     shards = prepare(work, "shards", text, vocab_size=8000, max_length=64)
     tables: Dict[str, Any] = {}
     notes: List[str] = []
@@ -523,7 +511,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             }
         )
     settings["minutes of the last call"] = round((time.perf_counter() - begun) / 60, 1)
-    path = common.record(name, tables, settings, notes, title, argv, started_load=load, images=images)
+    path = records.record(name, tables, settings, notes, title, argv, started_load=load, images=images)
     print(path.read_text(encoding="utf-8"))
     return 0
 

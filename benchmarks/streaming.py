@@ -1,13 +1,13 @@
 """Many requests: a stream of real sentences through bort.predict, transformers' pipeline and a plain loop.
 
-    python -m benchmarks.streaming                              # Bort, 10,000 sentences; 15 minutes on 2 quiet cores
-    python -m benchmarks.streaming --model runs/sst2/model      # a fine-tuned model instead of random weights
-    python -m benchmarks.streaming --architecture 2,4,128,256 --vocab-size 2000 --sentences 500 --data none
+    python -m benchmarks.streaming  # Bort, 10,000 sentences; 15 minutes on 2 quiet cores
+    python -m benchmarks.streaming --model runs/sst2/model  # a fine-tuned model instead of random weights
+    python -m benchmarks.streaming --architecture 2,4,128,256 --vocab-size 2000 --sentences 500
 
 The sentences are SST-2's dev and test sets and as much of its training set as is needed, shuffled, from
-../shared/data (else sentences out of Python's own documentation). Every engine reads them one by one, has the
-same weights, and answers in their order. Engines run in processes of their own and take turns: each does a
-slice of its stream while the others are stopped. Their predictions are compared on the first sentences
+``--data FOLDER`` (else sentences out of Python's own documentation). Every engine reads them one by one,
+has the same weights, and answers in their order. Engines run in processes of their own and take turns: each
+does a slice of its stream while the others are stopped. Their predictions are compared on the first sentences
 before, and on all of them afterwards.
 """
 
@@ -21,12 +21,12 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import numpy as np
 
-from benchmarks.harness import common, streams
+from benchmarks.harness import common, records, streams
+from benchmarks.harness.data import add_data_option, task_folder, vocabulary
 from benchmarks.harness.workers import Worker
 from bort.architecture import parse
 from bort.errors import BortError, run_command
 
-SHARED = common.ROOT.parent / "shared" / "data"
 TOLERANCE = 1e-4
 """Of probabilities, between float32 engines ..."""
 OTHERWISE_TOKENISED = 1e-3
@@ -47,7 +47,7 @@ class Streamed(NamedTuple):
     probabilities: np.ndarray
 
 
-def sentences(data: Path, count: int, seed: int = 0) -> List[str]:
+def sentences(data: Optional[Path], count: int, seed: int = 0) -> List[str]:
     """``count`` sentences: SST-2's dev, test and training sets in that order, or those that Python carries;
     shuffled.
 
@@ -58,8 +58,8 @@ def sentences(data: Path, count: int, seed: int = 0) -> List[str]:
 
     found: List[str] = []
     for name, column in (("dev", 0), ("test", 1), ("train", 0)):
-        path = data / f"{name}.tsv"
-        if path.is_file():
+        path = None if data is None else task_folder(task_folder(data, "glue"), "SST-2") / f"{name}.tsv"
+        if path is not None and path.is_file():
             rows = path.read_text(encoding="utf-8").splitlines()[1:]
             found += [row.split("\t")[column].strip() for row in rows if row.strip()]
     found = [sentence for sentence in found or embedded_sentences() if sentence][:count]
@@ -168,9 +168,9 @@ def rows(result: Mapping[str, Streamed]) -> List[Dict[str, Any]]:
 
 def _tokenizer(args: argparse.Namespace) -> Optional[str]:
     """The folder to take the tokenizer from; None to train one, or to take the model's."""
-    if args.tokenizer or args.model or args.vocab_size or not (SHARED / "bpe").is_dir():
+    if args.tokenizer or args.model or args.vocab_size or vocabulary(args.data) is None:
         return args.tokenizer
-    return str(SHARED / "bpe")
+    return str(vocabulary(args.data))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -179,13 +179,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--architecture", default="bort", help="a preset or D,A,H,I, with random weights")
     parser.add_argument("--model", help="a fine-tuned classifier of two classes instead")
-    parser.add_argument("--tokenizer", help="its folder (default: the model's, or ../shared/data/bpe)")
+    parser.add_argument("--tokenizer", help="its folder (default: the model's, or bpe/ of --data)")
     parser.add_argument(
         "--vocab-size", type=int, help="train a SentencePiece tokenizer of this size on the sentences instead"
     )
     parser.add_argument("--engines", default=",".join(streams.ENGINES), help="default: %(default)s")
     parser.add_argument("--sentences", type=int, default=10000, help="default: 10000")
-    parser.add_argument("--data", type=Path, default=SHARED / "glue" / "SST-2", help="SST-2's folder")
+    add_data_option(parser)
     parser.add_argument("--slices", type=int, default=5, help="turns that every engine takes (default: 5)")
     parser.add_argument("--threads", type=int, default=common.usable_cores(), help="default: all cores")
     parser.add_argument("--results", type=Path, default=common.RESULTS, help="folder to write to")
@@ -240,7 +240,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         "threads": args.threads,
         "slices": args.slices,
     }
-    path = common.record(
+    path = records.record(
         args.name,
         rows(result),
         settings,

@@ -1,10 +1,10 @@
 """Training throughput: a masked-LM step and a distillation step against PyTorch, two ranks against one, peak
 memory.
 
-    python -m benchmarks.throughput                     # everything; about 6 minutes on 2 cores
-    python -m benchmarks.throughput --parts small       # a minute
+    python -m benchmarks.throughput  # everything; about 6 minutes on 2 cores
+    python -m benchmarks.throughput --parts small  # a minute
     python -m benchmarks.throughput --trials 10 --parts bort
-    python -m benchmarks.throughput --only-ranks        # the ranks alone, recorded by themselves as scaling
+    python -m benchmarks.throughput --only-ranks  # the ranks alone, recorded by themselves as scaling
 
 A step is what training does: masking the batch, forward and backward pass, clipping, optimizer. PyTorch runs
 transformers' own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same
@@ -25,7 +25,7 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from benchmarks.harness import common, workers
+from benchmarks.harness import common, records, workers
 from benchmarks.harness.training_steps import ENGINES, OURS, PARTS, TUNED, mxnet_step
 from bort.errors import BortError, run_command
 
@@ -199,7 +199,7 @@ def memory_worker() -> None:
         ("all positions at once", 1 << 40),
     ):
 
-        def run(count: int) -> None:
+        def run(count: int, elements: int = elements) -> None:
             with autograd.record():
                 recorded = states[:count] * 1.0
             head_backward(
@@ -333,7 +333,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         for part in arguments.parts[: 1 if arguments.only_ranks else None]
     }
     settings["trials"] = str(arguments.scaling_trials if arguments.only_ranks else arguments.trials)
-    path = common.record(name, tables, settings, notes, title, argv, arguments.folder, load)
+    path = records.record(name, tables, settings, notes, title, argv, arguments.folder, load)
     print(path.read_text(encoding="utf-8"))
     return 0
 

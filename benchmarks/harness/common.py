@@ -1,13 +1,10 @@
-"""What every benchmark shares: the machine it ran on, interleaved timing, tables, and the record it leaves.
+"""What every benchmark shares: the machine it ran on, interleaved timing, and processes of its own.
 
-``record(name, rows, settings, notes)`` writes ``benchmarks/results/NAME.json`` for programs and ``NAME.md``
-for people; both carry the command, commit, date, machine, versions and load, so that a figure can be traced
-and measured again. Nothing here imports MXNet.
+Nothing here imports MXNet.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import platform
@@ -18,12 +15,11 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import atomic_write, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -50,7 +46,6 @@ THREAD_VARIABLES = (
     "KMP_AFFINITY",
 )
 RESULT_PREFIX = "BENCHMARK-RESULT "
-Row = Mapping[str, Any]
 
 
 def cpu_info() -> Dict[str, Any]:
@@ -137,14 +132,6 @@ def commit() -> str:
         return "unknown"
 
 
-def command(argv: Optional[Sequence[str]] = None) -> str:
-    """The command line that repeats this run; ``argv`` are the arguments given to ``main`` (None: the
-    process's)."""
-    script = Path(sys.argv[0]).resolve()
-    shown = ["-m", f"benchmarks.{script.stem}"] if script.parent == ROOT / "benchmarks" else [script.name]
-    return shlex.join(["python", *shown, *(sys.argv[1:] if argv is None else argv)])
-
-
 def module_command(module: str, *arguments: str) -> List[str]:
     """``python -m MODULE ARGUMENTS`` with this interpreter; to be run in :func:`module_environment`."""
     return [sys.executable, "-m", module, *arguments]
@@ -163,7 +150,7 @@ def interleaved(
     warmup: int = 2,
     progress: Optional[Callable[[int], Any]] = None,
 ) -> Dict[str, List[float]]:
-    """Time every call once per round, so that the machine's moods fall on all of them alike.
+    """Time every call once per round, so that a change of the machine's speed falls on all of them alike.
 
     Args:
         calls: functions that return when their result is there (they wait for asynchronous engines
@@ -239,125 +226,3 @@ def peak_memory_mib() -> float:
     """The most memory this process has held so far, in MiB (resident)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def show(value: Any) -> str:
-    """A table cell: three significant digits for small numbers, a dash for what is not there."""
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
-
-
-def markdown_table(rows: Sequence[Row], columns: Optional[Sequence[str]] = None) -> str:
-    """Rows as a Markdown table; columns default to the keys in order of appearance."""
-    if columns is None:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[show(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in cells])
-
-
-def record(
-    name: str,
-    rows: Union[Sequence[Row], Mapping[str, Sequence[Row]]],
-    settings: Optional[Mapping[str, Any]] = None,
-    notes: Sequence[str] = (),
-    title: str = "",
-    argv: Optional[Sequence[str]] = None,
-    folder: Optional[Path] = None,
-    started_load: Any = None,
-    images: Sequence[str] = (),
-) -> Path:
-    """Write ``results/NAME.json`` and ``results/NAME.md``; both appear whole or not at all.
-
-    Args:
-        name: file name without its ending.
-        rows: rows of one table, or several tables by heading. Values must be JSON (NaN and infinities become
-            null).
-        settings: what the run was asked to do.
-        notes: sentences that qualify the figures: what was skipped, what surprised.
-        argv: the arguments given to ``main``, for the recorded command.
-        folder: instead of ``benchmarks/results`` (tests).
-        started_load: :func:`load_average` at the start; the present one is recorded as the end's.
-        images: file names in the same folder to show in the Markdown file.
-
-    Returns:
-        The path of the Markdown file.
-    """
-    folder = Path(folder or RESULTS)
-    tables = dict(rows) if isinstance(rows, Mapping) else {"": list(rows)}
-    facts = {
-        "name": name,
-        "title": title or name,
-        "command": command(argv),
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": {**machine(), "load_at_start": started_load},
-        "versions": versions(),
-    }
-    write_json(
-        folder / f"{name}.json",
-        _json_safe(
-            {
-                **facts,
-                "settings": dict(settings or {}),
-                "notes": list(notes),
-                "rows": tables[""] if list(tables) == [""] else tables,
-            }
-        ),
-    )
-    here = facts["machine"]
-    lines = [
-        f"# {facts['title']}",
-        "",
-        f"`{facts['command']}`",
-        "",
-        f"{facts['date']}, commit {facts['commit'][:12]}{'+changes' if '+' in facts['commit'] else ''}, "
-        f"{here['cores']} cores of {here['cpu']} "
-        f"({' '.join(here['instructions']) or 'no vector extensions'}), {show(here['memory_gib'])} GiB, "
-        f"load {_load(started_load)} → {_load(here['load'])}, "
-        + " ".join(f"{key}={value}" for key, value in here["threads"].items()),
-        "",
-        ", ".join(f"{package} {version}" for package, version in facts["versions"].items()),
-    ]
-    if settings:
-        lines += [
-            "",
-            "Settings: " + ", ".join(f"{key} {_plain(value)}" for key, value in settings.items()) + ".",
-        ]
-    for heading, table in tables.items():
-        lines += [""] + ([f"## {heading}", ""] if heading else []) + [markdown_table(table)]
-    for image in images:
-        lines += ["", f"![{facts['title']}]({image})"]
-    if notes:
-        lines += [""] + [f"- {note}" for note in notes]
-    path = folder / f"{name}.md"
-    with atomic_write(path) as stream:
-        stream.write("\n".join(lines) + "\n")
-    return path
-
-
-def _load(value: Any) -> str:
-    return f"{value[0]:.2f}" if value else "unknown"
-
-
-def _plain(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _json_safe(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _json_safe(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_safe(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value

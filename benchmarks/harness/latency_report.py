@@ -59,7 +59,7 @@ class Report:
         return 100 * work / float(np.median(result.seconds)) / self.peaks[kind][0]
 
     def tables(self) -> Dict[str, List[Row]]:
-        """By heading, for ``common.record``; empty ones are left out."""
+        """By heading, for ``records.record``; empty ones are left out."""
         made = {
             f"Table 1: milliseconds for {show_shape(self.shape)} tokens": self.table1(),
             f"Times slower than {self.first} in the same engine": self.ratios(),

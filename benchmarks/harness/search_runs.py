@@ -11,27 +11,19 @@ from pathlib import Path
 from typing import Any, Optional, Sequence, Tuple
 
 from benchmarks.harness import common
+from benchmarks.harness.data import read_text
 from bort.errors import BortError
 from bort.files import atomic_write, read_json, write_json
 
-SHARED = common.ROOT.parent / "shared" / "data"
 CORPUS_CHARACTERS = 2_000_000
 
 
-def corpus(work: Path, given: Optional[str]) -> Path:
-    """A text of two million characters: the one given, the articles beside this checkout, or what Python
-    carries."""
+def corpus(work: Path, data: Optional[Path], given: Optional[str]) -> Path:
+    """At most two million characters of the text given, of the data folder's, or of what Python carries."""
     path = work / "corpus.txt"
     if not path.is_file():
-        source = Path(given) if given else SHARED / "text" / "articles.txt"
-        if given or source.is_file():
-            text = source.read_text(encoding="utf-8", errors="replace")[:CORPUS_CHARACTERS]
-        else:
-            from bort.text.corpus.embedded import embedded_documents
-
-            text = "\n\n".join(embedded_documents())
         with atomic_write(path) as stream:
-            stream.write(text)
+            stream.write(read_text(data, given)[:CORPUS_CHARACTERS])
     return path
 
 

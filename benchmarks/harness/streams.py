@@ -1,6 +1,6 @@
 """What ``streaming.py`` compares: ways of classifying a stream of sentences, each in a process of its own.
 
-    python -m benchmarks.harness.streams ENGINE      # reads commands as JSON lines, answers with JSON lines (see workers.py)
+    python -m benchmarks.harness.streams ENGINE  # JSON lines in and out (see workers.py)
 
 Commands: ``{"prepare": folder, ...}``, ``{"make": folder}``, ``{"load": folder}``, ``{"start": file, "count":
 n}`` (of its lines), ``{"next": n}``, ``{"finish": path}``. Every engine turns an iterator of sentences into

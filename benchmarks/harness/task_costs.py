@@ -68,7 +68,7 @@ def training_speeds(model: Any, tokenizer: Tokenizer, steps: int = 4) -> Dict[in
         network = experiment.classifier_for(get_task("RTE"), model, 0)
         ends: List[float] = []
 
-        def stamp() -> bool:
+        def stamp(ends: List[float] = ends) -> bool:
             ends.append(time.perf_counter())
             return False
 

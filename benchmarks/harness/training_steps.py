@@ -1,7 +1,7 @@
 """One training step each of this project and of PyTorch, for throughput.py; every engine in a process of its
 own.
 
-    python -m benchmarks.harness.training_steps ENGINE    # reads commands as JSON lines, answers with JSON lines
+    python -m benchmarks.harness.training_steps ENGINE  # JSON lines in and out
 
 In one process the engines share OpenMP and its idle threads, which makes both slower than their users see
 them. Commands (see ``benchmarks.harness.workers``): ``{"make": part, "distil": bool}``, ``{"steps": n}``.

@@ -1,6 +1,6 @@
 """Engines in processes of their own, one of which runs at a time.
 
-    python -m benchmarks.harness.workers ENGINE      # reads commands as JSON lines, answers with JSON lines
+    python -m benchmarks.harness.workers ENGINE  # reads commands as JSON lines, answers with JSON lines
 
 In one process the engines' thread pools would fight: MXNet's idle threads spin. The parent stops a process
 (SIGSTOP) while another one is measured. Commands: ``{"prepare": folder, ...}``, ``{"make": folder}``,
@@ -63,7 +63,8 @@ def environment(engine: str, threads: int) -> Dict[str, str]:
 class Worker:
     """The parent's side of one engine; the process has the first ``threads`` cores of this one's.
 
-    ``python -m MODULE ENGINE`` must call :func:`serve`; this module does. ``variables`` are added to its environment.
+    ``python -m MODULE ENGINE`` must call :func:`serve`; this module does. ``variables`` are added to its
+    environment.
     """
 
     def __init__(

@@ -151,7 +151,6 @@ def test_optimizations_in_miniature(tmp_path):
 
 
 def test_preparation_in_miniature(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "SHARED", tmp_path)
     monkeypatch.setattr(preparation, "VOCAB_SIZE", 80)
     text = tmp_path / "text.txt"
     text.write_text(
@@ -160,7 +159,7 @@ def test_preparation_in_miniature(tmp_path, monkeypatch):
             for n in range(400)
         )
     )
-    documents = preparation.paragraphs(str(text))
+    documents = preparation.paragraphs(None, str(text))
     assert len(documents) == 400
     size = preparation.write_corpus(tmp_path / "corpus.txt", documents, 100_000)
     assert 100_000 <= size == (tmp_path / "corpus.txt").stat().st_size < 100_200
@@ -253,7 +252,7 @@ def test_the_rows_of_the_agora_benchmark():
     assert agora.teacher_columns({"metrics": {"dev": {"mcc": 0.5}}}, runs)["its dev metric"] == "mcc"
     assert agora.figures([None]) == {} and agora.figures([0.1, None, 0.3])["all"] == "10.0 30.0"
     with pytest.raises(BortError, match="this benchmark has"):
-        agora.main(["--tasks", "QQP"])
+        agora.main(["--data", "here", "--tasks", "QQP"])
 
 
 def test_engines_do_not_inherit_what_importing_bort_sets():

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from benchmarks import readme
+from benchmarks.harness import records
 from bort.errors import BortError
 from tests.tiny import ROOT
 
@@ -45,20 +46,31 @@ def test_tables_are_taken_with_their_origin():
             readme.extract(text, heading, "x")
 
 
-def test_pasting_replaces_only_the_blocks(tmp_path):
-    (tmp_path / "x.md").write_text(RESULT)
+def test_pasting_replaces_only_the_blocks():
     before = (
         "start\n<!-- result x -->\nold 99\n<!-- end x -->\nmiddle\n<!-- result y -->\n<!-- end y -->\nend\n"
     )
-    after = readme.paste(before, tmp_path)
+    after = readme.paste(before, {"x": RESULT})
     assert "99" not in after and "| 1 | 2 |" in after and "yet: `python -m benchmarks.y`" in after
     assert after.startswith("start\n<!-- result x -->\n") and after.endswith("<!-- end y -->\nend\n")
-    assert readme.paste(after, tmp_path) == after
+    assert readme.paste(after, {"x": RESULT}) == after
 
 
-def test_the_readme_says_what_was_recorded():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme.paste(text, ROOT / "benchmarks" / "results") == text
+def test_readme_pages_and_index_are_those_of_the_records():
+    for path, text in readme.expected(ROOT).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: run python -m benchmarks.readme"
+
+
+def test_no_path_of_a_machine_is_recorded():
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        assert records.portable(text) == text, path
+    assert records.portable("--data /home/me/data/glue --x=../a/b T=/w/runs/c/model") == (
+        "--data …/glue --x=…/b T=runs/c/model"
+    )
+    assert records.portable(f"{ROOT}/benchmarks/x.py f1/em 4,8 1 / 2 https://host/path") == (
+        "benchmarks/x.py f1/em 4,8 1 / 2 https://host/path"
+    )
 
 
 def test_its_first_screen_has_the_two_commands_and_every_script_is_there():
@@ -76,7 +88,8 @@ def test_its_first_screen_has_the_two_commands_and_every_script_is_there():
 @pytest.mark.parametrize("runner", ["run_search.py", "run_pretrain.py", "run_finetune.py"])
 def test_every_runner_helps_without_mxnet_and_is_short(runner):
     code = (
-        f"import sys, {runner[:-3]} as r\ntry: r.main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n"
+        f"import sys, {runner[:-3]} as r\n"
+        "try: r.main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n"
         "assert 'mxnet' not in sys.modules"
     )
     out = subprocess.run(

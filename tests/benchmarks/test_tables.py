@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import glue, race, superglue
+from benchmarks import tables
 from benchmarks.harness import task_costs
 from bort.architecture import Architecture
 from bort.errors import BortError
@@ -41,18 +41,18 @@ def no_plots(monkeypatch):
     monkeypatch.setattr("bort.finetuning.experiment.plot_curves", lambda *args, **settings: None)
 
 
-def run(script, place, *arguments):
+def run(suite, place, *arguments):
     """The rows of a table by task, and the notes of its record."""
-    suite = script.TABLE.name
     assert (
-        script.main(
+        tables.main(
             [
+                suite,
                 "--model",
                 "random:1,2,8,8",
                 "--tokenizer",
                 str(place / "tokenizer"),
                 "--data",
-                str(place / suite),
+                str(place),
                 "--output",
                 str(place / "runs" / suite),
                 "--folder",
@@ -69,7 +69,7 @@ def run(script, place, *arguments):
 
 
 def test_the_paper_and_ours_side_by_side(place):
-    rows, record = run(glue, place, *QUICK, "--seeds", "0,1")
+    rows, record = run("glue", place, *QUICK, "--seeds", "0,1")
     assert list(rows) == list(TABLE_4) and record["settings"]["run"] == 4
     assert rows["MRPC"]["metric"] == "f1/accuracy" and rows["MRPC"]["Bort (paper)"] == "94.1/92.3"
     results = json.loads((place / "runs" / "glue" / "MRPC" / "results.json").read_text())
@@ -86,7 +86,7 @@ def test_the_paper_and_ours_side_by_side(place):
 
 
 def test_companion_sets_and_labelled_test_sets(place):
-    rows, _ = run(superglue, place, *QUICK)
+    rows, _ = run("superglue", place, *QUICK)
     assert list(rows) == list(TABLE_5)
     scores = json.loads((place / "runs" / "superglue" / "SuperGLUE-RTE" / "results.json").read_text())[
         "metrics"
@@ -94,12 +94,12 @@ def test_companion_sets_and_labelled_test_sets(place):
     assert rows["AX-b"]["ours"] == f"{100 * scores['AX-b/test']['mcc']:.1f}" and rows["AX-b"]["on"] == "test"
     assert rows["AX-g"]["ours"] == "not run" and rows["AX-g"]["how"] == "no test data"
     assert rows["CB"]["metric"] == "macro_f1/accuracy" and rows["CB"]["maximum"] is None
-    rows, _ = run(race, place, *QUICK)
+    rows, _ = run("race", place, *QUICK)
     assert list(rows) == list(TABLE_6) and {row["on"] for row in rows.values()} == {"test"}
 
 
 def test_the_paper_sets_are_used_and_a_second_run_repeats_nothing(place, capsys):
-    run(superglue, place, "--tasks", "CB", *QUICK)
+    run("superglue", place, "--tasks", "CB", *QUICK)
     first = capsys.readouterr().out
     chosen = convergent_set("CB")
     settings = json.loads((place / "runs" / "superglue" / "CB" / "results.json").read_text())["settings"]
@@ -111,7 +111,7 @@ def test_the_paper_sets_are_used_and_a_second_run_repeats_nothing(place, capsys)
         settings["batch_size"],
     ) == (*chosen.theta, chosen.batch_size)
     before = (place / "runs" / "superglue" / "CB" / "results.json").read_bytes()
-    run(superglue, place, "--tasks", "CB", *QUICK)
+    run("superglue", place, "--tasks", "CB", *QUICK)
     assert "has ended already" in capsys.readouterr().out + first
     assert (place / "runs" / "superglue" / "CB" / "results.json").read_bytes() == before
 
@@ -122,6 +122,7 @@ def test_with_teachers_it_is_agora(place, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(run_finetune, "main", lambda command: asked.append(command) or 1)
     base = [
+        "glue",
         "--model",
         "random:1,2,8,8",
         "--data",
@@ -134,17 +135,17 @@ def test_with_teachers_it_is_agora(place, tmp_path, monkeypatch):
         str(tmp_path / "teachers"),
     ]
     with pytest.raises(BortError, match="no teacher for MRPC"):
-        glue.main(base)
+        tables.main(base)
     (tmp_path / "teachers" / "MRPC" / "model").mkdir(parents=True)
     for extra, expected in (([], "--chs"), (["--", "--grid", "small"], "--grid")):
         with pytest.raises(BortError, match="the run failed"):
-            glue.main([*base, *extra])
+            tables.main([*base, *extra])
         command = asked.pop()
         assert command[command.index("--teacher") + 1] == str(tmp_path / "teachers" / "MRPC" / "model")
         assert "agora" in command and expected in command and ("--chs" in command) == (not extra)
     for tasks, message in (("RACE-M", "not in this table"), ("QQP", "no training data")):
         with pytest.raises(BortError, match=message):
-            glue.main([*base[:-2], "--tasks", tasks])
+            tables.main([*base[:-2], "--tasks", tasks])
 
 
 def test_the_estimate_multiplies_what_was_measured(place, monkeypatch):
@@ -161,7 +162,7 @@ def test_the_estimate_multiplies_what_was_measured(place, monkeypatch):
     assert rows[0]["Agora and teacher (PFLOP)"] == pytest.approx(flops / 1e15, abs=1e-3)
     assert rows[2]["Agora (h)"] == pytest.approx(rows[0]["Agora (h)"] + rows[1]["Agora (h)"], abs=2e-3)
     monkeypatch.setattr(task_costs, "LENGTHS", (8, 16))
-    found, record = run(race, place, "--estimate")
+    found, record = run("race", place, "--estimate")
     assert found["RACE-M"]["from"] == "data" and found["RACE-M"]["training examples"] == 50800
     assert "at 16" in record["settings"]["tokens/s"] and record["title"] == "Cost of Table 6: RACE"
 

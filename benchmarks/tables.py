@@ -1,4 +1,15 @@
-"""Tables 4, 5 and 6 from a model folder: what ``glue.py``, ``superglue.py`` and ``race.py`` share.
+"""Tables 4, 5 and 6 from a model folder: every task whose data is there, the paper's figures beside ours.
+
+    # The whole of GLUE, by Agora with the paper's convergent hyper-parameters; a teacher for each task in
+    # runs/teachers:
+    python -m benchmarks.tables glue --model bort --data FOLDER --teachers runs/teachers
+
+    # Plain fine-tuning with the same hyper-parameters; a few tasks; other settings:
+    python -m benchmarks.tables superglue --model bort --data FOLDER --tasks CB,COPA
+    python -m benchmarks.tables race --model bort --data FOLDER --tasks RACE-M -- --epochs 5 --lr 3e-5
+
+    # What a table would cost on this machine, and elsewhere:
+    python -m benchmarks.tables glue --model bort --data FOLDER --estimate
 
 Every task whose training data is there is fine-tuned with the paper's convergent hyper-parameters (Tables 7
 to 9): by Agora with ``--teachers FOLDER`` (a fine-tuned classifier in FOLDER/TASK or FOLDER/TASK/model),
@@ -16,11 +27,12 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 import numpy as np
 
-from benchmarks.harness import common
-from bort.errors import BortError
+from benchmarks.harness import common, records
+from benchmarks.harness.data import task_folder
+from bort.errors import BortError, run_command
 from bort.files import read_json
 from bort.finetuning.hyperparameters import convergent_set
-from bort.paper import Scores
+from bort.paper import TABLE_4, TABLE_5, TABLE_6, Scores
 from bort.tasks.base import Task
 from bort.tasks.registry import get_task
 
@@ -28,33 +40,43 @@ PAPER_COLUMNS = {"RoBERTa-large": "RoBERTa-large", "BERT-large": "BERT-large", "
 
 
 class Table(NamedTuple):
-    """One table of the paper: the record's name, a title, the paper's scores and the data folder's usual
-    name."""
+    """One table of the paper: name of its command, record and data folder, title, the paper's scores."""
 
     name: str
     title: str
     paper: Scores
-    folder: str
 
 
-def arguments(
-    table: Table, description: Optional[str], argv: Optional[Sequence[str]]
-) -> Tuple[argparse.Namespace, List[str]]:
+TABLES = {
+    table.name: table
+    for table in (
+        Table("glue", "Table 4: GLUE", TABLE_4),
+        Table("superglue", "Table 5: SuperGLUE", TABLE_5),
+        Table("race", "Table 6: RACE", TABLE_6),
+    )
+}
+
+
+def arguments(argv: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]]:
     """The command line, and what follows ``--``."""
     given = list(sys.argv[1:] if argv is None else argv)
     own, extra = (
         (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     )
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("table", choices=sorted(TABLES), help="Table 4, 5 or 6")
     parser.add_argument(
         "--model", required=True, help="pre-trained model folder, .params file or random:D,A,H,I"
     )
     parser.add_argument(
-        "--data", required=True, help=f"folder that holds the tasks' folders ({table.folder})"
+        "--data",
+        type=Path,
+        required=True,
+        help="folder with glue/, superglue/ and race/, or the folder that holds the table's tasks",
     )
-    parser.add_argument("--output", help=f"run folders go here (default: runs/{table.name})")
+    parser.add_argument("--output", help="run folders go here (default: runs/TABLE)")
     parser.add_argument(
         "--teachers", help="fine-tuned classifiers, FOLDER/TASK: Agora instead of plain fine-tuning"
     )
@@ -68,13 +90,15 @@ def arguments(
     return parser.parse_args(own), extra
 
 
-def run_table(table: Table, description: Optional[str], argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run, print and record one table, or with ``--estimate`` its cost.
 
     Raises:
         BortError: unknown tasks, no data or teacher for one, or a run that failed.
     """
-    args, extra = arguments(table, description, argv)
+    args, extra = arguments(argv)
+    table = TABLES[args.table]
+    args.data = str(task_folder(args.data, table.name))
     wanted = args.tasks.split(",") if args.tasks else list(table.paper)
     unknown = [task for task in wanted if task not in table.paper]
     if unknown:
@@ -125,8 +149,8 @@ def _record(
     folder: Optional[Path],
     load: Any,
 ) -> int:
-    print("\n".join(["", common.markdown_table(rows), *notes]))
-    print(f"recorded in {common.record(name, rows, settings, notes, title, argv, folder, load)}")
+    print("\n".join(["", records.markdown_table(rows), *notes]))
+    print(f"recorded in {records.record(name, rows, settings, notes, title, argv, folder, load)}")
     return 0
 
 
@@ -268,3 +292,7 @@ def constant(task: Task, trained_on: Task, data: str, split_name: str) -> Mappin
 
 def _joined(values: Sequence[float]) -> str:
     return "/".join(f"{value:.1f}" for value in values)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
