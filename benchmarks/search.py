@@ -328,10 +328,10 @@ def table1_part(args: argparse.Namespace, work: Path, text: Path) -> Tuple[Dict[
     errors = [row["cross-entropy"] for row in known]
     theirs_in_order = ", ".join(row["row"] for row in sorted(known, key=lambda row: -row[paper_w]))
     return {"Table 1's tuples at s = 512 (n = 3, lr 5e-4, clip 1)": rows}, [
-        f"Order by W here: {', '.join(by_name)}; in the paper: {theirs_in_order}. The cross-entropies differ "
-        f"by {max(errors) / min(errors) - 1:.1%} at most, as three steps at 5e-4 leave every network near its "
-        "initial weights, so size and speed decide here; the paper's W needs errors that differ several times "
-        "over.",
+        f"Order by W here: {', '.join(by_name)}; in the paper: {theirs_in_order}. The cross-entropies "
+        f"differ by {max(errors) / min(errors) - 1:.1%} at most, as three steps at 5e-4 leave every network "
+        "near its initial weights, so size and speed decide here; the paper's W needs errors that differ "
+        "several times over.",
         f"BERT-base takes {last['ms, 1 x 512'] / first['ms, 1 x 512']:.2f} times as long as A1 here and "
         f"{last[paper_ms] / first[paper_ms]:.2f} times in the paper; A1 has {first['parameters (M)']:.1f} "
         f"million parameters here and {first[paper_m]:.1f} in the paper, which counts otherwise (see "
