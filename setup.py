@@ -18,6 +18,7 @@ EXTRAS = {
     "plots": ["matplotlib>=3.4"],
     "corpora": ["mwparserfromhell>=0.6"],
     "tensorboard": ["tensorboardX>=2.6"],
+    "lint": ["ruff>=0.12,<0.18", "mypy>=1.14,<2.5"],
     "bench": ["torch>=2.0", "transformers>=4.40"],
 }
 EXTRAS["test"] = ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6"] + [
@@ -33,7 +34,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.8,<3.13",
+    python_requires=">=3.9,<3.13",
     packages=find_packages(include=["bort", "bort.*"]),
     py_modules=["run_search", "run_pretrain", "run_finetune"],
     install_requires=[

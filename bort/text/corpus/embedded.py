@@ -36,7 +36,7 @@ _HASHES = re.compile(r"^[ \t]*#+ ?", re.MULTILINE)
 NETWORK_MODULES = frozenset(("asyncio", "email", "ftplib", "html", "http", "imaplib", "ipaddress", "mailbox",
                              "mimetypes", "poplib", "smtplib", "socket", "socketserver", "ssl", "urllib",
                              "webbrowser", "wsgiref", "xml", "xmlrpc"))
-"""What the task "topic" labels 1: modules and packages that every Python from 3.8 to 3.12 has."""
+"""What the task "topic" labels 1: modules and packages that every Python from 3.9 to 3.12 has."""
 KINDS = ("order", "topic")
 _TYPOGRAPHY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-"})
 _LIST_MARK = re.compile(r"^\s*(?:[-*o+•]|\d+[.)]|\(\w\))\s+")
