@@ -3,6 +3,7 @@
     python -m benchmarks.readme  # after a benchmark has written benchmarks/results/NAME.md
     python -m benchmarks.readme --check  # only name what is not up to date (exit code 1 if there is any)
 
+``<!-- headline -->`` to ``<!-- end headline -->`` gets the table of ``benchmarks/harness/headline.py``.
 Between ``<!-- result NAME -->`` and ``<!-- end NAME -->`` goes the first table of
 ``benchmarks/results/NAME.md`` (``NAME#Heading`` takes the table under that heading) with the line that says
 when, where and from which commit.
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional
 
 from benchmarks.harness import common, records
+from benchmarks.harness.headline import headline
 from bort.errors import BortError, run_command
 from bort.files import atomic_write, read_json
 
@@ -25,6 +27,8 @@ _BLOCK = re.compile(
     r"-->)",
     re.S,
 )
+
+_HEADLINE = re.compile(r"(<!-- headline -->\n).*?(<!-- end headline -->)", re.S)
 
 
 def extract(text: str, heading: Optional[str], where: str) -> str:
@@ -69,12 +73,14 @@ def paste(readme: str, pages: Mapping[str, str]) -> str:
 def expected(root: Path) -> Dict[Path, str]:
     """What README.md, the pages of the recorded results and their index should say, by path."""
     results = root / "benchmarks" / "results"
-    pages = {path.stem: records.render(read_json(path)) for path in results.glob("*.json")}
+    found = {path.stem: read_json(path) for path in sorted(results.glob("*.json"))}
+    pages = {name: records.render(facts) for name, facts in found.items()}
     readme = root / "README.md"
+    text = _HEADLINE.sub(lambda match: match[1] + headline(found) + match[2], readme.read_text("utf-8"))
     return {
         **{results / f"{name}.md": page for name, page in pages.items()},
         results / "README.md": records.render_index(results),
-        readme: paste(readme.read_text(encoding="utf-8"), pages),
+        readme: paste(text, pages),
     }
 
 

@@ -75,9 +75,10 @@ def test_no_path_of_a_machine_is_recorded():
 
 def test_its_first_screen_has_the_two_commands_and_every_script_is_there():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "make demo" in "\n".join(text.splitlines()[:12]) and "make test" in "\n".join(
-        text.splitlines()[:12]
-    )
+    start = "\n".join(text.splitlines()[:12])
+    assert "make demo" in start and "make test" in start and len(text.splitlines()) <= 200
+    for link in set(re.findall(r"\]\((?!http)([^)#]+)\)", text)):
+        assert (ROOT / link).exists(), link
     for script in set(re.findall(r"python (\w+\.py)", text)):
         assert (ROOT / script).is_file(), script
     for module in set(re.findall(r"python -m ((?:bort|benchmarks)[.\w]*)", text)):
