@@ -124,10 +124,12 @@ def train(args: argparse.Namespace, method: str) -> int:
     intervals = loop.Intervals(args.log_interval, args.eval_interval, args.checkpoint_interval, args.keep,
                                    args.eval_sequences, args.tensorboard)
     corpus, facts = inputs.read_corpus(args.data, args.mask_ratio, args.whole_words)
-    student = inputs.make_student(args.architecture, args.init, corpus.policy.vocab_size, args.seed,
-                                           args.dropout, args.max_length)
+    student = inputs.make_student(args.architecture, args.init, corpus.tokenizer, args.seed, args.dropout,
+                                  args.max_length)
+    teacher_files = None
     if method == "kd":
-        facts.update(inputs.teacher_facts(args.teacher, corpus, args.teacher_architecture))
+        teacher_files = inputs.teacher_for(args.teacher, corpus, args.teacher_architecture)
+        facts.update(inputs.teacher_facts(teacher_files, args.teacher_architecture))
     described: Dict[str, Any] = {
         "method": method, **asdict(settings), **facts, "architecture": student.architecture.to_dict(),
         "init": args.init, "dropout": student.dropout, "cache_teacher": args.cache_teacher,
@@ -137,16 +139,15 @@ def train(args: argparse.Namespace, method: str) -> int:
         if results is None:
             teacher: Any = None
             if args.cache_teacher:
-                teacher = inputs.cached_teacher(args.cache_folder or Path(args.data) / "teacher-cache",
-                                                args.cache_teacher, passes, args.teacher, corpus, facts,
-                                                mask_seed, args.temperature, student.max_length,
-                                                args.teacher_architecture)
+                options = inputs.CacheOptions(
+                    folder=args.cache_folder or Path(args.data) / "teacher-cache", top_k=args.cache_teacher,
+                    passes=passes, mask_seed=mask_seed, temperature=args.temperature)
+                teacher = inputs.cached_teacher(options, teacher_files, corpus, facts, student)
                 say("teacher cache: {positions:,} positions, KL to the teacher {mean_kl_nats:.4f} nats on "
                     "average and {max_kl_nats:.3f} at most, {mean_mass_outside:.2%} of the mass spread evenly".format(
                                                                                                                       **teacher.error))
             elif method == "kd":
-                teacher = inputs.load_teacher(args.teacher, corpus, args.temperature, student.max_length,
-                                                       args.teacher_architecture, args.dtype)
+                teacher = inputs.live_teacher(teacher_files, args.temperature, student.vocab_size, args.dtype)
             results = loop.pretrain(student, corpus, settings, run, teacher, intervals)
     results = {name: math.nan if value is None else value for name, value in results.items()}
     say("{steps} steps, {tokens:,} tokens, {seconds:.0f} s ({tokens_per_second:,.0f} tokens/s): evaluation "

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from bort.architecture import parse
 from bort.backend import distributed
-from bort.checkpoints import model_folder
+from bort.checkpoints import model_folder, vocabulary
 from bort.errors import BortError
-from bort.files import PathLike, sha256_file
+from bort.files import PathLike
 from bort.masked_lm.masking import MaskingPolicy
-from bort.masked_lm.teacher import LiveTeacher
+from bort.masked_lm.teacher import LiveTeacher, MaskedLMTeacher, open_teacher
 from bort.models import Bert, Classifier, initialize
 from bort.pretraining import teacher_cache
 from bort.pretraining.loop import Corpus
@@ -81,9 +82,9 @@ def batches_of_step(batch_size: Optional[int], accumulate: Optional[int], max_to
     return micro, total // together
 
 
-def make_student(architecture: Optional[str], init: Optional[PathLike], vocab_size: int, seed: int,
+def make_student(architecture: Optional[str], init: Optional[PathLike], tokenizer: Any, seed: int,
                  dropout: Optional[float] = None, max_length: int = 512) -> Bert:
-    """A student drawn from ``seed``, or the network in ``init``.
+    """A student for the tokens of ``tokenizer``, drawn from ``seed``, or the network in ``init``.
 
     Raises:
         BortError: neither or both of them say what it is, its vocabulary is not the corpus's, or a number is
@@ -95,96 +96,89 @@ def make_student(architecture: Optional[str], init: Optional[PathLike], vocab_si
         raise BortError(f"--max-length must be at least 1, not {max_length}")
     settings: Dict[str, Any] = {} if dropout is None else {"dropout": dropout}
     if init is not None:
-        model = _body(model_folder.load(init, architecture, **settings))
-        if model.vocab_size != vocab_size:
+        loaded = model_folder.load(init, architecture, **settings)
+        model = loaded.bort if isinstance(loaded, Classifier) else loaded
+        if not vocabulary.fits(model.vocab_size, vocabulary.recorded_at(init), tokenizer):
             raise BortError(f"--init {init}: its vocabulary has {model.vocab_size} tokens, the corpus's "
-                            f"{vocab_size}; prepare the corpus with this model's tokenizer")
+                            f"{tokenizer.vocab_size}; prepare the corpus with this model's tokenizer")
         return model
     if architecture is None:
         raise BortError("--architecture or --init must say which network to train")
-    model = Bert(parse(architecture), vocab_size, max_length=max_length, **settings)
+    model = Bert(parse(architecture), tokenizer.vocab_size, max_length=max_length, **settings)
     initialize(model, seed)
     return model
 
 
-def _body(model: Any) -> Bert:
-    return model.bort if isinstance(model, Classifier) else model
-
-
-def teacher_facts(path: PathLike, corpus: Corpus, architecture: Optional[str] = None) -> Dict[str, Any]:
-    """What identifies a teacher, read without loading it.
-
-    Args:
-        architecture: of a bare file: the same file is another network with another number of heads.
+def teacher_for(path: PathLike, corpus: Corpus, architecture: Optional[str] = None) -> MaskedLMTeacher:
+    """The teacher at ``path``, which answers for this corpus; it is not built yet.
 
     Raises:
-        BortError: there is no model at ``path``, or it was trained with another tokenizer than the corpus's.
+        BortError: there is none, it was trained with another tokenizer, it takes shorter sequences, or nothing
+            says what network a bare file is of.
     """
-    located = model_folder.locate(path)
-    config = located.config or {}
-    vocab_size = config.get("vocab_size", corpus.policy.vocab_size)
-    if vocab_size != corpus.policy.vocab_size:
-        raise _wrong_vocabulary(path, vocab_size, corpus.policy.vocab_size)
-    theirs = (config.get("tokenizer") or {}).get("fingerprint")
-    ours = getattr(corpus.tokenizer, "fingerprint", None)
-    if theirs is not None and ours is not None and theirs != ours:
-        raise BortError(f"--teacher {path}: its tokenizer is not the corpus's, so its answers would be about "
-                        f"other tokens; prepare the corpus with --tokenizer {path}")
-    return {"teacher": config.get("sha256") or sha256_file(located.parameters), "teacher_architecture": None
-            if architecture is None else str(parse(architecture, "--teacher-architecture"))}
+    teacher = open_teacher(path, architecture)
+    teacher.check(corpus.tokenizer, int(corpus.train.lengths.max(initial=1)),
+                  f"prepare the corpus with the teacher's tokenizer (--tokenizer {path})")
+    return teacher
 
 
-def _wrong_vocabulary(path: PathLike, theirs: int, ours: int) -> BortError:
-    return BortError(f"--teacher {path}: its vocabulary has {theirs} tokens, the student's {ours}; "
-                     "distillation compares them token by token, so prepare the corpus with the teacher's "
-                     f"tokenizer (--tokenizer {path})")
+def teacher_facts(teacher: MaskedLMTeacher, architecture: Optional[str] = None) -> Dict[str, Any]:
+    """What identifies a teacher; the same bare file is another network with another ``architecture``."""
+    return {"teacher": teacher.identity,
+            "teacher_architecture": None if architecture is None else str(teacher.architecture)}
 
 
-def load_teacher(path: PathLike, corpus: Corpus, temperature: float, max_length: int,
-                 architecture: Optional[str] = None, dtype: str = "float32") -> LiveTeacher:
-    """A teacher that answers for this corpus.
-
-    Raises:
-        BortError: its vocabulary or its longest sequence do not fit, or nothing says what network a bare file
-        is of.
-    """
-    try:
-        model = _body(model_folder.load(path, architecture))
-    except BortError as error:
-        if architecture is None and model_folder.locate(path).config is None:
-            raise BortError(f"--teacher {path} is a bare parameter file, whose network "
-                            f"--teacher-architecture D,A,H,I (or a preset) says ({error})") from error
-        raise
-    if model.vocab_size != corpus.policy.vocab_size:
-        raise _wrong_vocabulary(path, model.vocab_size, corpus.policy.vocab_size)
-    longest = max(int(corpus.train.lengths.max()), 1)
-    if longest > model.max_length:
-        raise BortError(f"--teacher {path}: it takes {model.max_length} tokens, the corpus has sequences of "
-                        f"{longest}; prepare the corpus with --max-length {model.max_length}")
+def live_teacher(teacher: MaskedLMTeacher, temperature: float, vocab_size: int,
+                 dtype: str = "float32") -> LiveTeacher:
+    """The teacher as a network, for a student with ``vocab_size`` word vectors; errors as
+    :meth:`~bort.masked_lm.teacher.MaskedLMTeacher.network`."""
+    model = teacher.network()
     if dtype != "float32":
         model.cast(dtype)
-    return LiveTeacher(model, temperature)
+    return LiveTeacher(model, temperature, vocab_size)
 
 
-def cached_teacher(folder: PathLike, top_k: int, passes: int, path: PathLike, corpus: Corpus,
-                   facts: Dict[str, Any], mask_seed: int, temperature: float, max_length: int,
-                   architecture: Optional[str] = None) -> teacher_cache.CachedTeacher:
+@dataclass(frozen=True)
+class CacheOptions:
+    """A cache of a teacher's answers.
+
+    Attributes:
+        folder: where caches are kept.
+        top_k: tokens to keep for each position.
+        passes: epochs whose masks it covers.
+        mask_seed: of the masks, not the run's own: students in another order and with other initial weights
+            share the answers.
+        temperature: T.
+    """
+
+    folder: PathLike
+    top_k: int
+    passes: int
+    mask_seed: int
+    temperature: float
+
+
+def cached_teacher(options: CacheOptions, teacher: MaskedLMTeacher, corpus: Corpus, facts: Mapping[str, Any],
+                   student: Bert) -> teacher_cache.CachedTeacher:
     """Answers on disk, computed now if they are not there yet; with them there, the teacher is not even
     loaded.
 
+    Args:
+        facts: what identifies the corpus and the teacher.
+
     Raises:
         BortError: ``top_k`` is not below the vocabulary size, or what
-        :func:`bort.pretraining.teacher_cache.build_cache` raises.
+            :func:`bort.pretraining.teacher_cache.build_cache` raises.
     """
-    if not 1 <= top_k <= corpus.policy.vocab_size:
-        raise BortError(f"--cache-teacher {top_k}: keep from 1 to {corpus.policy.vocab_size} tokens for each "
+    vocab_size, max_length = corpus.policy.vocab_size, student.max_length
+    if not 1 <= options.top_k <= vocab_size:
+        raise BortError(f"--cache-teacher {options.top_k}: keep from 1 to {vocab_size} tokens for each "
                         "position")
-    # Not the run's own seed: students in another order and with other initial weights share the answers.
-    facts = {**facts, "seed": mask_seed, "temperature": temperature, "top_k": top_k, "passes": passes,
-             "max_length": max_length}
-    place = Path(folder) / teacher_cache.cache_key(facts)
+    facts = {**facts, "seed": options.mask_seed, "temperature": options.temperature, "top_k": options.top_k,
+             "passes": options.passes, "max_length": max_length}
+    place = Path(options.folder) / teacher_cache.cache_key(facts)
     if not (place / "index.json").is_file():
-        teacher = load_teacher(path, corpus, temperature, max_length, architecture)
-        teacher_cache.build_cache(folder, facts, teacher, corpus.train, corpus.policy, corpus.pad_id,
+        network = live_teacher(teacher, options.temperature, vocab_size)
+        teacher_cache.build_cache(options.folder, facts, network, corpus.train, corpus.policy, corpus.pad_id,
                                   max_length)
-    return teacher_cache.CachedTeacher(place)
+    return teacher_cache.CachedTeacher(place, student.vocab_size)

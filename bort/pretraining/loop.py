@@ -9,7 +9,6 @@ same step.
 """
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, Optional

@@ -33,7 +33,7 @@ from bort.files import PathLike, read_json, sha256_file, write_json
 from bort.masked_lm.batches import MaskedLMBatch, Sequences, make_batch, token_groups
 from bort.masked_lm.losses import Teacher
 from bort.masked_lm.masking import MaskingPolicy
-from bort.masked_lm.teacher import LiveTeacher, expected_positions
+from bort.masked_lm.teacher import LiveTeacher, expected_positions, fit_vocabulary
 from bort.training.console import progress
 from bort.training.run_folder import on_root
 
@@ -197,13 +197,14 @@ class CachedTeacher:
 
     Args:
         path: a folder made by :func:`build_cache`.
+        vocab_size: rows of the student's vocabulary, where it has another number of them.
 
     Raises:
         BortError: it is not a cache, or of another version. Later, from :meth:`targets`: a block is missing,
             damaged, or of other masks.
     """
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, vocab_size: Optional[int] = None) -> None:
         self.path = Path(path)
         index = read_json(self.path / "index.json")
         if not isinstance(index, dict) or index.get("format_version") != FORMAT_VERSION:
@@ -211,6 +212,7 @@ class CachedTeacher:
                             "again")
         self.facts, self.error = index["facts"], index["error"]
         self._blocks, self._block, self._vocabulary = index["blocks"], index["block"], index["vocab_size"]
+        self._student_vocabulary = vocab_size or self._vocabulary
         self._open: Dict[str, Dict[str, np.ndarray]] = {}
 
     def _arrays(self, name: str) -> Dict[str, np.ndarray]:
@@ -249,6 +251,6 @@ class CachedTeacher:
             filled[nd.array(rows, dtype="int32", ctx=device),
                    nd.array(tokens[start:stop].ravel(), dtype="int32", ctx=device)] = nd.array(
                        kept[start:stop].ravel(), dtype="float32", ctx=device)
-            return filled
+            return fit_vocabulary(filled, self._student_vocabulary)
 
         return probabilities

@@ -16,15 +16,20 @@ import numpy as np
 from bort.architecture import Architecture, parse
 from bort.backend.mxnet import nd
 from bort.backend.numpy_views import threads
-from bort.checkpoints.model_folder import load, locate
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.engines.mxnet_compiled import compile_for_inference
 from bort.errors import BortError
-from bort.files import read_json, sha256_file, write_json
+from bort.files import read_json, write_json
 from bort.masked_lm.batches import MaskedLMBatch
 from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, Teacher
-from bort.masked_lm.teacher import expected_positions, masked_states, on_device
-from bort.models import Bert, Classifier, initialize
+from bort.masked_lm.teacher import (
+    MaskedLMTeacher,
+    expected_positions,
+    masked_states,
+    on_device,
+    open_teacher,
+)
+from bort.models import Bert, initialize
 from bort.search.lines import Lines, load_array, save_array
 from bort.search.shared_folder import SPEED_FILE, SearchFolder, watching
 
@@ -43,18 +48,21 @@ class Maximum(NamedTuple):
 
     Attributes:
         architecture: its 4-tuple.
-        identity: what tells its weights apart: a checksum, or "random".
-        folder: where its weights are, None when they are drawn from the search's seed.
-        tokenizer: the fingerprint of the tokenizer it was trained with, where that is known.
-        vocab_size, max_length: as its files say, None without files.
+        teacher: its weights; None when they are drawn from the search's seed.
     """
 
     architecture: Architecture
-    identity: str
-    folder: Optional[Path]
-    tokenizer: Optional[str] = None
-    vocab_size: Optional[int] = None
-    max_length: Optional[int] = None
+    teacher: Optional[MaskedLMTeacher]
+
+    @property
+    def identity(self) -> str:
+        """What tells its weights apart: a checksum, or "random"."""
+        return "random" if self.teacher is None else self.teacher.identity
+
+    @property
+    def folder(self) -> Optional[Path]:
+        """Where its weights are, if anywhere."""
+        return None if self.teacher is None else self.teacher.path
 
 
 def find_maximum(source: str, architecture: Optional[str] = None) -> Maximum:
@@ -67,50 +75,26 @@ def find_maximum(source: str, architecture: Optional[str] = None) -> Maximum:
         BortError: neither, a broken folder, or an architecture that is missing or contradicts the folder.
     """
     path = Path(source)
-    given = None if architecture is None else parse(architecture, "--teacher-architecture")
-    if not path.exists() or path.suffix == ".json":
-        if given is not None:
-            raise BortError("--teacher-architecture says what network a .params file is of, and --teacher "
-                            f"{source} is no file; leave it out")
-        return Maximum(parse(source, "--teacher"), "random", None)
-    located = locate(path)
-    if located.config is None:
-        try:
-            model = load(path, given)
-        except BortError as error:
-            if given is not None:
-                raise
-            raise BortError(f"--teacher {path} is a bare parameter file, whose network "
-                            f"--teacher-architecture D,A,H,I (or a preset) says ({error})") from error
-        body = model.bort if isinstance(model, Classifier) else model
-        return Maximum(body.architecture, sha256_file(located.parameters), path, None, body.vocab_size,
-                       body.max_length)
-    found = Architecture.from_dict(located.config.get("architecture"), str(path))
-    if given not in (None, found):
-        raise BortError(f"{path}: holds {found.display}, not the {given.display} of --teacher-architecture")
-    identity = located.config.get("sha256") or sha256_file(located.parameters)
-    tokenizer = located.config.get("tokenizer")
-    fingerprint = tokenizer.get("fingerprint") if isinstance(tokenizer, dict) else None
-    sizes = (located.config.get(name) for name in ("vocab_size", "max_length"))
-    return Maximum(found, str(identity), path, fingerprint,
-                   *(size if isinstance(size, int) else None for size in sizes))
+    if path.exists() and path.suffix != ".json":
+        teacher = open_teacher(path, architecture)
+        return Maximum(teacher.architecture, teacher)
+    if architecture is not None:
+        raise BortError("--teacher-architecture says what network a .params file is of, and --teacher "
+                        f"{source} is no file; leave it out")
+    return Maximum(parse(source, "--teacher"), None)
 
 
 def check_teacher(maximum: Maximum, lines: Lines) -> None:
-    """Refuse, from what its files say of it, a T that cannot answer for ``lines``.
+    """Refuse, from its files, a T that cannot answer for ``lines``.
 
     Raises:
-        BortError: its vocabulary is not the tokenizer's, or it takes shorter lines only.
+        BortError: its vocabulary is not the tokenizer's, it takes shorter lines only, or its MLM head was
+            never trained.
     """
-    if maximum.folder is None:
-        return
-    if maximum.vocab_size not in (None, lines.vocab_size) or maximum.tokenizer not in (None,
-                                                                                       lines.tokenizer.fingerprint):
-        raise BortError(f"{maximum.folder}: was trained with another tokenizer (V = {maximum.vocab_size}) "
-                        f"than the lines are made with (V = {lines.vocab_size}); give its own with "
-                        "--tokenizer, or its shards")
-    if maximum.max_length is not None and maximum.max_length < lines.max_length:
-        raise BortError(f"{maximum.folder}: takes {maximum.max_length} tokens; lower --max-length to that")
+    if maximum.teacher is not None:
+        maximum.teacher.check(lines.tokenizer, lines.max_length,
+                              "give its own tokenizer with --tokenizer, or its shards")
+        maximum.teacher.check_head()
 
 
 def build_teacher(maximum: Maximum, lines: Lines, positions: int, seed: int) -> Bert:
@@ -120,19 +104,16 @@ def build_teacher(maximum: Maximum, lines: Lines, positions: int, seed: int) -> 
         positions: rows of the position embedding where T is drawn at random.
 
     Raises:
-        BortError: its vocabulary is not the tokenizer's, or it takes shorter lines only.
+        BortError: as :func:`check_teacher`, or its files are damaged.
     """
-    if maximum.folder is None:
-        model = Bert(maximum.architecture, lines.vocab_size, positions)
-        model.collect_params().setattr("grad_req", "null")
-        # Another seed than the candidates': draws go by name, and those of its width would begin with its
-        # word matrix.
-        initialize(model, seed + TEACHER_SEED)
-        return model
-    loaded = load(maximum.folder, maximum.architecture)
-    model = loaded.bort if isinstance(loaded, Classifier) else loaded
+    if maximum.teacher is not None:
+        check_teacher(maximum, lines)
+        return maximum.teacher.network()
+    model = Bert(maximum.architecture, lines.vocab_size, positions)
     model.collect_params().setattr("grad_req", "null")
-    check_teacher(maximum._replace(vocab_size=model.vocab_size, max_length=model.max_length), lines)
+    # Another seed than the candidates': draws go by name, and those of its width would begin with its word
+    # matrix.
+    initialize(model, seed + TEACHER_SEED)
     return model
 
 
@@ -196,14 +177,17 @@ def teacher_outputs(folder: SearchFolder, lines: Lines, make: Callable[[], Bert]
             teacher.append(make())
         projection = teacher[0].decoder[3]
         if name == "projection":
-            write_ndarrays(path / "projection.params", {"weight": projection.weight.data().asnumpy(),
-                                                        "bias": projection.bias.data().asnumpy()})
+            # Rows beyond the tokenizer's ids, if there are any, stand for no token.
+            write_ndarrays(path / "projection.params",
+                           {"weight": projection.weight.data().asnumpy()[:lines.vocab_size],
+                            "bias": projection.bias.data().asnumpy()[:lines.vocab_size]})
             return
         states, facts = [], []
         for start, stop in micro_batches(*blocks[name], micro_batch_size):
             batch = lines.batch(start, stop)
             states.append(masked_states(teacher[0], *on_device(batch)).asnumpy())
-            facts.append(np.stack([expected_positions(batch), _entropies(states[-1], projection, batch)],
+            facts.append(np.stack([expected_positions(batch), _entropies(states[-1], projection, batch,
+                                                                         lines.vocab_size)],
                                   axis=1))
         save_array(path / f"{name}-lines.npy", np.concatenate(facts))
         save_array(path / f"{name}.npy", np.concatenate(states))
@@ -230,12 +214,14 @@ def cross_entropy(log_probability: Any, target: Any) -> np.ndarray:
     return -products.reshape((-1,)).asnumpy().astype(np.float64)
 
 
-def _entropies(states: np.ndarray, projection: Any, batch: MaskedLMBatch) -> np.ndarray:
+def _entropies(states: np.ndarray, projection: Any, batch: MaskedLMBatch, vocab_size: int) -> np.ndarray:
     """The sum of the entropies of T's distributions of every line, float64 (B,)."""
     total = []
     rows = max(1, MAX_CHUNK_ELEMENTS // projection.weight.shape[0])
     for start in range(0, len(states), rows):
         logits = projection(nd.array(states[start:start + rows], dtype="float32"))
+        if vocab_size < logits.shape[1]:
+            logits = logits[:, :vocab_size]
         total.append(cross_entropy(nd.log_softmax(logits, axis=-1), nd.softmax(logits, axis=-1)))
     line = batch.rows // batch.token_ids.shape[1]
     return np.bincount(line, weights=np.concatenate(total) if total else [], minlength=len(batch.token_ids))

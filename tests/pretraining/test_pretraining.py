@@ -18,14 +18,14 @@ import run_pretrain
 from bort.architecture import Architecture
 from bort.backend import distributed
 from bort.backend.mxnet import mx
-from bort.checkpoints.model_folder import parameter_arrays
+from bort.checkpoints.model_folder import parameter_arrays, set_parameters
 from bort.errors import BortError, run_command
 from bort.files import read_jsonl
 from bort.masked_lm.batches import BatchStream, make_batch, shuffled_token_batches
 from bort.masked_lm.losses import LossWeights
 from bort.masked_lm.masking import MaskingPolicy
 from bort.masked_lm.teacher import LiveTeacher
-from bort.models import Bert, initialize
+from bort.models import Bert, Classifier, initialize
 from bort.pretraining import inputs, teacher_cache
 from bort.pretraining.loop import Corpus, Intervals, Pretraining, Settings, pretrain
 from bort.text.shards.plan import PrepareOptions
@@ -476,7 +476,7 @@ def test_a_cache_is_computed_once_goes_on_and_notices_damage(tmp_path, monkeypat
 class Tokenizer:
     """As much of a tokenizer as model folders and teachers are checked with."""
 
-    kind, fingerprint = "sentencepiece", "f" * 64
+    kind, fingerprint, vocab_size = "sentencepiece", "f" * 64, VOCAB
 
     def save(self, folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -606,6 +606,46 @@ def test_a_teacher_that_speaks_of_other_tokens_is_refused(tmp_path, command, cap
     bort.save(tiny_bert(0), tmp_path / "teacher", other)
     assert command(*arguments) == 2
     assert "its tokenizer is not the corpus's" in capsys.readouterr().err
+
+
+def test_a_teacher_without_a_trained_head_is_refused_with_the_command_that_trains_one(tmp_path, command, capsys):
+    kd = ("--architecture", "2,2,8,12", "--teacher", tmp_path / "teacher", "--steps", 2)
+    bort.save(student(), tmp_path / "teacher", Tokenizer())
+    for extra in ((), ("--cache-teacher", 4)):
+        assert command("run", *kd, *extra) == 2
+        error = capsys.readouterr().err
+        assert "never trained" in error
+        assert f"run_pretrain.py --init {tmp_path / 'teacher'} --method mlm" in error
+    body = tiny_bert(3, TINY_TEACHER)
+    head = Classifier(body, 2)
+    head.initialize_head(0)
+    bort.save(head, tmp_path / "teacher", Tokenizer())
+    assert command("run", *kd) == 2 and "fine-tuned as a classifier" in capsys.readouterr().err
+    # The remedy works.
+    bort.save(student(), tmp_path / "teacher", Tokenizer())
+    assert command("head", "--init", tmp_path / "teacher", "--method", "mlm", "--steps", 2) == 0
+    assert command("run", *kd[:2], "--teacher", tmp_path / "head" / "model", "--steps", 2) == 0
+
+
+def test_more_rows_than_ids_are_ordinary_in_teachers_and_students(tmp_path, command, capsys):
+    arguments = ("--steps", 3, "--teacher")
+    plain, padded = tiny_bert(3), tiny_bert(3, vocab_size=VOCAB + 8)
+    arrays = parameter_arrays(padded)
+    for name, array in parameter_arrays(plain).items():  # the same network with eight more rows
+        arrays[name] = np.concatenate([array, arrays[name][VOCAB:]]) if len(arrays[name]) > len(array) else array
+    set_parameters(padded, arrays, "")
+    bort.save(plain, tmp_path / "plain", Tokenizer())
+    bort.save(padded, tmp_path / "padded", Tokenizer())
+    for name, extra in (("live", ()), ("cached", ("--cache-teacher", 6))):
+        for teacher in ("plain", "padded"):
+            assert command(f"{name}-{teacher}", "--architecture", "2,2,8,12", *arguments, tmp_path / teacher,
+                           *extra) == 0
+        # What a teacher says of rows that stand for no token is not asked.
+        rows = [metrics(tmp_path / f"{name}-{teacher}") for teacher in ("plain", "padded")]
+        for left, right in zip(*rows):
+            assert left == pytest.approx(right, rel=1e-5)
+        assert command(f"{name}-init", "--init", tmp_path / "padded", *arguments, tmp_path / "plain", *extra) == 0
+    assert bort.load(tmp_path / "live-init" / "model").vocab_size == VOCAB + 8
 
 
 # On real shards

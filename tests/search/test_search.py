@@ -732,12 +732,21 @@ def test_a_text_is_prepared_with_the_tokenizer_given_or_one_trained_on_it(text, 
         search(tmp_path / "other", settings, TEACHER, corpus, tokenizer=tmp_path / "trained" / "tokenizer")
 
 
+def train_head(model: Bert) -> None:
+    """As much training as a teacher is asked for."""
+    model.decoder[3].bias.data()[:] = 0.01
+
+
 def test_a_teacher_folder_is_taken_with_its_tokenizer_and_its_checksum(corpus, tmp_path):
     tokenizer = load_tokenizer(corpus / "tokenizer")
     model = Bert(Architecture(3, 2, 24, 32), tokenizer.vocab_size, max_length=16)
     initialize(model, 5)
     save(model, tmp_path / "teacher", tokenizer)
     settings = replace(SETTINGS, max_length=16, steps=1)
+    with pytest.raises(BortError, match="never trained.*--method mlm"):
+        search(tmp_path / "untrained", settings, str(tmp_path / "teacher"), corpus)
+    train_head(model)
+    save(model, tmp_path / "teacher", tokenizer)
     rows = search(tmp_path / "run", settings, str(tmp_path / "teacher"), corpus)
     assert len(rows) == 4 and read_json(tmp_path / "run" / "space.json")["weights"] != "random"
     save(model, tmp_path / "foreign", train_sentencepiece(text_lines(40, seed=9), 50))
@@ -762,6 +771,7 @@ def test_a_teacher_folder_is_taken_with_its_tokenizer_and_its_checksum(corpus, t
             search(tmp_path / "wrong", settings, wrong, corpus, teacher_architecture="3,1,24,32")
     # Other weights in the same place are another search.
     initialize(model, 6)
+    train_head(model)
     save(model, tmp_path / "teacher", tokenizer)
     with pytest.raises(BortError, match="weights was"):
         search(tmp_path / "run", settings, str(tmp_path / "teacher"), corpus, resume=True)
