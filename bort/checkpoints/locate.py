@@ -23,11 +23,6 @@ MAX_CONFIG_BYTES = 4 << 20
 """A config with everything that a run records in it has some thousand bytes."""
 TIED = "decoder.3.weight"
 EMBEDDING = "word_embed.0.weight"
-RELEASED_LABELS: Dict[str, Tuple[str, ...]] = {
-    **dict.fromkeys(("RTE", "QNLI", "AX-b", "AX-g"), ("not_entailment", "entailment")),
-    **dict.fromkeys(("MNLI", "CB"), ("neutral", "entailment", "contradiction"))}
-"""Task to the order of the classes in the original release's classifiers, whose files do not say it. Its
-other tasks have the order of ``bort.tasks``."""
 
 
 class Located(NamedTuple):

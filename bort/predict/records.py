@@ -26,7 +26,6 @@ from bort.tasks.base import Example, Split, Task
 from bort.tasks.jsonl import JsonlTask, is_idx
 from bort.tasks.race import RaceTask
 from bort.tasks.reading import MAX_LINE_BYTES, BadRow, parse_record, shorten
-from bort.tasks.text import clean
 
 FORMATS = ("auto", "lines", "tsv", "jsonl")
 _SUFFIXES = {".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".txt": "lines"}
@@ -84,8 +83,8 @@ def example_split(task: Task, texts: Texts, idx: Any) -> Split:
                      f"{_texts(len(segments))}")
     if not all(isinstance(segment, str) for segment in segments):
         raise BadRow(f"expected texts, found {shorten(segments)!r}")
-    segments = tuple(clean(segment) for segment in segments)
-    if not any(segments):
+    segments = tuple(task.segment(segment) for segment in segments)
+    if not any(map(str.strip, segments)):
         raise BadRow("expected some text, found none")
     return Split("test", [Example(idx, segments)])
 

@@ -20,6 +20,7 @@ from bort.files import PathLike
 from bort.tasks import metrics as metric_functions
 from bort.tasks import submission as submissions
 from bort.tasks.reading import without_collection
+from bort.tasks.text import clean, sanitize
 
 logger = logging.getLogger("bort.tasks")
 
@@ -97,7 +98,8 @@ class Task:
         A.
         submission: file name the leaderboard expects; ``submission_kind`` its form; ``submission_unit`` the
             official count (see :attr:`official_counts`) that it has one line of each for.
-        encoding: "paper", or "released" where the original release fed the model differently.
+        encoding: "paper", or "released" for the original release's input (see ``bort.tasks.released``).
+        unnamed_order: the labels in the order of a classifier that records none; None for that of ``labels``.
         model_task: for sets without training data, the task whose model scores them; else None.
         companions: sets that this task's model is scored on as well.
         head: "linear", or "linear_extra" where the paper puts one more layer before the classifier (CoLA).
@@ -114,6 +116,7 @@ class Task:
     submission_kind: submissions.Kind
     submission_unit = "rows"
     encoding = "paper"
+    unnamed_order: Optional[Tuple[str, ...]] = None
     model_task: Optional[str] = None
     companions: Tuple[str, ...] = ()
     head = "linear"
@@ -139,6 +142,10 @@ class Task:
         return f"<task {self.name}>"
 
     # ---- reading
+
+    def segment(self, text: str) -> str:
+        """A text of the data as it becomes a segment. The paper's lose the white space at their ends."""
+        return clean(text) if self.encoding == "paper" else sanitize(text)
 
     def file_names(self, split: str) -> List[Tuple[str, ...]]:
         """The files of a split, each as a tuple of accepted names relative to the task's folder, best

@@ -27,7 +27,7 @@ from bort.text.tokenizers.base import Tokenizer
 
 logger = logging.getLogger("bort.tasks")
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """To be raised whenever the same split, tokenizer and length would give other ids: it is part of every cache
 key."""
 BATCH_TEXTS = 2048
@@ -60,8 +60,9 @@ class EncodedSplit:
 def kept_lengths(first: int, second: int, room: int, truncation: str) -> Tuple[int, int]:
     """How much of two segments fits into ``room`` tokens; what is cut is cut from the tails.
 
-    "even" cuts the longer segment until both are equally long, then both in turn. "first" cuts only segment A
-    (the passage), and segment B (question and answer) no sooner than A is gone.
+    "even" cuts the longer segment, and B of two that are equally long, as the original release does: 6 and 6
+    to 11 give 6 and 5. "first" cuts only segment A (the passage), and segment B (question and answer) no
+    sooner than A is gone.
     """
     if first + second <= room:
         return first, second
@@ -71,7 +72,7 @@ def kept_lengths(first: int, second: int, room: int, truncation: str) -> Tuple[i
     half = room // 2
     if first <= half:
         return first, room - first
-    if second <= room - half:
+    if second <= half:
         return room - second, second
     return room - half, half
 

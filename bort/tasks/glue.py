@@ -15,7 +15,6 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from bort.tasks.base import Example, Label, Split, Task
 from bort.tasks.reading import BadRow, column_positions, numbered_lines, read_rows, shorten
 from bort.tasks.submission import Tsv
-from bort.tasks.text import clean
 
 ENTAILMENT = ("entailment", "not_entailment")
 MNLI_LABELS = ("entailment", "neutral", "contradiction")
@@ -104,8 +103,8 @@ class _RowReader:
         cells = line.split("\t")
         if len(cells) != len(self.columns):
             raise BadRow(f"expected {len(self.columns)} tab-separated fields, found {len(cells)}")
-        segments = tuple(clean(cells[column]) for column in self.texts)
-        if not any(segments):
+        segments = tuple(self.task.segment(cells[column]) for column in self.texts)
+        if not any(map(str.strip, segments)):
             raise BadRow("expected some text, found none")
         label = None if self.label is None else self.task.class_of(cells[self.label].strip())
         idx = position

@@ -24,7 +24,6 @@ import numpy as np
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.tasks.base import Task
-from bort.tasks.glue import MNLI_M
 from bort.tasks.registry import get_task
 
 logger = logging.getLogger("bort.tasks")
@@ -48,7 +47,7 @@ def output_task(task: Task, num_outputs: int, where: PathLike, task_name: Option
     if num_outputs == task.num_outputs:
         return task
     if task.folds(num_outputs):
-        return MNLI_M
+        return get_task("MNLI-m", task.encoding)
     raise BortError(f"{where}: has {num_outputs} outputs, {task.name} needs {task.num_outputs}: it was "
                     f"fine-tuned for {task_name or 'another task'}")
 
@@ -85,6 +84,7 @@ def output_order(labels: Optional[Sequence[str]], num_outputs: int, task: Task, 
     Returns:
         int64 (C,), so that ``outputs[:, order]`` is in the task's order (in MNLI's where three classes are to
         be folded into two); None where nothing is to be done: the same order, regression, or no names.
+        Without names, the release's order is taken for the release's input.
 
     Raises:
         BortError: another number of outputs, or other labels than the task's.
@@ -93,6 +93,8 @@ def output_order(labels: Optional[Sequence[str]], num_outputs: int, task: Task, 
     if wanted.labels is None:
         return None
     own = known_labels(labels, task_name, num_outputs)
+    if own is None and labels is None and task_name is None:
+        own = wanted.unnamed_order
     if own is None:
         if labels is None and task_name is None:
             logger.warning("%s: does not say which class each output stands for; they are taken as %s, in "

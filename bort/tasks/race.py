@@ -1,16 +1,10 @@
 """RACE: one JSON file per passage in ``{train,dev,test}/{high,middle}`` (paper, section 5.3 and Table 6).
 
-Encodings:
-
-* "paper": four examples per question, ``article </s> question option`` (the option in place of the blank
-  where the question has one); the option with the highest positive probability is the answer. For training,
-  half of the passages of RACE-H are discarded, then negatives at random until the labels are balanced (about
-  two thirds of them).
-* "released": one example per question with four classes, ``article </s> question option1 </sep> option2
-  ...``. The release put the question behind the article, where the cut of a long article lost it; here it
-  leads the options.
-
-White space of any kind becomes single blanks, and only the article is cut when an example is too long.
+Four examples per question, ``article </s> question option`` (the option in place of the blank where the
+question has one); the option with the highest positive probability is the answer. For training, half of the
+passages of RACE-H are discarded, then negatives at random until the labels are balanced (about two thirds of
+them). White space of any kind becomes single blanks, and only the article is cut when an example is too long.
+The input of the original release is in ``released``.
 """
 from __future__ import annotations
 
@@ -86,6 +80,9 @@ class RaceTask(Task):
                                         "questions": sum(QUESTIONS[split][level] for level in self.levels)}
                                 for split in self.splits}
 
+    def segment(self, text: str) -> str:
+        return flatten(text)
+
     def file_names(self, split: str) -> List[Tuple[str, ...]]:
         return [(f"{split}/{level}",) for level in self.levels]
 
@@ -125,7 +122,7 @@ class RaceTask(Task):
     def passage(self, record: Any, otherwise: str, split: str) -> List[Example]:
         """The examples of one passage's JSON object; ``otherwise`` is its id if it has none. Raises
         BadRow."""
-        article = flatten(take_text(record, "article"))
+        article = self.segment(take_text(record, "article", strip=False))
         identity = take_text(record, "id") if "id" in record else otherwise
         questions, options = take_list(record, "questions"), take_list(record, "options")
         answers: Sequence[Any] = [None] * len(questions)
@@ -146,12 +143,13 @@ class RaceTask(Task):
             if answer is not None and (not isinstance(answer, str) or answer not in LETTERS):
                 raise BadRow(f"expected an answer from A to D, found {shorten(answer)!r}")
             right = None if answer is None else LETTERS.index(answer)
-            texts = [flatten(choice) for choice in choices]
-            examples.extend(self._examples((identity, number), article, flatten(question), texts, right))
+            texts = [self.segment(choice) for choice in choices]
+            examples.extend(self.question_examples((identity, number), article, self.segment(question), texts,
+                                                   right))
         return examples
 
-    def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
-                  right: Any) -> List[Example]:
+    def question_examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
+                          right: Any) -> List[Example]:
         raise NotImplementedError
 
     def _half_of_high(self, split: Split, rng: np.random.Generator) -> Split:
@@ -167,7 +165,7 @@ class RaceTask(Task):
         return self._half_of_high(split, rng)
 
     @staticmethod
-    def _by_passage(letters: Dict[Any, str]) -> List[Prediction]:
+    def by_passage(letters: Dict[Any, str]) -> List[Prediction]:
         passages: Dict[str, List[str]] = {}
         for (passage, _), letter in letters.items():
             passages.setdefault(passage, []).append(letter)
@@ -179,8 +177,8 @@ class RacePairsTask(GroupedTask, RaceTask):
 
     labels, synonyms = ("0", "1"), FALSE_TRUE_SYNONYMS
 
-    def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
-                  right: Any) -> List[Example]:
+    def question_examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
+                          right: Any) -> List[Example]:
         return [Example((*group, option), (article, text), None if right is None else int(option == right),
                         group=group, option=option) for option,
                 text in enumerate(answered(question, choices))]
@@ -190,24 +188,8 @@ class RacePairsTask(GroupedTask, RaceTask):
         return split.subset(balanced_indices([example.label for example in split.examples], rng))
 
     def predict(self, split: Split, scores: np.ndarray) -> List[Prediction]:
-        return self._by_passage({group: LETTERS[split.examples[index].option or 0]
+        return self.by_passage({group: LETTERS[split.examples[index].option or 0]
                                  for group, index in self.chosen(split, scores).items()})
-
-
-class RaceChoiceTask(RaceTask):
-    """The release's four-way classification of whole questions."""
-
-    labels = LETTERS
-    encoding = "released"
-
-    def _examples(self, group: Tuple[str, int], article: str, question: str, choices: List[str],
-                  right: Any) -> List[Example]:
-        return [Example(group, (article, f"{question} {' </sep> '.join(choices)}"), right, group)]
-
-    def predict(self, split: Split, scores: np.ndarray) -> List[Prediction]:
-        classes = self.outputs(split, scores).tolist()
-        return self._by_passage({example.group: LETTERS[value] for example,
-                                 value in zip(split.examples, classes)})
 
 
 def _passage_files(folder: Path) -> List[Tuple[str, bool]]:
@@ -238,9 +220,8 @@ def _content(path: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadRow(
-                     f"expected UTF-8 text, found byte 0x{data[error.start]:02x} at offset {error.start}") from error
+        raise BadRow(f"expected UTF-8 text, found byte 0x{data[error.start]:02x} at offset {error.start}"
+                     ) from error
 
 
 RACE_TASKS: List[Task] = [RacePairsTask(name) for name in LEVELS]
-RELEASED_TASKS: List[Task] = [RaceChoiceTask(name) for name in LEVELS]

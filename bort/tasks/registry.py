@@ -8,6 +8,7 @@ from bort.errors import BortError
 from bort.tasks import race, superglue
 from bort.tasks.base import Task
 from bort.tasks.glue import GLUE_TASKS
+from bort.tasks.released import RELEASED_TASKS
 from bort.tasks.superglue_qa import QA_TASKS
 from bort.tasks.synthetic import SYNTHETIC_TASKS
 
@@ -17,7 +18,6 @@ _BY_NAME: Dict[str, Task] = {task.name: task for task in [*GLUE_TASKS, superglue
                                                           superglue.COPA, *QA_TASKS, superglue.RTE,
                                                           superglue.WIC, superglue.WSC, superglue.AXB,
                                                           superglue.AXG, *race.RACE_TASKS, *SYNTHETIC_TASKS]}
-_RELEASED: Dict[str, Task] = {task.name: task for task in [*superglue.RELEASED_TASKS, *race.RELEASED_TASKS]}
 
 TASKS: List[str] = list(_BY_NAME)
 """Names of all tasks, in the order of the paper's tables."""
@@ -30,9 +30,8 @@ ALIASES: Dict[str, str] = {"mnli": "MNLI-m", "mnli-matched": "MNLI-m", "mnli-mis
 def get_task(name: str, encoding: str = "paper") -> Task:
     """The task of that name, in any case.
 
-    ``encoding="released"`` gives the input format of the original release where it differed from the paper's
-    (RACE as one four-way input, COPA as one input, WSC with its spans in words); the other tasks have only
-    one format.
+    ``encoding="released"`` gives the input of the original release (the table is in ``bort.tasks.released``).
+    The tasks that it could not read (MultiRC, ReCoRD) or did not have come in the paper's.
 
     Raises:
         BortError: no such task (the message lists those there are) or encoding.
@@ -42,7 +41,7 @@ def get_task(name: str, encoding: str = "paper") -> Task:
     wanted = ALIASES.get(name.lower(), name).lower()
     for known in TASKS:
         if known.lower() == wanted:
-            return _RELEASED.get(known, _BY_NAME[known]) if encoding == "released" else _BY_NAME[known]
+            return RELEASED_TASKS.get(known, _BY_NAME[known]) if encoding == "released" else _BY_NAME[known]
     close = difflib.get_close_matches(wanted, [known.lower() for known in TASKS], n=1)
     guess = next((known for known in TASKS if close and known.lower() == close[0]), None)
     hint = f" (did you mean {guess}?)" if guess else ""

@@ -1,15 +1,14 @@
 """SuperGLUE's classification tasks (paper, section 5.2 and Table 5); ``superglue_qa`` has the
 question-answering ones.
 
-Encodings ("paper" is the default):
+Inputs (those of the original release are in ``released``):
 
 * BoolQ: ``passage </s> question``; only the passage is cut when both are too long.
 * CB, RTE, AX-b, AX-g: ``premise </s> hypothesis``.
 * COPA: two examples per record, ``premise </s> because|so choice``; the choice with the higher positive
-  probability wins. "released": one example, ``premise because|so choice1 </s> premise because|so choice2``.
+  probability wins.
 * WiC: both sentences, the target word between two markers in each.
-* WSC: the text, both spans between markers (the paper's "specialized token"). "released": ``text </s> span2
-  means span1``, without markers.
+* WSC: the text, both spans between markers (the paper's "specialized token").
 * AX-b and AX-g have no training set: an RTE model scores them (an MNLI model may, its classes folded into
   two).
 """
@@ -20,13 +19,13 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from bort.tasks import metrics as metric_functions
-from bort.tasks.base import Example, Split, Task
+from bort.tasks.base import Example, Split
 from bort.tasks.glue import ENTAILMENT, ENTAILMENT_SYNONYMS, FALSE_TRUE_SYNONYMS, MNLI_SYNONYMS
 from bort.tasks.grouped import GroupedTask
 from bort.tasks.jsonl import JsonlTask, Record, take, take_int, take_text
 from bort.tasks.reading import BadRow, shorten
 from bort.tasks.submission import JsonLines
-from bort.tasks.text import clean, locate_span, mark
+from bort.tasks.text import locate_span, mark
 
 CB_LABELS = ("entailment", "contradiction", "neutral")
 CB_SYNONYMS = (MNLI_SYNONYMS[0], MNLI_SYNONYMS[2], MNLI_SYNONYMS[1])
@@ -53,7 +52,7 @@ class PairTask(JsonlTask):
         self.official_counts = {split: {"rows": rows} for split, rows in zip(self.splits, counts)}
 
     def examples(self, record: Record, idx: Any, split: str, result: Split) -> List[Example]:
-        segments = tuple(take_text(record, key) for key in self.text_keys)
+        segments = tuple(self.segment(take_text(record, key, strip=False)) for key in self.text_keys)
         return [Example(idx, segments, self.take_label(record, split))]
 
     def spell(self, value: Any) -> Any:
@@ -106,31 +105,20 @@ class WinogradTask(PairTask):
         for number in ("1", "2"):
             span, index = take_text(target, f"span{number}_text"), take_int(target, f"span{number}_index")
             try:
-                spans.append((span, locate_span(text, span, index)))
+                spans.append(locate_span(text, span, index))
             except ValueError as error:
                 raise BadRow(f"expected span{number} {shorten(span)!r} in the text, found {error}") from error
-        if self.encoding == "released":
-            segments: Tuple[str, ...] = (clean(text), f"{spans[1][0]} means {spans[0][0]}")
-        else:
-            segments = (mark(text, [place for _, place in spans]).strip(),)
+        segments = (mark(text, spans).strip(),)
         return [Example(idx, segments, self.take_label(record, split))]
 
 
-def _copa_parts(record: Record) -> Tuple[str, str, List[str]]:
+def copa_parts(record: Record, strip: bool = True) -> Tuple[str, str, List[str]]:
+    """Premise, connective and both choices of a record."""
     question = record.get("question")
     if not isinstance(question, str) or question not in CONNECTIVES:
         raise BadRow(f"expected 'cause' or 'effect' in 'question', found {shorten(question)!r}")
-    return (take_text(record, "premise"), CONNECTIVES[question],
-            [take_text(record, "choice1"), take_text(record, "choice2")])
-
-
-class ReleasedCopaTask(PairTask):
-    """COPA as the original release fed it: both continuations in one input, the label says which is right."""
-
-    def examples(self, record: Record, idx: Any, split: str, result: Split) -> List[Example]:
-        premise, connective, choices = _copa_parts(record)
-        segments = tuple(f"{premise} {connective} {choice}" for choice in choices)
-        return [Example(idx, segments, self.take_label(record, split))]
+    return (take_text(record, "premise", strip), CONNECTIVES[question],
+            [take_text(record, f"choice{number}", strip) for number in "12"])
 
 
 class CopaTask(GroupedTask, JsonlTask):
@@ -142,7 +130,7 @@ class CopaTask(GroupedTask, JsonlTask):
     official_counts = {split: {"rows": rows} for split, rows in (("train", 400), ("dev", 100), ("test", 500))}
 
     def examples(self, record: Record, idx: Any, split: str, result: Split) -> List[Example]:
-        premise, connective, choices = _copa_parts(record)
+        premise, connective, choices = copa_parts(record)
         right = self.take_label(record, split)
         return [Example(idx, (premise, f"{connective} {_lowered(choice)}"),
                         None if right is None else int(right == option), group=idx, option=option)
@@ -171,10 +159,3 @@ AXB = DiagnosticTask("AX-b", ["sentence1", "sentence2"], ENTAILMENT, ENTAILMENT,
                      counts=(1104,), synonyms=ENTAILMENT_SYNONYMS)
 AXG = DiagnosticTask("AX-g", ["premise", "hypothesis"], ENTAILMENT, ENTAILMENT,
                      metrics=("gender_parity", "accuracy"), counts=(356,), synonyms=ENTAILMENT_SYNONYMS)
-
-RELEASED_TASKS: List[Task] = [ReleasedCopaTask("COPA", [], ("0", "1"), (0, 1), spelling=(0, 1),
-                                               counts=(400, 100, 500), encoding="released",
-                                               synonyms=(("choice1",), ("choice2",))),
-                              WinogradTask("WSC", [], BOOLEAN, (False, True), spelling=("False", "True"),
-                                           counts=(554, 104, 146), encoding="released",
-                                           synonyms=BOOLEAN_SYNONYMS)]

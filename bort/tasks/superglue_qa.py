@@ -53,8 +53,9 @@ class MultiRcLines(Kind):
             return sorted((str(question), sorted(str(answer) for answer, _ in answers)) for question,
                           answers in tree)
 
-        return "" if shape(value) == shape(
-                                           official) else "its questions or answers are not those of the test set"
+        if shape(value) == shape(official):
+            return ""
+        return "its questions or answers are not those of the test set"
 
 
 def _required_idx(record: Any) -> Any:
