@@ -48,6 +48,8 @@ setup(
         "scipy>=1.7",
         "tqdm>=4.60",
         "filelock>=3.4",
+        "requests>=2.28",
+        "safetensors>=0.4.2",
     ],
     extras_require=EXTRAS,
     classifiers=[

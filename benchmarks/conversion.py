@@ -53,7 +53,7 @@ def make(name: str, folder: str) -> Dict[str, Any]:
     """Write a model folder with random weights, biases and MLM head included."""
     from bort.architecture import parse
     from bort.checkpoints import model_folder
-    from bort.huggingface.tensor_files import Lazy
+    from bort.huggingface.tensors import Lazy
     from bort.models import Bert
 
     network = NETWORKS[name]

@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -51,10 +51,12 @@ from bort.models import Bert, Classifier, initialize
 from bort.models.bert import initial_value
 
 Model = Union[Bert, Classifier]
+SHOWN = 8
+"""Names of each kind that an error about parameters shows."""
 __all__ = ["CONFIG_FILE", "EMBEDDING", "FORMAT", "FORMAT_VERSION", "PARAMETERS_FILE", "TIED", "Located",
-           "Model", "Stored", "build", "describe", "expected_shapes", "fit", "infer_architecture", "load",
-           "load_or_initialize", "locate", "not_finite", "parameter_arrays", "random_mlm_head", "read",
-           "read_parameters", "save", "set_parameters", "write"]
+           "Model", "Stored", "build", "describe", "differences", "expected_shapes", "fit",
+           "infer_architecture", "load", "load_or_initialize", "locate", "not_finite", "parameter_arrays",
+           "random_mlm_head", "read", "read_parameters", "save", "set_parameters", "write"]
 
 
 def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None) -> Model:
@@ -127,14 +129,32 @@ def fit(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> Dict[str,
         renamed = {"0": "1", "1": "3"}
         arrays = {re.sub(r"^classifier\.(\d)", lambda match: f"classifier.{renamed[match.group(1)]}",
                          name): array for name, array in arrays.items()}
-    problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
-    problems += [f"extra {name} {array.shape}" for name, array in arrays.items() if name not in wanted]
-    problems += [f"{name} is {arrays[name].shape} instead of {shape}" for name, shape in wanted.items()
-                 if name in arrays and tuple(arrays[name].shape) != shape]
+    problems = differences(wanted, {name: array.shape for name, array in arrays.items()})
     if problems:
-        raise BortError(f"{where}: its parameters are not those of {_in_words(model)}: "
-                        + "; ".join(problems))
+        raise BortError(f"{where}: its parameters are not those of {_in_words(model)}: {problems}")
     return dict(arrays)
+
+
+def differences(wanted: Mapping[str, Tuple[int, ...]], found: Mapping[str, Tuple[int, ...]],
+                optional: Collection[str] = ()) -> str:
+    """What is missing, extra or of another shape, in one line; "" where nothing is.
+
+    Each of the three kinds is shown, however many there are of the others.
+
+    Args:
+        optional: wanted names that may be missing.
+    """
+    kinds = {"missing": [f"missing {name} {shape}" for name, shape in wanted.items()
+                         if name not in found and name not in optional],
+             "extra": [f"extra {name} {shape}" for name, shape in found.items() if name not in wanted],
+             "of another shape": [f"{name} is {found[name]} instead of {shape}"
+                                  for name, shape in wanted.items()
+                                  if name in found and tuple(found[name]) != tuple(shape)]}
+    parts: List[str] = []
+    for kind, items in kinds.items():
+        parts += items[:SHOWN]
+        parts += [f"{len(items) - SHOWN} more {kind}"] if len(items) > SHOWN else []
+    return "; ".join(parts)
 
 
 def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> None:
@@ -164,8 +184,8 @@ def read(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
          verify: bool = True) -> Stored:
     """What :func:`load` reads before it builds the network: views of the mapped file in the file's own dtype.
 
-    A bare file without an MLM head (the release's classifiers) gets a random one, as its config's ``mlm_head``
-    then says ("absent").
+    A bare file without an MLM head (the release's classifiers) gets a random one, as its config's
+    ``mlm_head`` then says ("absent").
 
     Args:
         verify: compare the file with its recorded checksum, and refuse NaN and infinity.

@@ -15,9 +15,9 @@ from bort.huggingface.names import LAYOUTS
 EXAMPLES = """examples:
   python -m bort.huggingface import amazon-bort bort            a Bort, BERT or RoBERTa of transformers
   python -m bort.huggingface import bert-base-cased bert --token-types fold
-  python -m bort.huggingface import bert_12_768_12.params bert --heads 12 --tokenizer vocabulary --token-types fold
+  python -m bort.huggingface import bert_12_768_12.params bert --heads 12 --tokenizer vocabulary
   python -m bort.huggingface export runs/cola/model cola-hf     a model folder for transformers
-  python -m bort.huggingface export bort.params bort-hf --architecture bort --tokenizer ~/.mxnet/models --dtype float16
+  python -m bort.huggingface export bort.params bort-hf --architecture bort --tokenizer ~/.mxnet/models
 """
 
 

@@ -10,18 +10,21 @@ import numpy as np
 from bort.checkpoints import model_folder
 from bort.checkpoints.inspection import find_tokenizer, mlm_head_state
 from bort.errors import BortError
-from bort.files import PathLike, atomic_write, write_json
+from bort.files import PathLike, atomic_write, read_bytes, write_json
 from bort.huggingface import names
 from bort.huggingface.heads import scaled
-from bort.huggingface.importing import CONFIG_FILE, Report
-from bort.huggingface.model_card import find_results, model_card
-from bort.huggingface.tensor_files import SAFETENSORS_FILE, Lazy, Makers, write_safetensors
+from bort.huggingface.importing import CONFIG_FILE, Report, config_of
+from bort.huggingface.model_card import CARD_FILE, SIGNATURE, find_results, model_card
+from bort.huggingface.output import refuse_foreign
+from bort.huggingface.tensor_files import SAFETENSORS_FILE, write_safetensors
+from bort.huggingface.tensors import Lazy, Makers
 from bort.huggingface.tokenizer import write_tokenizer
 
 logger = logging.getLogger("bort.huggingface")
 
 DTYPES = ("float32", "float16")
 MLM_CHOICES = ("auto", "keep", "drop")
+MAX_CARD_BYTES = 16 << 20
 
 
 def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] = None,
@@ -71,6 +74,7 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
                      f"model.{place}.eps")
     settings[names.OUR_KEY] = ours
     config["tokenizer"] = None if found is None else {"kind": found.kind, "fingerprint": found.fingerprint}
+    refuse_foreign(out, (CONFIG_FILE, SAFETENSORS_FILE, CARD_FILE), found is not None, _is_export(out))
     target, target_shapes = _target(makers, shapes, layout, settings, head)
     if found is None:
         notes.append("a tokenizer: the model's folder has none (--tokenizer DIR adds one)")
@@ -79,12 +83,18 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
         notes += [note] if note else []
     write_safetensors(out / SAFETENSORS_FILE, target, target_shapes, dtype)
     results = find_results(stored.located.folder)
-    with atomic_write(out / "README.md") as stream:
+    with atomic_write(out / CARD_FILE) as stream:
         stream.write(model_card(config, settings["architectures"][0], dtype, results, notes))
     write_json(out / CONFIG_FILE, settings)
     for note in notes:
         logger.warning("%s: not exported: %s", source, note)
     return Report(out, notes)
+
+
+def _is_export(out: Path) -> bool:
+    card = out / CARD_FILE
+    return isinstance(config_of(out).get(names.OUR_KEY), dict) and (
+        not card.exists() or SIGNATURE.encode() in read_bytes(card, max_bytes=MAX_CARD_BYTES))
 
 
 def _as_float32(array: np.ndarray) -> Callable[[], np.ndarray]:

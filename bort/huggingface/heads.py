@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional
 import numpy as np
 
 from bort.errors import BortError
-from bort.huggingface.tensor_files import Makers
+from bort.huggingface.tensors import Makers
 
 SCALE = np.float32(2.0 ** -14)
 WITHOUT_TANH = ("linear", "linear_extra")

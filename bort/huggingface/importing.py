@@ -15,7 +15,9 @@ from bort.errors import BortError
 from bort.files import PathLike, read_json, sha256_file
 from bort.huggingface import names
 from bort.huggingface.heads import unscaled
-from bort.huggingface.tensor_files import SAFETENSORS_FILE, Lazy, Makers, Tensor, inside, open_folder
+from bort.huggingface.output import refuse_foreign
+from bort.huggingface.tensor_files import SAFETENSORS_FILE, inside, open_folder
+from bort.huggingface.tensors import Lazy, Makers, Tensor
 from bort.models.bert import initial_value
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.loading import Tokenizer, find_tokenizer_files, load_tokenizer
@@ -58,10 +60,12 @@ def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool =
         raise BortError(f"{folder}: no such folder; give the one that holds {CONFIG_FILE} and "
                         f"{SAFETENSORS_FILE}")
     config = read_json(inside(folder, CONFIG_FILE), max_bytes=MAX_CONFIG_BYTES)
+    tensors, files = open_folder(folder, names.TIED)
+    if isinstance(config, dict) and config.get("model_type") is None:  # TinyBERT's own tools leave it out
+        config["model_type"] = names.infer_layout([name[names.unwrapped(list(tensors)):] for name in tensors])
     description = names.read_config(config, where)
     layout, pad_id, head_dropout = config["model_type"], description.pop("pad_id"), description.pop(
                                                                                                     "head_dropout")
-    tensors, files = open_folder(folder)
     full = names.canonical(list(tensors), layout, str(folder))
     stored = {full[name]: tensor for name, tensor in tensors.items()}
     depth = description["architecture"]["depth"]
@@ -77,6 +81,9 @@ def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool =
     shapes = model_folder.expected_shapes(model_folder.build(description, where))
     mapping = names.name_map(layout, depth, mlm, head == "classifier")
     notes: List[str] = []
+    for copy, ours_name in names.TIED_COPIES[layout].items():
+        if copy in stored and mapping.get(ours_name, copy) not in stored:  # stored under its other name only
+            stored[mapping[ours_name]] = stored.pop(copy)
     makers = _pick(folder, stored, shapes, mapping, layout, pad_id, body_only, notes)
     token_type = stored.get(f"{layout}.{names.TOKEN_TYPES}")
     if token_type is not None:
@@ -114,11 +121,6 @@ def _read_head(config: Mapping[str, Any], ours: Any, stored: Mapping[str, Tensor
 def _pick(folder: Path, stored: Mapping[str, Tensor], shapes: Mapping[str, Tuple[int, ...]],
           mapping: Mapping[str, str], layout: str, pad_id: int, body_only: bool, notes: List[str]) -> Makers:
     """Our parameters' makers, after every tensor of the folder was placed, explained or refused."""
-    problems = [f"missing {theirs}" for theirs in mapping.values() if theirs not in stored]
-    for ours, theirs in mapping.items():
-        wanted = names.expected_shape(ours, shapes[ours], layout, pad_id)
-        if theirs in stored and stored[theirs].shape != wanted:
-            problems.append(f"{theirs} is {stored[theirs].shape} instead of {wanted}")
     copies = {theirs: ours for theirs, ours in names.TIED_COPIES[layout].items() if ours in mapping}
     used = {*mapping.values(), *copies, f"{layout}.{names.TOKEN_TYPES}"}
     used.update(f"{layout}.{name}" for name in names.NOT_PARAMETERS)
@@ -126,10 +128,18 @@ def _pick(folder: Path, stored: Mapping[str, Tensor], shapes: Mapping[str, Tuple
     in_body = re.compile(rf"{layout}\.(embeddings|encoder)\.").match
     left_out = [name for name in others if name.startswith(names.LEFT_OUT[layout]) or body_only
                 and not in_body(name)]
-    problems += [f"extra {name} {stored[name].shape}" for name in others if name not in left_out]
+    wanted = {theirs: names.expected_shape(ours, shapes[ours], layout, pad_id)
+              for ours, theirs in mapping.items()}
+    extra = [name for name in others if name not in left_out]
+    problems = model_folder.differences(wanted, {name: stored[name].shape for name in (*wanted, *extra)
+                                                 if name in stored})
     if problems:
-        raise BortError(f"{folder}: its tensors are not those of the network in {CONFIG_FILE}: "
-                        + "; ".join(problems[:20]) + ("; ..." if len(problems) > 20 else ""))
+        prefix = names.common_prefix(list(stored))
+        if len(extra) == len(stored) and prefix:
+            problems += f"; every name begins with {prefix + '.'!r}, which has to be taken off"
+        elif not body_only and not any(in_body(name) for name in extra):
+            problems += "; --body-only imports the body without its heads" if extra else ""
+        raise BortError(f"{folder}: its tensors are not those of the network in {CONFIG_FILE}: {problems}")
     for theirs, ours in copies.items():
         if theirs in stored and not np.array_equal(stored[theirs].array(), stored[mapping[ours]].array()):
             raise BortError(f"{folder}: {theirs} and {mapping[ours]} differ, but the MLM head uses the same "
@@ -236,14 +246,11 @@ def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Option
     shapes = model_folder.expected_shapes(model_folder.build(description, where))
     left_out = [name for name in arrays if re.fullmatch(r"(pooler|classifier)\.(weight|bias)", name)]
     mlm = any(name.startswith("decoder.") for name in arrays)
-    problems = [f"missing {name}" for name in shapes if name not in arrays
-                and (mlm or not name.startswith("decoder."))]
-    problems += [f"extra {name} {array.shape}" for name, array in arrays.items()
-                 if name not in shapes and name not in left_out]
-    problems += [f"{name} is {arrays[name].shape} instead of {shape}" for name, shape in shapes.items()
-                 if name in arrays and arrays[name].shape != shape]
+    problems = model_folder.differences(
+        shapes, {name: array.shape for name, array in arrays.items() if name not in left_out},
+        optional=() if mlm else [name for name in shapes if name.startswith("decoder.")])
     if problems:
-        raise BortError(f"{where}: its parameters are not those of this family: " + "; ".join(problems[:20]))
+        raise BortError(f"{where}: its parameters are not those of this family: {problems}")
     notes = [f"left out, as no network of this project has them: {', '.join(left_out)}"] if left_out else []
     makers: Makers = {name: _as_float32(array) for name, array in arrays.items() if name in shapes}
     if types is not None:
@@ -269,12 +276,24 @@ def _write(model: Source, source: PathLike, out: PathLike, tokenizer: Optional[P
         raise BortError(f"{source}: vocab_size is {model.description['vocab_size']}, less than the "
                         f"{found.vocab_size} of the tokenizer: they do not belong together (--tokenizer DIR "
                         "takes another)")
+    out = Path(out)
+    refuse_foreign(out, (model_folder.CONFIG_FILE, model_folder.PARAMETERS_FILE), found is not None,
+                   config_of(out).get("format") == model_folder.FORMAT)
     prefix = "bort." if model.description["head"] else ""
     arrays = Lazy({name if name.startswith("classifier.") else prefix + name: maker
                    for name, maker in model.arrays.makers.items()})
     for note in model.notes:
         logger.warning("%s: %s", source, note)
     return Report(model_folder.write(out, model.description, arrays, found, model.record), model.notes)
+
+
+def config_of(folder: Path) -> Dict[str, Any]:
+    """The config of a folder that may be none, {} where nothing can be made of it."""
+    try:
+        content = read_json(folder / CONFIG_FILE, max_bytes=MAX_CONFIG_BYTES)
+    except BortError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _find_tokenizer(path: Path, required: bool) -> Optional[Tokenizer]:

@@ -9,6 +9,8 @@ from bort.architecture import Architecture
 from bort.errors import BortError
 from bort.files import read_json
 
+CARD_FILE = "README.md"
+SIGNATURE = "Written by `python -m bort.huggingface export`."
 RESULTS_FILE = "results.json"
 _OURS = frozenset(("format", "format_version", "architecture", "vocab_size", "max_length", "dropout",
                    "layer_norm_eps", "mlm_layer_norm_eps", "head", "tokenizer", "sha256", "mlm_head"))
@@ -50,7 +52,7 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
             else "feature-extraction"]
     lines = ["---", "library_name: transformers", f"pipeline_tag: {tags[1]}", "tags:",
              *(f"- {tag}" for tag in tags), "---", "", f"# A {architecture.display} encoder", "",
-             "Written by `python -m bort.huggingface export`. To load it:", "", "```python",
+             f"{SIGNATURE} To load it:", "", "```python",
              f"from transformers import AutoTokenizer, {classes}", "",
              f'model = {classes}.from_pretrained("this folder"{no_pooler})',
              *(['tokenizer = AutoTokenizer.from_pretrained("this folder")'] if has_tokenizer else []), "```",

@@ -7,6 +7,7 @@ heads.
 """
 from __future__ import annotations
 
+import os
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from bort.architecture import Architecture
@@ -59,9 +60,15 @@ HEAD_NAMES = {"bert": (("classifier.1.weight", "bert.pooler.dense.weight"),
                           ("classifier.3.bias", "classifier.out_proj.bias")),}
 TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 TIED_COPIES = {  # theirs -> ours; stored by older versions of transformers
-    "bert": {"cls.predictions.decoder.weight": "word_embed.0.weight", "cls.predictions.decoder.bias": "decoder.3.bias"},
+    "bert": {"cls.predictions.decoder.weight": "word_embed.0.weight",
+             "cls.predictions.decoder.bias": "decoder.3.bias"},
     "roberta": {"lm_head.decoder.weight": "word_embed.0.weight", "lm_head.decoder.bias": "decoder.3.bias"},
 }
+TIED = frozenset([*TIED_COPIES["bert"], "bert.embeddings.word_embeddings.weight", "cls.predictions.bias",
+                  *TIED_COPIES["roberta"], "roberta.embeddings.word_embeddings.weight", "lm_head.bias"])
+"""All names of what :data:`TIED_COPIES` ties together."""
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What wrappers of PyTorch put before every name: DataParallel, torch.compile, and training frameworks."""
 NOT_PARAMETERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 """Buffers that some versions of transformers stored: the numbers 0, 1, 2, ... and zeros."""
 LEFT_OUT = {"bert": ("bert.pooler.", "cls.seq_relationship."), "roberta": ("roberta.pooler.",)}
@@ -84,19 +91,47 @@ def name_map(layout: str, depth: int, mlm: bool, head: bool) -> Dict[str, str]:
     return names
 
 
+def unwrapped(names: Sequence[str]) -> int:
+    """How many leading characters of every name were put there by wrappers (:data:`WRAPPERS`)."""
+    length = 0
+    while names:
+        found = next((wrapper for wrapper in WRAPPERS
+                      if all(name.startswith(wrapper, length) for name in names)), None)
+        if found is None:
+            break
+        length += len(found)
+    return length
+
+
+def common_prefix(names: Sequence[str]) -> str:
+    """The dotted beginning that all names share, "" where there is none."""
+    return os.path.commonprefix(list(names)).rpartition(".")[0]
+
+
+def infer_layout(names: Sequence[str]) -> Optional[str]:
+    """The layout whose prefix stored names have, for a config without model_type; None where they have none.
+
+    The bare names of BertModel and RobertaModel are alike.
+    """
+    return next((layout for layout in LAYOUTS if any(name.startswith(f"{layout}.") for name in names)), None)
+
+
 def canonical(names: Sequence[str], layout: str, where: str) -> Dict[str, str]:
     """Each stored name's full and present-day form: with the layout's prefix, LayerNorm's gamma and beta
     renamed.
+
+    Prefixes of wrappers are taken off.
 
     Raises:
         BortError: two names have the same form.
     """
     result: Dict[str, str] = {}
     seen = set()
+    wrapped = unwrapped(names)
     for name in names:
-        full = name
-        if name.startswith(("embeddings.", "encoder.", "pooler.")):
-            full = f"{layout}.{name}"
+        full = name[wrapped:]
+        if full.startswith(("embeddings.", "encoder.", "pooler.")):
+            full = f"{layout}.{full}"
         for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
             if full.endswith(old):
                 full = full[:-len(old)] + new
@@ -140,7 +175,8 @@ def read_config(config: Any, where: str) -> Dict[str, Any]:
         raise BortError(f"{where}: not a JSON object")
     layout = config.get("model_type")
     if layout not in LAYOUTS:
-        raise BortError(f"{where}: model_type is {str(layout)[:80]!r}; supported are {' and '.join(LAYOUTS)}")
+        raise BortError(f"{where}: model_type is {str(layout)[:80]!r}; supported are {' and '.join(LAYOUTS)}"
+                        + ("; add the one it is" if layout is None else ""))
     _refuse_unsupported(config, layout, where)
     sizes = [_whole(config, key, where) for key in
              ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")]
@@ -240,8 +276,7 @@ def write_config(description: Mapping[str, Any], layout: str, head: Optional[str
         config["classifier_dropout"] = details.get("dropout", description["dropout"])
         config["id2label"] = {str(index): str(label) for index, label in enumerate(labels)}
         config["label2id"] = {str(label): index for index, label in enumerate(labels)}
-        config["problem_type"] = "regression" if details[
-                                                         "num_outputs"] == 1 else "single_label_classification"
+        config["problem_type"] = "single_label_classification" if details["num_outputs"] > 1 else "regression"
     return config
 
 

@@ -53,7 +53,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Opti
                      "mask_token": names["mask"], "model_input_names": ["input_ids", "attention_mask"],
                      "clean_up_tokenization_spaces": False})
     write_json(folder / CONFIG_FILE, settings)
-    return None if note is None else f"{note}: transformers cannot load this tokenizer, use bort.load_tokenizer"
+    return note and f"{note}: transformers cannot load this tokenizer, use bort.load_tokenizer"
 
 
 def _ids(engine: Any, text: str) -> List[int]:

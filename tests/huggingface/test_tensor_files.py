@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import struct
+import sys
 import time
 import tracemalloc
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ import bort
 from bort.checkpoints.inspection import inspect, verify
 from bort.errors import BortError
 from bort.huggingface import export_folder, import_folder
-from bort.huggingface.tensor_files import open_folder, read_safetensors, read_torch, write_safetensors
+from bort.huggingface.tensor_files import open_folder, read_safetensors, write_safetensors
+from bort.huggingface.torch_files import read_torch
 from bort.text.tokenizers.loading import train_sentencepiece
 from tests.huggingface.test_folders import SHAPES, classifier, equal, trained
 from tests.huggingface.test_parity import hub, settings_of, shaken  # noqa: F401  hub is a fixture
@@ -72,7 +75,6 @@ HOSTILE = {"huge header": (b"{}", 1 << 60), "header past the end": (b"{}", 1000)
            "bool shape": {"a": entry([True], 0, 64)},
            "too many dimensions": {"a": entry([1] * 9 + [16], 0, 64)}, "list": [1, 2],
            "no members": {"a": {}}, "string": {"a": "b"},
-           "extra member": {"a": {**entry([16], 0, 64), "x": 1}},
            "json bomb": (b'{"a":' + b"[" * 500_000 + b"]" * 500_000 + b"}", None),
            "not utf-8": (b'{"\xff": 1}', None),
            "many": {f"t{index}": entry([0], 0, 0) for index in range(20_000)}, "nan": (b'{"a": NaN}', None),
@@ -129,6 +131,30 @@ def test_damaged_folders_import_or_are_refused(tmp_path_factory, data):
     assert peak < 32 << 20
 
 
+def test_bfloat16_is_widened_exactly(tmp_path):
+    values = np.asarray([[1.0, -2.5, 3.0e38], [0.0, 1e-30, -0.0]], "float32")
+    bits = (values.view("uint32") >> 16).astype("<u2")
+    header = {"a": entry([2], 0, 8), "b": entry([2, 3], 8, 20, "BF16"), "none": entry([0, 2], 20, 20, "BF16")}
+    forged(tmp_path / "x.safetensors", header, bytes(8) + bits.tobytes())
+    found = read_safetensors(tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(found["b"].array(), (bits.astype("uint32") << 16).view("float32"))
+    assert found["none"].array().shape == (0, 2) and not found["a"].array().any()
+
+
+def test_files_that_are_none_are_named(exported, tmp_path):
+    path = exported / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+    with pytest.raises(BortError, match="pointer of Git LFS"):
+        import_folder(exported, tmp_path / "x")
+    path.rename(exported / "pytorch_model.bin")
+    with pytest.raises(BortError, match="pointer of Git LFS|pip install torch"):
+        import_folder(exported, tmp_path / "x")
+    (exported / "pytorch_model.bin").unlink()
+    os.mkfifo(path)
+    with pytest.raises(BortError, match="not a regular file"):
+        import_folder(exported, tmp_path / "x")
+
+
 def test_links_out_of_the_folder_are_not_followed(exported, tmp_path):
     secret = tmp_path / "elsewhere" / "model.safetensors"
     secret.parent.mkdir()
@@ -154,18 +180,34 @@ def test_shard_names_are_plain(exported, tmp_path, name):
     tensors = list(open_folder(exported)[0])
     (exported / "model.safetensors").rename(exported / "shard.safetensors")
     index = exported / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {tensor: "shard.safetensors" for tensor in tensors}}))
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "shard.safetensors")}))
     import_folder(exported, tmp_path / "a")
     assert equal(bort.load(tmp_path / "a"), trained())
-    index.write_text(json.dumps({"weight_map": {tensor: name for tensor in tensors}}))
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, name)}))
     with pytest.raises(BortError, match="plain name"):
         import_folder(exported, tmp_path / "x")
-    index.write_text(json.dumps({"weight_map": {tensor: "shard.safetensors" for tensor in tensors[1:]}}))
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors[1:], "shard.safetensors")}))
     with pytest.raises(BortError, match="belong together"):
         import_folder(exported, tmp_path / "x")
     index.write_text(json.dumps({"weight_map": [1]}))
     with pytest.raises(BortError, match="weight_map"):
         import_folder(exported, tmp_path / "x")
+
+
+def test_an_index_may_list_a_tied_matrix_that_no_shard_holds(exported, tmp_path):
+    embedding, copy = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
+    tensors = open_folder(exported)[0]
+    (exported / "model.safetensors").rename(exported / "shard.safetensors")
+    index = exported / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys([*tensors, copy], "shard.safetensors")}))
+    import_folder(exported, tmp_path / "a")
+    assert equal(bort.load(tmp_path / "a"), trained())
+    # The one that is stored may be either.
+    arrays = {copy if name == embedding else name: tensor.array() for name, tensor in tensors.items()}
+    write_safetensors(exported / "shard.safetensors", arrays,
+                      {name: array.shape for name, array in arrays.items()})
+    import_folder(exported, tmp_path / "b")
+    assert equal(bort.load(tmp_path / "b"), trained())
 
 
 def test_the_download_caches_links_are_followed(exported, tmp_path):
@@ -232,8 +274,6 @@ def test_pytorch_files_are_read_as_weights_only(hub, tmp_path, legacy):  # noqa:
 
 
 def test_pytorch_files_without_pytorch_say_what_to_do(exported, tmp_path, monkeypatch):
-    import sys
-
     (exported / "model.safetensors").rename(exported / "pytorch_model.bin")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(BortError, match="pip install torch.*save_pretrained"):
@@ -241,6 +281,16 @@ def test_pytorch_files_without_pytorch_say_what_to_do(exported, tmp_path, monkey
     (exported / "pytorch_model.bin").rename(exported / "tf_model.h5")
     with pytest.raises(BortError, match="only tf_model.h5"):
         import_folder(exported, tmp_path / "x")
+
+
+@pytest.mark.parametrize("version, safe", [("1.13.1", False), ("2.5.1+cpu", False), ("unknown", False),
+                                           ("2.6.0", True), ("2.13.0+cpu", True)])
+def test_a_pytorch_that_runs_code_of_weights_is_refused(tmp_path, monkeypatch, version, safe):
+    torch = SimpleNamespace(__version__=version, load=lambda *_, **__: 1 / 0)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    (tmp_path / "x.bin").write_bytes(b"x" * 100)
+    with pytest.raises(BortError, match="ZeroDivisionError" if safe else "install 2.6 or later"):
+        read_torch(tmp_path / "x.bin")
 
 
 def test_shards_of_pytorch_files_too(hub, tmp_path):  # noqa: F811
