@@ -98,21 +98,22 @@ class Architecture:
                             "head_size where it is not hidden/heads)")
         return cls(**value)
 
-    def parameters(self, vocab_size: int = ROBERTA_VOCAB_SIZE, max_length: int = 512) -> Dict[str, int]:
+    def parameters(self, vocab_size: int = ROBERTA_VOCAB_SIZE, max_length: int = 512,
+                   token_types: int = 0) -> Dict[str, int]:
         """Exact parameter counts of the network we build, by part.
 
-        Keys: ``embeddings`` (words, positions, LayerNorm), ``encoder`` (D layers), ``mlm_head`` (without the
-        tied word matrix), ``body`` (embeddings + encoder) and ``total`` (body + mlm_head). The tied matrix
+        Keys: ``embeddings`` (words, positions, token types, LayerNorm), ``encoder`` (D layers), ``mlm_head``
+        (without the tied word matrix), ``body`` (embeddings + encoder) and ``total`` (body + mlm_head). The tied matrix
         counts once.
         """
         hidden, inner, units = self.hidden, self.intermediate, self.attention_units
-        embeddings = (vocab_size + max_length + 2) * hidden
+        embeddings = (vocab_size + max_length + token_types + 2) * hidden
         attention = 4 * hidden * units + 3 * units + hidden
         feed_forward = 2 * hidden * inner + inner + hidden
         encoder = self.depth * (attention + feed_forward + 4 * hidden)
         mlm_head = hidden * hidden + hidden + 2 * hidden + vocab_size
-        return {"embeddings": embeddings, "encoder": encoder, "mlm_head": mlm_head, "body": embeddings
-                + encoder, "total": embeddings + encoder + mlm_head}
+        return {"embeddings": embeddings, "encoder": encoder, "mlm_head": mlm_head,
+                "body": embeddings + encoder, "total": embeddings + encoder + mlm_head}
 
     def lemma2_parameters(self, vocab_size: int = ROBERTA_VOCAB_SIZE, positions: int = 514) -> int:
         """p(b) of Lemma 2 (equation 13): D(4H^2 + 2HI + 9H + I) + H^2 + (V + S + 6)H.

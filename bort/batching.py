@@ -2,7 +2,7 @@
 MXNet."""
 from __future__ import annotations
 
-from typing import Iterator, List, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -54,6 +54,21 @@ def share(batch: np.ndarray, part: int, parts: int) -> np.ndarray:
     """The members of ``batch`` that ``part`` of ``parts`` handles: strided, so that lengths stay alike
     everywhere."""
     return batch[part::parts]
+
+
+def token_types(F: Any, token_ids: Any, separator_id: Optional[int], count: int) -> Any:
+    """The type of every token of ``[CLS] A [SEP] B [SEP]``: 0 up to the first separator and with it, then 1.
+
+    Args:
+        F: ``numpy``, ``mx.nd`` or ``mx.sym``, whichever ``token_ids`` (B, T) belong to.
+        separator_id: None gives every token type 0.
+        count: the types that there are; further segments have the last one.
+
+    Returns:
+        (B, T) integers below ``count``.
+    """
+    separators = (token_ids == (-1 if separator_id is None else separator_id)) * 1
+    return F.minimum(F.cumsum(separators, axis=1) - separators, count - 1)
 
 
 def chunks(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -17,6 +17,7 @@ def test_exact_counts_of_bort_and_its_teacher_are_the_releases():
     counts = BORT.parameters(50265, 512)
     assert counts["total"] == 76_208_217
     assert counts["body"] == 75_106_304
+    assert BORT.parameters(50265, 512, token_types=2)["body"] == 75_106_304 + 2 * 1024
     assert PRESETS["roberta-large"].architecture.parameters()["total"] == 355_408_985
 
 

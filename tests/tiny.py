@@ -59,6 +59,31 @@ def tiny_batch(seed: int = 0, batch: int = 3, length: int = 7, vocab_size: int =
             mx.nd.array(positions, dtype="int32"))
 
 
+SEPARATOR = 3
+TYPED = {"token_types": 2, "separator_id": SEPARATOR}
+"""Options of a tiny BERT that tells the texts of a pair apart."""
+
+
+def pair_batch(seed: int = 0, batch: int = 4, length: int = 9, masked: int = 2) -> Tuple[Any, Any, Any]:
+    """:func:`tiny_batch` of pairs ``[CLS] A [SEP] B [SEP]`` with texts of random lengths, padded with 0; the
+    last row is a single text."""
+    from bort.backend.mxnet import mx
+
+    rng = np.random.default_rng(seed)
+    ids, valid = np.zeros((batch, length), "int32"), np.full(batch, length, "float32")
+    for row in range(batch):
+        ids[row] = rng.integers(SEPARATOR + 1, VOCAB, length)
+        valid[row] = length if row == 0 else rng.integers(6, length + 1)
+        last = int(valid[row]) - 1
+        ids[row, [0, last]] = 2, SEPARATOR
+        if row < batch - 1:
+            ids[row, rng.integers(2, last - 1)] = SEPARATOR
+        ids[row, last + 1:] = 0
+    positions = np.stack([rng.choice(int(count) - 1, masked, replace=False) for count in valid])
+    return (mx.nd.array(ids, dtype="int32"), mx.nd.array(valid, dtype="float32"),
+            mx.nd.array(positions, dtype="int32"))
+
+
 def two_rank_environment() -> Dict[str, str]:
     """Environment for ``subprocess.run(["horovodrun", "-np", "2", sys.executable, ...], env=...)``.
 

@@ -29,9 +29,10 @@ BORT = PRESETS["bort"].architecture
 RELEASED_IDS = (0, 18077, 4082, 7804, 8606, 6195, 2457, 3321, 11, 10489, 16, 269, 2579, 328, 2)
 RELEASED_STATES = ((-0.0349, 0.0436, -1.8654), (-0.6964, 0.0835, -1.7393), (-0.9819, 0.2956, -0.2868))
 RELEASED_TOLERANCE = 1e-4
-PARTS = (("embeddings", ("word_embed.", "encoder.position_weight", "encoder.layer_norm.")),
+PARTS = (("embeddings", ("word_embed.", "token_type_embed.", "encoder.position_weight",
+                         "encoder.layer_norm.")),
          ("encoder", ("encoder.transformer_cells.",)), ("mlm_head", ("decoder.",)),
-         ("classifier", ("classifier.",)))
+         ("pooler", ("pooler.",)), ("classifier", ("classifier.",)))
 
 EXAMPLES = """examples:
   python -m bort.checkpoints inspect runs/cola/model
@@ -111,7 +112,8 @@ def inspect(path: PathLike, architecture: Optional[str] = None, heads: Optional[
 
 
 _KNOWN = frozenset(("format", "format_version", "architecture", "vocab_size", "max_length", "dropout",
-                    "layer_norm_eps", "mlm_layer_norm_eps", "head", "tokenizer", "sha256", "mlm_head"))
+                    "layer_norm_eps", "mlm_layer_norm_eps", "token_types", "separator_id", "pooler", "head",
+                    "tokenizer", "sha256", "mlm_head"))
 
 
 def _network(config: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]]) -> Dict[str, Any]:
@@ -122,6 +124,7 @@ def _network(config: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]]) -
     return {"architecture": str(architecture), "preset": preset, "vocab_size": config["vocab_size"],
             "max_length": config["max_length"], "layer_norm_eps": config["layer_norm_eps"],
             "mlm_layer_norm_eps": config["mlm_layer_norm_eps"],
+            **{key: config[key] for key in ("token_types", "separator_id") if key in config},
             "parameters": {**{part: count for part, count in counts.items() if count},
                            "total": sum(counts.values())}, "head": config["head"]}
 
@@ -136,7 +139,7 @@ def _is_foreign(path: Path) -> bool:
 def _inspect_foreign(path: Path) -> Dict[str, Any]:
     from bort.huggingface.importing import read_folder
 
-    source = read_folder(path, token_types="fold")
+    source = read_folder(path)
     shapes = model_folder.expected_shapes(model_folder.build(source.description, str(path)))
     if source.record["mlm_head"] == "absent":
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith("decoder.")}

@@ -14,6 +14,8 @@ one, I intermediate, V vocabulary, P positions, i a layer, C classes):
     encoder.transformer_cells.{i}.ffn.ffn_2.{weight,bias}                        (H, I), (H,)
     encoder.transformer_cells.{i}.ffn.layer_norm.{gamma,beta}                    (H,)
     word_embed.0.weight                                                          (V, H)
+    token_type_embed.0.weight, where there are token types (BERT, MiniLM)        (types, H)
+    pooler.{weight,bias}, where BERT's pooler is carried                         (H, H), (H,)
     decoder.0.{weight,bias}, decoder.2.{gamma,beta}, decoder.3.bias              (H, H), (H,); (H,); (V,)
     decoder.3.weight: word_embed.0.weight again; released files hold it twice, ours once
 
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
@@ -53,6 +56,8 @@ from bort.models.bert import initial_value
 Model = Union[Bert, Classifier]
 SHOWN = 8
 """Names of each kind that an error about parameters shows."""
+POOLER = ("pooler.weight", "pooler.bias")
+MAX_TOKEN_TYPES = 1 << 10
 __all__ = ["CONFIG_FILE", "EMBEDDING", "FORMAT", "FORMAT_VERSION", "PARAMETERS_FILE", "TIED", "Located",
            "Model", "Stored", "build", "describe", "differences", "expected_shapes", "fit",
            "infer_architecture", "load", "load_or_initialize", "locate", "not_finite", "parameter_arrays",
@@ -76,6 +81,7 @@ def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not (
                     1 <= value <= 1 << 28 if whole else 0 <= value < 1):
                 raise BortError(f"{key} is {value!r}")
+        number.update(_embedding_options(config, number["vocab_size"]))
         bert = Bert(Architecture.from_dict(config.get("architecture")), **number)
         head = config.get("head")
         if head is None:
@@ -88,6 +94,19 @@ def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None
         return model
     except BortError as error:
         raise BortError(f"{where}: {error}") from error
+
+
+def _embedding_options(config: Mapping[str, Any], vocab_size: int) -> Dict[str, Any]:
+    """``token_types``, ``separator_id`` and ``pooler`` of a config; folders without them have none of it."""
+    types, separator = config.get("token_types", 0), config.get("separator_id")
+    pooler = config.get("pooler", False)
+    if type(types) is not int or not 0 <= types <= MAX_TOKEN_TYPES:
+        raise BortError(f"token_types is {str(types)[:80]!r}")
+    if separator is not None and (type(separator) is not int or not 0 <= separator < vocab_size):
+        raise BortError(f"separator_id is {str(separator)[:80]!r}, not a token id below {vocab_size}")
+    if type(pooler) is not bool:
+        raise BortError(f"pooler is {str(pooler)[:80]!r}")
+    return {"token_types": types, "separator_id": separator, "pooler": pooler}
 
 
 def _check_head(head: Any) -> None:
@@ -107,8 +126,15 @@ def _check_head(head: Any) -> None:
 
 def expected_shapes(model: Model) -> Dict[str, Tuple[int, ...]]:
     """Name to shape of every distinct parameter of ``model``, as :func:`read_parameters` names them."""
-    return {_plain(name): tuple(parameter.shape) for name,
-            parameter in model._collect_params_with_prefix().items() if not name.endswith(TIED)}
+    shapes = {_plain(name): tuple(parameter.shape) for name,
+              parameter in model._collect_params_with_prefix().items() if not name.endswith(TIED)}
+    return {**shapes, **{name: array.shape for name, array in _carried(model).items()}}
+
+
+def _carried(model: Model) -> Dict[str, np.ndarray]:
+    """What a file holds for Hugging Face alone: the pooler of a ``Bert``. A classifier's head replaces it."""
+    pooler = None if isinstance(model, Classifier) else model.pooler
+    return {} if pooler is None else dict(zip(POOLER, pooler))
 
 
 def _plain(name: str) -> str:
@@ -165,11 +191,16 @@ def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -
             if parameter._data is None:
                 parameter.initialize(init="zeros")
             parameter.set_data(mx.nd.array(arrays[_plain(name)], dtype=parameter.dtype))
+    if not isinstance(model, Classifier) and model.pooler is not None:
+        weight, bias = (np.array(arrays[name], dtype="float32") for name in POOLER)
+        model.pooler = weight, bias
 
 
 def _in_words(model: Model) -> str:
     head = f" with a {model.head} head of {model.num_outputs}" if isinstance(model, Classifier) else ""
-    return f"{model.architecture.display}, V={model.vocab_size}{head}"
+    bert = model.bort if isinstance(model, Classifier) else model
+    types = f", {bert.token_types} token types" if bert.token_types else ""
+    return f"{model.architecture.display}, V={model.vocab_size}{types}{head}"
 
 
 class Stored(NamedTuple):
@@ -286,17 +317,21 @@ def load_or_initialize(source: Union[PathLike, Architecture], vocab_size: int, s
 
 def parameter_arrays(model: Model) -> Dict[str, np.ndarray]:
     """Every distinct parameter by its name in the file; the tied matrix once."""
-    return {name: parameter.data().asnumpy() for name,
-            parameter in model._collect_params_with_prefix().items() if not name.endswith(TIED)}
+    arrays = {name: parameter.data().asnumpy() for name,
+              parameter in model._collect_params_with_prefix().items() if not name.endswith(TIED)}
+    return {**arrays, **_carried(model)}
 
 
 def describe(model: Model) -> Dict[str, Any]:
     """The members of ``config.json`` that say what network ``model`` is."""
     bert = model.bort if isinstance(model, Classifier) else model
+    options = asdict(bert.options)
+    if not bert.token_types:
+        del options["token_types"], options["separator_id"]
+    if not _carried(model):
+        del options["pooler"]
     config: Dict[str, Any] = {"architecture": bert.architecture.to_dict(), "vocab_size": bert.vocab_size,
-                              "max_length": bert.max_length, "dropout": bert.dropout,
-                              "layer_norm_eps": bert.layer_norm_eps,
-                              "mlm_layer_norm_eps": bert.mlm_layer_norm_eps, "head": None}
+                              **options, "head": None}
     if isinstance(model, Classifier):
         config["head"] = {"kind": model.head, "num_outputs": model.num_outputs, "dropout": model.head_dropout,
                           "task": getattr(model, "task_name", None), "encoding": getattr(model, "encoding",

@@ -212,7 +212,7 @@ class InferenceModel:
 
     def _inputs(self, shape: mxnet_graph.Shape, ids: np.ndarray, lengths: np.ndarray,
                 positions: Optional[np.ndarray]) -> Dict[str, Any]:
-        inputs = {**mxnet_graph.batch_inputs(shape, ids, lengths, positions),
+        inputs = {**mxnet_graph.batch_inputs(self.spec, shape, ids, lengths, positions),
                   **mxnet_graph.graph_inputs(self.spec, shape)}
         return {name: mx.nd.array(value, ctx=self._device, dtype=value.dtype) for name,
                 value in inputs.items()}

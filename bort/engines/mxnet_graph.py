@@ -26,6 +26,7 @@ import numpy as np
 
 from bort.architecture import Architecture
 from bort.backend.mxnet import mx
+from bort.batching import token_types
 from bort.models.bert import Bert
 from bort.models.classifier import Classifier
 from bort.models.layers import MASKED_SCORE
@@ -63,6 +64,8 @@ class Spec(NamedTuple):
     mlm_epsilon: float
     head: Optional[str]
     num_outputs: int
+    token_types: int = 0
+    separator_id: Optional[int] = None
 
 
 def spec_of(model: Union[Bert, Classifier]) -> Spec:
@@ -70,7 +73,7 @@ def spec_of(model: Union[Bert, Classifier]) -> Spec:
     bert = model.bort if isinstance(model, Classifier) else model
     head, outputs = (model.head, model.num_outputs) if isinstance(model, Classifier) else (None, 0)
     return Spec(bert.architecture, bert.vocab_size, bert.max_length, bert.layer_norm_eps,
-                bert.mlm_layer_norm_eps, head, outputs)
+                bert.mlm_layer_norm_eps, head, outputs, bert.token_types, bert.separator_id)
 
 
 def fused_parameters(model: Union[Bert, Classifier]) -> Dict[str, Any]:
@@ -85,6 +88,8 @@ def fused_parameters(model: Union[Bert, Classifier]) -> Dict[str, Any]:
     fused = {"word_weight": given["word_embed.0.weight"], "position_weight": given["encoder.position_weight"],
              "embedding_gamma": given["encoder.layer_norm.gamma"],
              "embedding_beta": given["encoder.layer_norm.beta"]}
+    if bert.token_types:
+        fused["token_type_weight"] = given["token_type_embed.0.weight"]
     for index in range(depth):
         cell, here = f"encoder.transformer_cells.{index}.", f"layer{index}_"
         whole = index < depth - 1 or not isinstance(model, Classifier)
@@ -131,10 +136,13 @@ def graph_inputs(spec: Spec, shape: Shape) -> Dict[str, np.ndarray]:
     return constants
 
 
-def batch_inputs(shape: Shape, token_ids: np.ndarray, valid_length: np.ndarray,
+def batch_inputs(spec: Spec, shape: Shape, token_ids: np.ndarray, valid_length: np.ndarray,
                  masked_positions: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
     """The inputs of a graph that hold a batch: ids (B, T), lengths (B,), masked positions (B, M) or None."""
     inputs = {"token_ids": np.ascontiguousarray(token_ids.T, dtype="int32")}
+    if spec.token_types:
+        types = token_types(np, token_ids, spec.separator_id, spec.token_types)
+        inputs["token_types"] = np.ascontiguousarray(types.T, dtype="int32")
     if shape.padded:
         past = np.arange(shape.length) >= valid_length[:, None]
         inputs["padding"] = np.where(past, MASKED_SCORE, 0).astype("float32")
@@ -205,6 +213,10 @@ class _Builder:
     def embed(self) -> Any:
         words = mx.sym.Embedding(mx.sym.var("token_ids"), mx.sym.var("word_weight"), name="words",
                                  input_dim=self.spec.vocab_size, output_dim=self.hidden)           # (T, B, H)
+        if self.spec.token_types:
+            types = mx.sym.Embedding(mx.sym.var("token_types"), mx.sym.var("token_type_weight"), name="types",
+                                     input_dim=self.spec.token_types, output_dim=self.hidden)
+            words = mx.sym.elemwise_add(words, types, name="typed_words")
         positions = mx.sym.Embedding(mx.sym.var("position_ids"), mx.sym.var("position_weight"),
                                      name="positions", input_dim=self.spec.max_length, output_dim=self.hidden)
         return self.norm(mx.sym.elemwise_add(words, positions, name="embedding_sum"), "embedding")

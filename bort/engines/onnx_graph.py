@@ -36,6 +36,8 @@ class Network(NamedTuple):
     epsilon: float
     mlm_epsilon: float
     head: Optional[str] = None
+    token_types: int = 0
+    separator_id: Optional[int] = None
 
 
 def build(network: Network, arrays: Mapping[str, np.ndarray], part: str, metadata: Mapping[str, str]) -> Any:
@@ -134,6 +136,8 @@ class _Builder:
     def embed(self) -> str:
         vocabulary = self.constant("word_weight", self.arrays["word_embed.0.weight"])
         words = self.op("Gather", "words", [vocabulary, "token_ids"])
+        if self.network.token_types:
+            words = self.op("Add", "typed_words", [words, self.types()])
         extent = self.op("Shape", "extent", ["token_ids"])
         self.op("Gather", "length", [extent, self.constant("index_one", np.array(1, "int64"))])
         ends = self.op("Unsqueeze", "ends", ["length", self.integers("first_axis", 0)])
@@ -150,6 +154,17 @@ class _Builder:
         self.op("Unsqueeze", "score_mask", [added, self.integers("middle_axes", 1, 2)])  # (B, 1, 1, T)
         return self.norm(self.op("Add", "embedding_sum", [words, positions]), "embedding",
                          "encoder.layer_norm", self.network.epsilon)
+
+    def types(self) -> str:
+        """What ``bort.batching.token_types`` computes, embedded: (B, T, H)."""
+        separator = -1 if self.network.separator_id is None else self.network.separator_id
+        separators = self.op("Cast", "separators", [self.op("Equal", "is_separator", [
+            "token_ids", self.constant("separator_id", np.array(separator, "int64"))])], to=7)
+        before = self.op("CumSum", "separators_before", [
+            separators, self.constant("cumulated_axis", np.array(1, "int64"))], exclusive=1)
+        last = self.constant("last_type", np.array(self.network.token_types - 1, "int64"))
+        table = self.constant("token_type_weight", self.arrays["token_type_embed.0.weight"])
+        return self.op("Gather", "types", [table, self.op("Min", "token_types", [before, last])])
 
     def split_heads(self, x: str, name: str, axes: Sequence[int]) -> str:
         shape = self.integers("head_shape", 0, -1, self.heads, self.head_size)

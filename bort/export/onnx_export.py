@@ -48,7 +48,7 @@ def to_onnx(model: Union[Bert, Classifier], part: str, settings: Dict[str, Any])
     bert = model.bort if isinstance(model, Classifier) else model
     network = onnx_graph.Network(bert.architecture, bert.vocab_size, bert.max_length, bert.layer_norm_eps,
                                  bert.mlm_layer_norm_eps, model.head if isinstance(model, Classifier)
-                                 else None)
+                                 else None, bert.token_types, bert.separator_id)
     stored = {"part": part, "vocab_size": bert.vocab_size, "max_length": bert.max_length,
               "architecture": bert.architecture.to_dict(), **settings}
     return onnx_graph.build(network, model_folder.parameter_arrays(model), part,

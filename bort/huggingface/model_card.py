@@ -47,7 +47,7 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
     has_tokenizer = isinstance(config.get("tokenizer"), Mapping)
     no_pooler = ", add_pooling_layer=False" if classes.endswith("Model") else ""
     head = config.get("head") or {}
-    counts = architecture.parameters(config["vocab_size"], config["max_length"])
+    counts = architecture.parameters(config["vocab_size"], config["max_length"], config.get("token_types", 0))
     tags = ["bort", "text-classification" if head else "fill-mask" if classes.endswith("MaskedLM")
             else "feature-extraction"]
     lines = ["---", "library_name: transformers", f"pipeline_tag: {tags[1]}", "tags:",

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import zlib
+from dataclasses import dataclass
 from typing import Any, Optional, Tuple, Union
 
 import numpy as np
 
+from bort import batching
 from bort.architecture import Architecture
 from bort.backend.mxnet import gluon, mx
 from bort.errors import BortError
@@ -23,6 +25,30 @@ RELEASED_MLM_EPSILON = 1e-12
 INITIAL_DEVIATION, INITIAL_DEVIATION_HIDDEN = 0.02, 1024
 """BERT's standard deviation of the initial weights, and the width it is meant for: that of BERT-large and of
 Bort."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a network has beside its architecture and vocabulary; each is a member of ``config.json`` too.
+
+    Attributes:
+        max_length: rows of the position embedding; longer inputs are an error.
+        dropout: probability on embeddings, attention weights, attention output and feed-forward output.
+        layer_norm_eps: epsilon of the encoder's LayerNorms; ``mlm_layer_norm_eps`` that of the MLM head (the
+            release uses 1e-5 and 1e-12).
+        token_types: rows of the token type embedding: 0 for RoBERTa and Bort, 2 for BERT, MiniLM, TinyBERT.
+        separator_id: the token after whose first appearance the second segment, type 1, begins: ``[SEP]``.
+            None gives every token type 0 unless a call says otherwise.
+        pooler: carry BERT's pooler, which nothing here computes with, from and to Hugging Face.
+    """
+
+    max_length: int = 512
+    dropout: float = 0.1
+    layer_norm_eps: float = RELEASED_EPSILON
+    mlm_layer_norm_eps: float = RELEASED_MLM_EPSILON
+    token_types: int = 0
+    separator_id: Optional[int] = None
+    pooler: bool = False
 
 
 class Encoder(gluon.HybridBlock):
@@ -66,51 +92,91 @@ class Encoder(gluon.HybridBlock):
 
 
 class Bert(gluon.HybridBlock):
-    """A member of the family BERT(D, A, H, I) of section 3.1 with RoBERTa's embeddings and a tied MLM head.
+    """A member of the family BERT(D, A, H, I) of section 3.1 with a tied MLM head: Bort's and RoBERTa's
+    embeddings by default, BERT's with ``token_types=2``.
 
     ``model(token_ids, valid_length)`` returns the last hidden states, ``model(token_ids, valid_length,
-    masked_positions)`` those and the vocabulary logits at the masked positions only.
+    masked_positions)`` those and the vocabulary logits at the masked positions only. A network with token
+    types finds them itself, from where the first ``separator_id`` is.
 
     Args:
         architecture: the 4-tuple.
         vocab_size: V.
-        max_length: rows of the position embedding; longer inputs are an error.
-        dropout: probability on embeddings, attention weights, attention output and feed-forward output.
-        layer_norm_eps: epsilon of the encoder's LayerNorms; ``mlm_layer_norm_eps`` that of the MLM head (the
-            release uses 1e-5 and 1e-12).
+        max_length, dropout, **options: members of :class:`Options`.
+
+    Attributes:
+        options: all of them.
+        pooler: weight (H, H) and bias (H,) float32 of BERT's pooler with the option of that name, else None.
     """
 
     def __init__(self, architecture: Architecture, vocab_size: int, max_length: int = 512,
-                 dropout: float = 0.1, layer_norm_eps: float = RELEASED_EPSILON,
-                 mlm_layer_norm_eps: float = RELEASED_MLM_EPSILON, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+                 dropout: float = 0.1, **options: Any) -> None:
+        super().__init__()
         self._selected: Tuple[SelectedStates, ...] = ()  # not a child: its blocks are the encoder's
         hidden = architecture.hidden
-        self.architecture = architecture
-        self.vocab_size, self.max_length, self.dropout = vocab_size, max_length, dropout
-        self.layer_norm_eps, self.mlm_layer_norm_eps = layer_norm_eps, mlm_layer_norm_eps
+        self.architecture, self.vocab_size = architecture, vocab_size
+        self.options = Options(max_length, dropout, **options)
+        self.pooler = (np.zeros((hidden, hidden), "float32"), np.zeros(hidden, "float32")) \
+            if self.options.pooler else None
         with self.name_scope():
             self.word_embed = gluon.nn.HybridSequential(prefix="word_embed_")
             with self.word_embed.name_scope():
                 self.word_embed.add(gluon.nn.Embedding(vocab_size, hidden), gluon.nn.Dropout(dropout))
-            self.encoder = Encoder(architecture, max_length, dropout, layer_norm_eps)
+            if self.token_types:
+                self.token_type_embed = gluon.nn.HybridSequential(prefix="token_type_embed_")
+                with self.token_type_embed.name_scope():
+                    self.token_type_embed.add(gluon.nn.Embedding(self.token_types, hidden))
+            self.encoder = Encoder(architecture, max_length, dropout, self.layer_norm_eps)
             self.decoder = gluon.nn.HybridSequential(prefix="decoder_")
             with self.decoder.name_scope():
                 self.decoder.add(gluon.nn.Dense(hidden, flatten=False, in_units=hidden), gluon.nn.GELU(),
-                                 LayerNorm(hidden, mlm_layer_norm_eps),
+                                 LayerNorm(hidden, self.mlm_layer_norm_eps),
                                  TiedProjection(self.word_embed[0], vocab_size))
 
-    def __call__(self, token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> Any:
-        check_inputs(self, token_ids, valid_length, masked_positions)
-        return super().__call__(token_ids, valid_length, masked_positions)
+    @property
+    def max_length(self) -> int:
+        """The longest sequence it takes."""
+        return self.options.max_length
 
-    def forward(self, token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None) -> Any:
+    @property
+    def dropout(self) -> float:
+        """The probability in training."""
+        return self.options.dropout
+
+    @property
+    def layer_norm_eps(self) -> float:
+        """Epsilon of the encoder's LayerNorms."""
+        return self.options.layer_norm_eps
+
+    @property
+    def mlm_layer_norm_eps(self) -> float:
+        """Epsilon of the MLM head's LayerNorm."""
+        return self.options.mlm_layer_norm_eps
+
+    @property
+    def token_types(self) -> int:
+        """How many types of tokens it tells apart; 0 without such an embedding."""
+        return self.options.token_types
+
+    @property
+    def separator_id(self) -> Optional[int]:
+        """The token after whose first appearance tokens are of type 1."""
+        return self.options.separator_id
+
+    def __call__(self, token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None,
+                 token_types: Optional[Any] = None) -> Any:
+        check_inputs(self, token_ids, valid_length, masked_positions)
+        return super().__call__(token_ids, valid_length, masked_positions, token_types)
+
+    def forward(self, token_ids: Any, valid_length: Any, masked_positions: Optional[Any] = None,
+                token_types: Optional[Any] = None) -> Any:
         """Run the network.
 
         Args:
             token_ids: (B, T) integers below V; the content of padding has no effect.
             valid_length: (B,) float32, tokens of each sequence that are not padding, from 1 to T.
             masked_positions: (B, M) integers below T, or None.
+            token_types: (B, T) integers below the number of types, in place of what the separators say.
 
         Returns:
             Hidden states (B, T, H), zero in padded rows; with ``masked_positions`` a pair of them and the
@@ -120,10 +186,27 @@ class Bert(gluon.HybridBlock):
             BortError: an id, length or position is out of range, or the shapes do not fit together.
         """
         # Not `hybrid_forward`: a compiled block is bound to one set of arguments, and this one has two.
-        sequence = self.encoder(self.word_embed(token_ids), self._lengths(valid_length))
+        sequence = self.encoder(self.embed(token_ids, token_types), self._lengths(valid_length))
         if masked_positions is None:
             return sequence
         return sequence, self.decode(sequence, masked_positions)
+
+    def embed(self, token_ids: Any, token_types: Optional[Any] = None) -> Any:
+        """Words, and their types where there are any, (B, T) to (B, T, H); arguments are :meth:`forward`'s.
+
+        Raises:
+            BortError: types are given to a network without, or do not fit the tokens.
+        """
+        words = self.word_embed(token_ids)
+        if token_types is not None:
+            if not self.token_types or token_types.shape != token_ids.shape:
+                raise BortError(f"token_types {token_types.shape} are given for token_ids {token_ids.shape} "
+                                f"to a network with {self.token_types} types of tokens")
+            _check_range("token type", token_types, 0, self.token_types - 1, "the network has no such type")
+        elif self.token_types:
+            F = mx.sym if isinstance(token_ids, mx.sym.Symbol) else mx.nd
+            token_types = batching.token_types(F, token_ids, self.separator_id, self.token_types)
+        return words if token_types is None else words + self.token_type_embed(token_types)
 
     def _lengths(self, valid_length: Any) -> Any:
         """In the network's dtype, in which the encoder compares them with positions."""
@@ -159,7 +242,7 @@ class Bert(gluon.HybridBlock):
         _check_range("row", rows, 0, token_ids.size - 1, "rows count positions through the batch, b * T + t")
         if not self._selected:
             self._selected = (SelectedStates(self.encoder, self._active, **dict(self._flags)),)
-        return self._selected[0](self.word_embed(token_ids), self._lengths(valid_length), rows)
+        return self._selected[0](self.embed(token_ids), self._lengths(valid_length), rows)
 
     def masked_states(self, token_ids: Any, valid_length: Any, rows: Any) -> Any:
         """What the MLM head multiplies with the vocabulary matrix, for training without an array of logits

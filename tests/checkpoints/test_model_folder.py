@@ -15,7 +15,7 @@ from bort.checkpoints.model_folder import describe, load_or_initialize, paramete
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.errors import BortError
 from bort.models import Bert, Classifier
-from tests.tiny import MAX_LENGTH, NARROW, TINY, VOCAB, tiny_batch, tiny_bert
+from tests.tiny import MAX_LENGTH, NARROW, SEPARATOR, TINY, TYPED, VOCAB, pair_batch, tiny_batch, tiny_bert
 
 
 def released_file(path, model, dtype="float32", dropout=True):
@@ -72,6 +72,24 @@ def test_a_network_cut_out_of_a_wider_one_round_trips(tmp_path):
     bare = tmp_path / "bare.params"
     (tmp_path / "model" / "model.params").rename(bare)
     assert bort.load(bare, heads=3).architecture == NARROW
+
+
+def test_token_types_and_the_pooler_round_trip(tmp_path):
+    model = tiny_bert(3, pooler=True, **TYPED)
+    rng = np.random.default_rng(0)
+    model.pooler = (rng.normal(size=(8, 8)).astype("float32"), rng.normal(size=8).astype("float32"))
+    config = json.loads((bort.save(model, tmp_path / "m") / "config.json").read_text())
+    assert (config["token_types"], config["separator_id"], config["pooler"]) == (2, SEPARATOR, True)
+    back = bort.load(tmp_path / "m")
+    assert back.options == model.options and same_parameters(model, back)
+    np.testing.assert_array_equal(back(*pair_batch())[1].asnumpy(), model(*pair_batch())[1].asnumpy())
+    head = Classifier(back, 2)
+    head.initialize_head(0)
+    again = bort.load(bort.save(head, tmp_path / "c"))
+    assert (again.bort.token_types, again.bort.separator_id) == (2, SEPARATOR)
+    assert again.bort.pooler is None, "a classifier has a head in its place"
+    plain = json.loads((bort.save(tiny_bert(), tmp_path / "plain") / "config.json").read_text())
+    assert not {"token_types", "separator_id", "pooler"} & set(plain), "as before there were any"
 
 
 def test_released_files_load_bare(tmp_path):
@@ -184,7 +202,10 @@ def test_a_damaged_folder_is_a_clear_error(tmp_path):
                                              ({"head": 3}, "head"), ({"head": {"kind": "linear"}}, "output"),
                                              ({"dropout": 1.5}, "dropout"), ({"max_length": 0}, "max_length"),
                                              ({"layer_norm_eps": None}, "layer_norm_eps"),
-                                             ({"vocab_size": 39}, "instead of")])
+                                             ({"token_types": -1}, "token_types"),
+                                             ({"token_types": 2}, "missing token_type_embed"),
+                                             ({"separator_id": VOCAB}, "separator_id"),
+                                             ({"pooler": 1}, "pooler"), ({"vocab_size": 39}, "instead of")])
 def test_a_wrong_config_is_a_clear_error(tmp_path, change, message):
     folder = bort.save(tiny_bert(0), tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())

@@ -14,7 +14,7 @@ from bort.engines import mxnet_compiled, mxnet_graph
 from bort.engines.mxnet_compiled import InferenceModel, compile_for_inference, trim
 from bort.errors import BortError
 from bort.models import HEADS, Classifier
-from tests.tiny import MAX_LENGTH, NARROW, TINY, VOCAB, tiny_batch, tiny_bert
+from tests.tiny import MAX_LENGTH, NARROW, TINY, TYPED, VOCAB, pair_batch, tiny_batch, tiny_bert
 
 WIDE = Architecture(3, 4, 16, 20)
 EXACT = bool(mxnet_compiled.cpu_flags().intersection(mxnet_compiled.EXACT_INT8_FLAGS))
@@ -56,6 +56,31 @@ def test_classifiers_need_position_0_only(architecture, head, form):
         np.testing.assert_allclose(compiled(ids, valid).asnumpy(), model(ids, valid).asnumpy(), atol=1e-5)
     with pytest.raises(BortError, match="masked_positions"):
         compiled(ids, valid, tiny_batch(4)[2])
+
+
+@pytest.mark.parametrize("form", ["product", "convolution"])
+def test_token_types_are_the_models(form):
+    model = tiny_bert(1, **TYPED)
+    head = Classifier(tiny_bert(2, **TYPED), 3, dropout=0.0)
+    head.initialize_head(0)
+    for length in (9, 16):
+        ids, valid, positions = pair_batch(length, length=length)
+        for ours, theirs in zip(InferenceModel(model, form=form)(ids, valid, positions),
+                                model(ids, valid, positions)):
+            np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), atol=1e-4)
+        np.testing.assert_allclose(InferenceModel(head, form=form)(ids, valid).asnumpy(),
+                                   head(ids, valid).asnumpy(), atol=1e-5)
+        untyped = model(ids, valid, None, mx.nd.zeros_like(ids)).asnumpy()
+        assert np.abs(untyped - model(ids, valid).asnumpy()).max() > 0.1, "the types matter here"
+
+
+@exact_int8
+def test_int8_has_the_token_types():
+    model = tiny_bert(1, Architecture(2, 2, 32, 48), **TYPED)
+    ids, valid, _ = pair_batch(1, length=16)
+    states = compile_for_inference(model, "int8", [(ids, valid)])(ids, valid).asnumpy()
+    assert np.abs(states - model(ids, valid).asnumpy()).max() < 0.2
+    assert np.abs(states - model(ids, valid, None, mx.nd.zeros_like(ids)).asnumpy()).max() > 0.5
 
 
 def test_padding_has_no_effect_and_numpy_inputs_serve():

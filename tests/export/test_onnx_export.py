@@ -23,7 +23,7 @@ from bort.export import onnx_export as exporter
 from bort.models import HEADS, Bert, Classifier, initialize
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.loading import train_sentencepiece
-from tests.tiny import MAX_LENGTH, NARROW, TINY, VOCAB, tiny_batch, tiny_bert
+from tests.tiny import MAX_LENGTH, NARROW, TINY, TYPED, VOCAB, pair_batch, tiny_batch, tiny_bert
 
 WIDE = Architecture(3, 4, 16, 20)
 SENTENCES = [f"the {a} film was {b}" for a in ("slow", "long", "first", "new") for b in ("good", "bad",
@@ -97,6 +97,23 @@ def test_int8_is_smaller_and_close(tmp_path, method):
     assert report["int8"]["correlation"] > 0.995 and report["int8"]["method"] == method
     assert OnnxRunner(tmp_path / "int8.onnx").settings["int8"] == method
     assert sorted(path.name for path in tmp_path.iterdir()) == ["float.onnx", "int8.onnx"]
+
+
+def test_token_types_are_in_the_file(tmp_path):
+    model = tiny_bert(2, **TYPED)
+    head = Classifier(tiny_bert(3, **TYPED), 3, dropout=0.0)
+    head.initialize_head(0)
+    for part in ("encoder", "mlm"):
+        exporter.export(model, tmp_path / f"{part}.onnx", part)
+    exporter.export(head, tmp_path / "classifier.onnx")
+    for length in (7, 12):
+        ids, valid, positions = (array.asnumpy() for array in pair_batch(length, length=length))
+        states, logits = model(*pair_batch(length, length=length))
+        assert np.abs(OnnxRunner(tmp_path / "encoder.onnx")(ids, valid) - states.asnumpy()).max() < 1e-5
+        found = OnnxRunner(tmp_path / "mlm.onnx")(ids, valid, positions)
+        assert np.abs(found - logits.asnumpy()).max() < 1e-4
+        scores = head(*pair_batch(length, length=length)[:2]).asnumpy()
+        assert np.abs(OnnxRunner(tmp_path / "classifier.onnx")(ids, valid) - scores).max() < 1e-5
 
 
 def test_int8_leaves_the_heads_alone(tmp_path):

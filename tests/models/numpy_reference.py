@@ -11,10 +11,22 @@ def parameters_of(model):
             for name, parameter in model._collect_params_with_prefix().items()}
 
 
-def hidden_states(model, token_ids):
-    """The last hidden states (T, H) of one unpadded sequence of token ids."""
+def types_of(token_ids, separator_id):
+    """0 up to the first separator and with it, then 1."""
+    types, second = [], 0
+    for token in token_ids:
+        types.append(second)
+        second = max(second, int(token == separator_id))
+    return types
+
+
+def hidden_states(model, token_ids, types=None):
+    """The last hidden states (T, H) of one unpadded sequence of token ids, and of ``types`` where the network
+    has any."""
     p, a = parameters_of(model), model.architecture
     x = p["word_embed.0.weight"][token_ids] + p["encoder.position_weight"][:len(token_ids)]
+    if types is not None:
+        x = x + p["token_type_embed.0.weight"][types]
     x = layer_norm(x, p, "encoder.layer_norm", model.layer_norm_eps)
     for index in range(a.depth):
         cell = f"encoder.transformer_cells.{index}."

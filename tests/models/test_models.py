@@ -8,12 +8,23 @@ from hypothesis import strategies as st
 
 from bort.architecture import Architecture
 from bort.backend.mxnet import autograd, mx
+from bort.batching import token_types
 from bort.errors import BortError
 from bort.models import Bert, Classifier, initialize
 from bort.models.bert import initial_value
 from bort.models.selected_positions import by_sequence
-from tests.models.numpy_reference import hidden_states
-from tests.tiny import MAX_LENGTH, NARROW, TINY, VOCAB, tiny_batch, tiny_bert
+from tests.models.numpy_reference import hidden_states, types_of
+from tests.tiny import (
+    MAX_LENGTH,
+    NARROW,
+    SEPARATOR,
+    TINY,
+    TYPED,
+    VOCAB,
+    pair_batch,
+    tiny_batch,
+    tiny_bert,
+)
 
 
 def gluonnlp_twin(model):
@@ -25,7 +36,8 @@ def gluonnlp_twin(model):
                           max_length=MAX_LENGTH, num_heads=a.heads, dropout=0.0,
                           layer_norm_eps=model.layer_norm_eps)
     twin = BERTModel(encoder, VOCAB, units=a.hidden, embed_size=a.hidden, use_pooler=False,
-                     use_token_type_embed=False, use_classifier=False)
+                     token_type_vocab_size=model.token_types or None,
+                     use_token_type_embed=bool(model.token_types), use_classifier=False)
     twin.initialize()
     ours, theirs = model._collect_params_with_prefix(), twin._collect_params_with_prefix()
     assert set(ours) == set(theirs)
@@ -36,19 +48,22 @@ def gluonnlp_twin(model):
 
 
 @pytest.mark.parametrize("hybridize", [False, True])
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("batch", [tiny_batch(5, padded=False), tiny_batch(5), pair_batch(5)],
+                         ids=["whole", "padded", "pairs"])
 @pytest.mark.parametrize("architecture", [TINY, Architecture(1, 4, 16, 5), Architecture(3, 1, 6, 30)],
                          ids=str)
-def test_forward_and_gradients_equal_gluonnlps(architecture, padded, hybridize):
+def test_forward_and_gradients_equal_gluonnlps(architecture, batch, hybridize):
     # gluonnlp has one epsilon for both places; the release has two, tested below.
-    model = tiny_bert(3, architecture, mlm_layer_norm_eps=1e-5)
+    ids, valid, positions = batch
+    pairs = len(ids) == 4
+    model = tiny_bert(3, architecture, mlm_layer_norm_eps=1e-5, **(TYPED if pairs else {}))
     twin = gluonnlp_twin(model)
     if hybridize:
         model.hybridize(static_alloc=True)
-    ids, valid, positions = tiny_batch(5, padded=padded)
+    types = mx.nd.array([types_of(row, SEPARATOR) for row in ids.asnumpy()], dtype="int32") if pairs else None
     results = []
     for network, call in ((model, lambda: model(ids, valid, positions)),
-                          (twin, lambda: twin(ids, None, valid, positions))):
+                          (twin, lambda: twin(ids, types, valid, positions))):
         with autograd.record():
             sequence, logits = call()
             loss = (sequence ** 3).sum() + (logits ** 2).sum() * 0.01
@@ -77,6 +92,47 @@ def test_the_network_is_what_plain_numpy_computes(architecture, hybridize):
         np.testing.assert_allclose(states[row, :count], hidden_states(model, ids.asnumpy()[row, :count]),
                                    atol=2e-5)
         assert (states[row, count:] == 0).all()
+
+
+@pytest.mark.parametrize("hybridize", [False, True])
+def test_token_types_follow_the_first_separator(hybridize):
+    model = tiny_bert(4, **TYPED)
+    model.hybridize(hybridize, static_alloc=True)
+    ids, valid, _ = pair_batch(6)
+    states, plain = model(ids, valid).asnumpy(), ids.asnumpy()
+    kinds = set()
+    for row, count in enumerate(valid.asnumpy().astype(int)):
+        types = types_of(plain[row, :count], SEPARATOR)
+        kinds.update(types)
+        np.testing.assert_allclose(states[row, :count], hidden_states(model, plain[row, :count], types),
+                                   atol=2e-5)
+    assert kinds == {0, 1} and types == [0] * count, "pairs, and a single text as the last row"
+
+
+def test_token_types_may_be_given():
+    ids, valid, positions = pair_batch(6)
+    given = mx.nd.array(np.random.default_rng(0).integers(0, 3, ids.shape), dtype="int32")
+    model = tiny_bert(4, token_types=3)
+    states, logits = model(ids, valid, positions, given)
+    np.testing.assert_array_equal(states.asnumpy(), model(ids, valid, token_types=given).asnumpy())
+    count = int(valid.asnumpy()[1])
+    np.testing.assert_allclose(states.asnumpy()[1, :count], hidden_states(
+        model, ids.asnumpy()[1, :count], given.asnumpy()[1, :count]), atol=2e-5)
+    zeros = mx.nd.zeros_like(given)
+    np.testing.assert_array_equal(model(ids, valid).asnumpy(), model(ids, valid, None, zeros).asnumpy())
+    for network, wrong, message in ((model, given + 1, "token type 3 is outside 0..2"),
+                                    (model, given[:, :4], "token_types"), (tiny_bert(), given, "0 types")):
+        with pytest.raises(BortError, match=message):
+            network(ids, valid, None, wrong)
+
+
+def test_every_segment_past_the_last_type_has_it():
+    ids = np.array([[7, 5, 7, 5, 5, 7], [7, 7, 7, 7, 7, 5]])
+    for library, array in ((np, ids), (mx.nd, mx.nd.array(ids, dtype="int32"))):
+        for separator, count, wanted in ((5, 2, [[0, 0, 1, 1, 1, 1], [0] * 6]),
+                                         (5, 3, [[0, 0, 1, 1, 2, 2], [0] * 6]), (None, 2, [[0] * 6] * 2)):
+            types = token_types(library, array, separator, count)
+            np.testing.assert_array_equal(types if library is np else types.asnumpy(), wanted)
 
 
 def test_a_head_size_of_its_own_shapes_the_attention_alone():
@@ -224,12 +280,13 @@ def test_an_impossible_head_is_refused():
             Classifier(tiny_bert(0), outputs, head)
 
 
-@pytest.mark.parametrize("architecture", [TINY, Architecture(1, 2, 8, 12), NARROW], ids=str)
+@pytest.mark.parametrize("architecture, options",
+                         [(TINY, {}), (Architecture(1, 2, 8, 12), {}), (NARROW, TYPED)], ids=str)
 @pytest.mark.parametrize("hybridize",
                          [None, dict(static_alloc=True), dict(static_alloc=True, static_shape=True)])
-def test_states_at_some_positions_are_the_networks_with_its_gradients(architecture, hybridize):
-    model = tiny_bert(2, architecture)
-    ids, valid, positions = tiny_batch(3, batch=4, length=9, masked=3)
+def test_states_at_some_positions_are_the_networks_with_its_gradients(architecture, options, hybridize):
+    model = tiny_bert(2, architecture, **options)
+    ids, valid, positions = (pair_batch if options else tiny_batch)(3, batch=4, length=9, masked=3)
     every = (np.arange(4)[:, None] * 9 + positions.asnumpy()).ravel()
     parameters = {name: p for name, p in model._collect_params_with_prefix().items()
                   if not name.startswith("decoder.")}
