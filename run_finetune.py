@@ -106,6 +106,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     from bort.files import write_json
     from bort.finetuning import experiment
     from bort.finetuning.loop import Settings
+    from bort.finetuning.teacher import open_teacher
     from bort.models import Classifier
     from bort.tasks.labels import align
     from bort.training.console import say
@@ -147,11 +148,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         return run_agora(args, data, source, tokenizer, settings, max_length, reading)
     soft = None
     if args.algorithm == "distill":
-        soft = experiment.teacher_scores(experiment.load_source(args.teacher,
-                                                                experiment.choose_tokenizer(args.teacher,
-                                                                                            args.tokenizer)),
-                                         data, args.task, args.data_dir, args.teacher, tokenizer, max_length,
-                                         **reading)
+        teacher = open_teacher(args.teacher, tokenizer, data.task, max_length)
+        soft = teacher.of_split(data.train.split, data.train.tokens.token_ids, args.cache_dir)
     described = {"task": data.task.name, "algorithm": args.algorithm, "model": args.model,
                  "teacher": args.teacher, "encoding": args.encoding, "head": args.head,
                  "dropout": args.dropout, "max_length": max_length, "limit": args.limit,

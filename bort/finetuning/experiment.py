@@ -13,7 +13,7 @@ import numpy as np
 
 from bort.architecture import parse
 from bort.backend import distributed
-from bort.checkpoints import model_folder
+from bort.checkpoints import model_folder, vocabulary
 from bort.errors import BortError
 from bort.files import PathLike, sha256_file, write_json
 from bort.finetuning.loop import Settings, TrainingData, fine_tune
@@ -196,31 +196,15 @@ def load_source(model: PathLike, tokenizer: Tokenizer, architecture: Optional[st
         loaded: Union[Bert, Classifier] = Bert(parse(text[7:], "--model"), tokenizer.vocab_size,
                                                dropout=0.1 if dropout is None else dropout)
         initialize(loaded, seed)
+        recorded = None
     else:
         loaded = model_folder.load(model, architecture, heads, dropout)
-    if loaded.vocab_size != tokenizer.vocab_size:
+        recorded = vocabulary.recorded_at(model)
+    if not vocabulary.fits(loaded.vocab_size, recorded, tokenizer):
         raise BortError(f"{model}: its vocabulary has {loaded.vocab_size} entries, the tokenizer's "
                         f"{tokenizer.vocab_size}: they do not belong together; give the right --tokenizer")
     loaded.collect_params().reset_ctx(distributed.context())
     return loaded
-
-
-def teacher_scores(teacher: Classifier, data: TaskData, name: str, data_dir: PathLike, teacher_path: PathLike,
-                   tokenizer: Tokenizer, max_length: int, **reading: Any) -> np.ndarray:
-    """The teacher's logits (N, C) for the training examples, through its own tokenizer where it has another.
-
-    Raises:
-        BortError: the teacher has another number of outputs than the task, or other labels.
-    """
-    if not isinstance(teacher, Classifier) or teacher.num_outputs != data.task.num_outputs:
-        raise BortError(f"{teacher_path}: the teacher must be a classifier with {data.task.num_outputs} "
-                        f"outputs; fine-tune it first: python run_finetune.py --task {name} --data-dir "
-                        f"{data_dir} --model {teacher_path} --output TEACHER --algorithm plain")
-    own = load_tokenizer(teacher_path) if find_tokenizer_files(teacher_path) else tokenizer
-    tokens = data.train.tokens
-    if own.fingerprint != tokenizer.fingerprint:
-        tokens = read_task(name, data_dir, own, max_length, **reading).train.tokens
-    return score(align(teacher, data.task, teacher_path), tokens.token_ids, own.pad_id, describe="teacher")
 
 
 def write_outputs(model: Classifier, data: TaskData, tokenizer: Tokenizer, folder: Path,
@@ -341,5 +325,4 @@ def final_line(results: Mapping[str, Any]) -> str:
 
 
 __all__ = ["Encoded", "TaskData", "choose_tokenizer", "classifier_for", "contents", "deliver", "final_line",
-           "load_source", "own_tokenizer", "read_task", "run_once", "summarize", "teacher_scores",
-           "write_outputs"]
+           "load_source", "own_tokenizer", "read_task", "run_once", "summarize", "write_outputs"]

@@ -19,6 +19,7 @@ from bort.errors import run_command
 from bort.files import read_jsonl
 from bort.finetuning.loop import Settings, TrainingData, fine_tune
 from bort.models import Bert, Classifier, initialize
+from bort.text.tokenizers.loading import train_sentencepiece
 from bort.training.run_folder import RunFolder
 from bort.training.step import Diverged
 from tests.tiny import MAX_LENGTH, TINY, VOCAB, needs_horovod, two_rank_environment
@@ -205,8 +206,6 @@ def test_skipped_steps_in_a_row_are_counted_across_a_resumption(tmp_path):
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """SST-2 in miniature, a tokenizer trained on it, and a small fine-tuned teacher."""
-    from bort.text.tokenizers.loading import train_sentencepiece
-
     folder = tmp_path_factory.mktemp("finetune")
     rng = np.random.default_rng(0)
     good, bad, plain = "fine lovely great warm".split(), "dull awful poor cold".split(), "the film a story is and of".split()
@@ -270,6 +269,42 @@ def test_plain_then_distilled_then_predicted(workplace, capsys):
                   output="predicted")
     assert (workplace / "predicted" / "predictions" / "SST-2.tsv").read_text() == before
     assert results["metrics"]["dev"]["accuracy"] > 0.8
+
+
+def test_a_teacher_keeps_its_own_tokenizer_whatever_the_students_is(workplace, capsys):
+    """--tokenizer is the student's; the teacher's is beside it."""
+    other = train_sentencepiece((workplace / "SST-2" / "train.tsv").read_text().splitlines(), 45)
+    other.save(workplace / "other" / "tokenizer")
+    model = Bert(TINY, other.vocab_size, max_length=32)
+    initialize(model, 0)
+    bort.save(model, workplace / "other" / "bort", other)
+    run(workplace, "--epochs", "4", "--model", str(workplace / "other" / "bort"), output="other-teacher")
+    teacher = workplace / "other-teacher" / "model"
+    distil = ("--algorithm", "distill", "--teacher", str(teacher), "--epochs", "1", "--tokenizer",
+              str(workplace / "tokenizer"))
+    assert run(workplace, *distil, output="foreign")["metrics"]["dev"]["accuracy"] > 0.4
+    from bort.finetuning.experiment import read_task
+    from bort.finetuning.teacher import open_teacher
+    from bort.text.tokenizers.loading import load_tokenizer
+
+    own, students = load_tokenizer(teacher), load_tokenizer(workplace / "tokenizer")
+    asked, direct = (read_task("SST-2", workplace / "SST-2", tokenizer, 32) for tokenizer in (students, own))
+    found = open_teacher(teacher, students, asked.task, 32).of_split(asked.train.split,
+                                                                     asked.train.tokens.token_ids)
+    expected = open_teacher(teacher, own, asked.task, 32).scores(direct.train.tokens.token_ids)
+    np.testing.assert_array_equal(found, expected)
+    assert (found.argmax(1) == asked.train.tokens.labels).mean() > 0.7
+    run(workplace, *distil[:3], str(workplace / "bort"), output="none", code=2)
+    assert "the teacher must be a classifier with 2 outputs" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_are_refused_as_such(workplace, capsys):
+    model = bort.load(workplace / "bort")
+    model.word_embed[0].weight.data()[3] = float("nan")
+    bort.save(model, workplace / "nan", bort.load_tokenizer(workplace / "tokenizer"))
+    run(workplace, "--model", str(workplace / "nan"), output="from-nan", code=2)
+    error = capsys.readouterr().err
+    assert "NaN or infinity" in error and "--lr" not in error
 
 
 def test_the_length_as_trained_reaches_export_and_prediction(workplace):

@@ -13,6 +13,7 @@ from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import BortError, run_command
 from bort.export import onnx_export
 from bort.finetuning import experiment
+from bort.finetuning.teacher import open_teacher
 from bort.finetuning.scoring import score
 from bort.models import Classifier
 from bort.predict.predictor import Predictor
@@ -193,12 +194,12 @@ def test_further_fine_tuning_learns_and_saves_the_tasks_order(place, capsys):
 def test_a_teachers_logits_are_in_the_tasks_order(place):
     tokenizer = experiment.choose_tokenizer(place / "ours", None)
     data = experiment.read_task("MNLI", place, tokenizer, 24)
-    scores = [experiment.teacher_scores(bort.load(place / name), data, "MNLI", place, place / name, tokenizer,
-                                        24) for name in ("ours", "imported")]
+    train = data.train
+    scores = [open_teacher(place / name, tokenizer, data.task, 24).of_split(train.split, train.tokens.token_ids)
+              for name in ("ours", "imported")]
     assert (scores[0] == scores[1]).all()
     with pytest.raises(BortError, match="foreign: its labels are x, y, z"):
-        experiment.teacher_scores(bort.load(place / "foreign"), data, "MNLI", place, place / "foreign",
-                                  tokenizer, 24)
+        open_teacher(place / "foreign", tokenizer, data.task, 24)
 
 
 def test_agoras_teacher(place):
