@@ -238,6 +238,9 @@ def _load(folder: Path, key: str, count: int) -> Optional[EncodedSplit]:
         arrays = {name: read_npy(folder / f"{name}.npy") for name in _ARRAYS}
         if meta["key"] != key or not isinstance(meta["truncated"], int):
             raise ValueError("it belongs to another encoding")
+        dtypes = [array.dtype for array in arrays.values()]
+        if dtypes[:2] != [np.int32, np.int32] or dtypes[2] not in (np.int64, np.float32):
+            raise ValueError(f"dtypes {', '.join(map(str, dtypes))}")
         if any(_crc(array) != meta["crc"][name] for name, array in arrays.items()):
             raise ValueError("a checksum differs")
         shapes = [array.shape for array in arrays.values()]

@@ -16,11 +16,11 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike
+from bort.files import PathLike, read_bytes
 from bort.tasks.base import Example, Prediction, Split, Task, balanced_indices
 from bort.tasks.glue import FALSE_TRUE_SYNONYMS
 from bort.tasks.grouped import GroupedTask
-from bort.tasks.jsonl import take_list, take_text
+from bort.tasks.jsonl import take, take_list, take_text
 from bort.tasks.reading import MAX_LINE_BYTES, BadRow, RowCounter, parse_record, shorten
 from bort.tasks.submission import Kind
 from bort.tasks.text import flatten
@@ -99,35 +99,39 @@ class RaceTask(Task):
         seen = set()
         for folder in files:
             counter = RowCounter(folder)
-            for path, is_file in _passage_files(folder):
+            for path in passage_files(folder):
                 try:
-                    if not is_file:
-                        raise BadRow("expected a regular file")
-                    record = parse_record(_content(path))
+                    record = read_passage(path)
                     examples = self.passage(record, f"{folder.name}{os.path.basename(path)}", split)
-                    identity = examples[0].group[0]
+                    identity = examples[0].group[0] if examples else None
                     if identity in seen:
                         raise BadRow(f"expected an id that no other passage has, found {shorten(identity)!r}")
-                    seen.add(identity)
                 except BadRow as error:
                     counter.bad_row(path, error)
                     continue
                 counter.good_row()
-                result.examples += examples
-                result.counts["questions"] += examples[-1].group[1] + 1
+                if examples:
+                    seen.add(identity)
+                    result.examples += examples
+                    result.counts["questions"] += examples[-1].group[1] + 1
             result.bad_rows += counter.finish()
             result.rows += counter.rows - counter.bad
         return result
 
     def passage(self, record: Any, otherwise: str, split: str) -> List[Example]:
-        """The examples of one passage's JSON object; ``otherwise`` is its id if it has none. Raises
-        BadRow."""
+        """The examples of one passage's JSON object; ``otherwise`` is its id if it has none.
+
+        Two training passages of RACE-H have no questions, and so no examples.
+
+        Raises:
+            BadRow: it is no such object.
+        """
         article = self.segment(take_text(record, "article", strip=False))
         identity = take_text(record, "id") if "id" in record else otherwise
-        questions, options = take_list(record, "questions"), take_list(record, "options")
+        questions, options = (take(record, key, list, "a list") for key in ("questions", "options"))
         answers: Sequence[Any] = [None] * len(questions)
         if "answers" in record or split != "test":
-            answers = take_list(record, "answers")
+            answers = take(record, "answers", list, "a list")
         if not len(questions) == len(options) == len(answers):
             raise BadRow(f"expected as many options and answers as questions, found {len(questions)} "
                          f"questions, {len(options)} options and {len(answers)} answers")
@@ -192,36 +196,38 @@ class RacePairsTask(GroupedTask, RaceTask):
                                  for group, index in self.chosen(split, scores).items()})
 
 
-def _passage_files(folder: Path) -> List[Tuple[str, bool]]:
-    """The folder's ``.txt`` files by number (``N.txt``), others after them by name; whether each is a regular
-    file."""
-    def order(entry: Tuple[str, bool]) -> Tuple[bool, int, str]:
-        stem = os.path.basename(entry[0])[:-4]
+def passage_files(folder: PathLike) -> List[str]:
+    """Paths of the folder's ``.txt`` files by number (``N.txt``), others after them by name.
+
+    Raises:
+        BortError: it cannot be read.
+    """
+    def order(path: str) -> Tuple[bool, int, str]:
+        stem = os.path.basename(path)[:-4]
         numbered = stem.isascii() and stem.isdigit() and len(stem) < 19
-        return not numbered, int(stem) if numbered else 0, entry[0]
+        return not numbered, int(stem) if numbered else 0, path
 
     try:
         # Paths stay strings: 28,000 Path objects are a noticeable part of reading the files.
         with os.scandir(folder) as entries:
-            found = [(entry.path, entry.is_file()) for entry in entries if entry.name.endswith(".txt")]
+            return sorted((entry.path for entry in entries if entry.name.endswith(".txt")), key=order)
     except OSError as error:
         raise BortError(f"{folder}: cannot be read ({error.strerror})") from error
-    return sorted(found, key=order)
 
 
-def _content(path: str) -> str:
+def read_passage(path: PathLike) -> Any:
+    """The JSON value of a passage's file.
+
+    Raises:
+        BadRow: not a regular file, too long, not UTF-8, or not JSON.
+    """
     try:
-        with open(path, "rb") as stream:
-            data = stream.read(MAX_LINE_BYTES + 1)
-    except OSError as error:
-        raise BadRow(f"expected a readable file ({error.strerror})") from error
-    if len(data) > MAX_LINE_BYTES:
-        raise BadRow(f"expected a file of at most {MAX_LINE_BYTES:,} bytes")
-    try:
-        return data.decode("utf-8-sig")
+        return parse_record(read_bytes(path, MAX_LINE_BYTES).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise BadRow(f"expected UTF-8 text, found byte 0x{data[error.start]:02x} at offset {error.start}"
-                     ) from error
+        found = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
+        raise BadRow(f"expected UTF-8 text, found {found}") from error
+    except BortError as error:
+        raise BadRow(f"expected a passage, found {error}") from error
 
 
 RACE_TASKS: List[Task] = [RacePairsTask(name) for name in LEVELS]

@@ -7,15 +7,16 @@ import gc
 import json
 import logging
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
 
 from bort.errors import BortError
+from bort.files import open_regular
+from bort.text import reading as text_reading
+from bort.text.reading import MAX_LINE_BYTES
+from bort.text.tokenizers.base import without_surrogates
 
 logger = logging.getLogger("bort.tasks")
 
-MAX_LINE_BYTES = 4 << 20
-"""A longer line is a bad row; the longest official one (a MultiRC or ReCoRD record) has some tens of
-thousands."""
 MAX_ROWS = 5_000_000
 """More rows than this stop the reader; the largest official file (MNLI or QQP) has 400,000."""
 MAX_DIGITS = 30
@@ -82,69 +83,34 @@ class RowCounter:
 
 
 def numbered_lines(path: Path, counter: Optional[RowCounter] = None) -> Iterator[Tuple[int, str]]:
-    """``(number, text)`` of a UTF-8 file's lines, numbered from 1, without the line end, a BOM or a trailing
-    CR.
+    """``(number, text)`` of a text file's lines, numbered from 1, as :mod:`bort.text.reading` has them.
 
-    Only LF ends a line: official texts contain U+2028, U+0085 and form feeds, which ``str.splitlines`` would
-    break at. Lines that are too long or not UTF-8 go to ``counter`` (without one they raise). Empty lines at
-    the end of the file are no lines; others are yielded.
+    Lines that are too long or not UTF-8 go to ``counter`` (without one they raise). Empty lines at the end of
+    the file are no lines; others are yielded.
 
     Raises:
-        BortError: the file is missing, not a regular file or unreadable.
+        BortError: the file is missing, not a regular file, a pointer of Git LFS, or unreadable.
     """
-    if not path.is_file():
-        raise BortError(f"{path}: {'is not a regular file' if path.exists() else 'not found'}")
     blank: List[int] = []
-    try:
-        with open(path, "rb") as stream:
-            for number, raw in enumerate(_bounded_lines(stream), start=1):
-                try:
-                    if raw is None:
-                        raise BadRow(f"expected a line of at most {MAX_LINE_BYTES:,} bytes")
-                    text = _decoded(raw, number)
-                except BadRow as error:
+    with open_regular(path) as stream:
+        try:
+            for line in text_reading.numbered_lines(stream, MAX_LINE_BYTES):
+                where = f"{path}:{line.number}"
+                if line.problem is not None:
                     if counter is None:
-                        raise BortError(f"{path}:{number}: {error}") from error
-                    counter.bad_row(f"{path}:{number}", error)
-                    continue
-                if not text:
-                    blank.append(number)
+                        raise BortError(f"{where}: {line.problem}")
+                    counter.bad_row(where, line.problem)
+                elif not line.text:
+                    blank.append(line.number)
                     if len(blank) > MAX_ROWS:
                         raise BortError(f"{path}: more than {MAX_ROWS:,} empty lines")
-                    continue
-                for skipped in blank:
-                    yield skipped, ""
-                blank.clear()
-                yield number, text
-    except OSError as error:
-        raise BortError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _bounded_lines(stream: Any) -> Iterator[Optional[bytes]]:
-    """Lines of a binary stream; None stands for one that is too long, which is read past without being
-    kept."""
-    while True:
-        raw = stream.readline(MAX_LINE_BYTES + 1)
-        if not raw:
-            return
-        if len(raw) <= MAX_LINE_BYTES or raw.endswith(b"\n"):
-            yield raw
-            continue
-        while raw and not raw.endswith(b"\n"):
-            raw = stream.readline(MAX_LINE_BYTES)
-        yield None
-
-
-def _decoded(raw: bytes, number: int) -> str:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadRow(
-                     f"expected UTF-8 text, found byte 0x{raw[error.start]:02x} at column {error.start + 1}") from error
-    if number == 1 and text.startswith("\ufeff"):
-        text = text[1:]
-    text = text[:-1] if text.endswith("\n") else text
-    return text[:-1] if text.endswith("\r") else text
+                else:
+                    for skipped in blank:
+                        yield skipped, ""
+                    blank.clear()
+                    yield line.number, line.text
+        except OSError as error:
+            raise BortError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_rows(path: Path, parse: Callable[[str, int], Row],
@@ -182,9 +148,9 @@ def column_positions(path: Path, header: Sequence[str], names: Sequence[str]) ->
     """
     missing = [name for name in names if name not in header]
     if missing:
-        shown = ", ".join(repr(shorten(column, 30)) for column in header[:15])
+        shown = listed(shorten(column, 30) for column in header[:15])
         raise BortError(f"{path}:1: expected a header with the column{'s' if len(missing) > 1 else ''} "
-                        f"{', '.join(missing)}; found {shown}")
+                        f"{listed(missing)}; found {shown}")
     return [header.index(name) for name in names]
 
 
@@ -224,10 +190,15 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names of columns or members for a message: in quotation marks, as some hold blanks."""
+    return ", ".join(f"'{name}'" for name in names)
+
+
 def shorten(text: Any, limit: int = 60) -> str:
-    """A value for an error message, on one line and at most ``limit`` characters long."""
+    """A value for an error message: on one line, printable, and at most ``limit`` characters long."""
     try:
-        line = " ".join(str(text)[: 4 * limit].split())
+        line = " ".join(without_surrogates(str(text)[: 4 * limit]).split())
     except RecursionError:
         return "a deeply nested value"
     return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -143,7 +143,7 @@ class ReCoRDTask(GroupedTask, JsonlTask):
         raw = take(passage, "text", str, "a text")
         entities = tuple(dict.fromkeys(self._entity(raw, entity) for entity in take_list(passage,
                                                                                          "entities")))
-        text = clean(" ".join(raw.split()))
+        text = clean(raw)
         examples: List[Example] = []
         answers: Dict[Any, Tuple[str, ...]] = {}
         seen = result.meta.setdefault("seen", set())

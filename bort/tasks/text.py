@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 from bort.text.tokenizers.base import Tokenizer, without_surrogates
 
@@ -18,6 +18,8 @@ _REPEATED_MARK = re.compile(r"([?!,;:])(?: ?\1)+")
 _TWO_DOTS = re.compile(r"(?<!\.)\. ?\.(?! ?\.)")
 _DOUBLED_WORD = re.compile(r"\b(the|a|an|of|to|and|in|on|for|was|were|did) \1\b", re.IGNORECASE)
 MAX_SPAN = 500
+MAX_BEGINNINGS = 20
+"""Places of a span's first word that are tried, so that time grows with the text and no faster."""
 
 
 def sanitize(text: str) -> str:
@@ -62,9 +64,9 @@ def locate_span(text: str, span: str, word_index: int) -> Tuple[int, int]:
     """Characters of a WSC span that is given as a text and the index of its first white-space-separated word.
 
     The two disagree in some official rows ("Emma" is the word "Emma's", "it" is some words further on), so
-    the span is
-    the occurrence of the text nearest to that word: as whole words in this case, else in any case, else
-    anywhere. Where the text does not occur at all, it is the words themselves.
+    the span is the occurrence of the text nearest to that word: as whole words in this case, else in any case,
+    else anywhere. Where the text does not occur at all, the span reaches from its first word to its last, with
+    other words between them ("Kamenev, Zinoviev, and Stalin"); else it is the words at the index.
 
     Raises:
         ValueError: the text does not occur and there is no word of that index, or it is absurdly long.
@@ -78,7 +80,27 @@ def locate_span(text: str, span: str, word_index: int) -> Tuple[int, int]:
         found = [match.span() for match in re.finditer(pattern, text, flags)] if parts else []
         if found:
             return min(found, key=lambda place: abs(place[0] - near))
+    stretch = _stretch(text, span, near)
+    if stretch is not None:
+        return stretch
     if not 0 <= word_index < len(words):
         raise ValueError(f"word {word_index} of {len(words)} instead")
     last = min(word_index + max(1, len(span.split())), len(words)) - 1
     return words[word_index][0], words[last][1]
+
+
+def _stretch(text: str, span: str, near: int) -> Optional[Tuple[int, int]]:
+    """The part of ``text`` that holds the words of ``span`` in order ("and" and "or" apart) and begins nearest
+    to the character ``near``; None where there is none."""
+    wanted = [word for word in re.findall(r"\w+", span.lower()) if word not in ("and", "or")]
+    words = [(match[0].lower(), match.start(), match.end()) for match in re.finditer(r"\w+", text)]
+    begins = [index for index, word in enumerate(words) if word[0] in wanted[:1]]
+    for begin in sorted(begins, key=lambda index: abs(words[index][1] - near))[:MAX_BEGINNINGS]:
+        index = begin
+        for word in wanted[1:]:
+            index = next((later for later in range(index + 1, len(words)) if words[later][0] == word), -1)
+            if index < 0:
+                break
+        else:
+            return words[begin][1], words[index][2]
+    return None

@@ -136,6 +136,15 @@ def test_whatever_determines_the_ids_determines_the_cache(cached, monkeypatch):
     assert len(prints) == 8 == len(list(folder.iterdir()))
 
 
+def claim(path, shape=None, dtype=None):
+    """Replace what the header of a ``.npy`` file says; the numbers stay."""
+    array = np.load(path)
+    with open(path, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {
+            "shape": shape or array.shape, "fortran_order": False, "descr": dtype or array.dtype.str})
+        stream.write(array.tobytes())
+
+
 def flip_byte(path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -149,6 +158,12 @@ def flip_byte(path):
                           lambda folder: flip_byte(folder / "tokens.npy"),
                           lambda folder: flip_byte(folder / "labels.npy"),
                           lambda folder: (folder / "lengths.npy").unlink(),
+                          lambda folder: claim(folder / "tokens.npy", shape=(10 ** 15,)),
+                          lambda folder: claim(folder / "tokens.npy", shape=(-1,)),
+                          lambda folder: claim(folder / "lengths.npy", dtype="<f4"),
+                          lambda folder: claim(folder / "labels.npy", dtype="<f8"),
+                          lambda folder: claim(folder / "labels.npy", dtype=[("a", "<i4"), ("b", "<i4")]),
+                          lambda folder: (folder / "tokens.npy").write_text("{'shape': " + "(" * 9000),
                           lambda folder: (folder / "meta.json").write_text("{"),
                           lambda folder: (folder / "meta.json").write_text("[]"),
                           lambda folder: (folder / "tokens.npy").write_bytes(b""),

@@ -66,6 +66,20 @@ def test_a_wsc_span_that_is_nowhere_is_an_error():
     assert locate_span("it and it", "it", 2) == (7, 9)
 
 
+def test_a_wsc_span_with_other_words_between_reaches_from_its_first_to_its_last():
+    text = ("Lev Kamenev, the old editor, and Grigory Zinoviev, who with Stalin and Kamenev had ruled, saw "
+            "Stalin and Zinoviev.")
+    for span, index, found in (
+            ("Kamenev and Zinoviev", 1, "Kamenev, the old editor, and Grigory Zinoviev"),
+            ("Kamenev, Zinoviev, and Stalin", 1,
+             "Kamenev, the old editor, and Grigory Zinoviev, who with Stalin"),
+            ("Stalin and Zinoviev", 11, "Stalin and Zinoviev"), ("The old editor.", 2, "the old editor")):
+        start, end = locate_span(text, span, index)
+        assert text[start:end] == found
+    with pytest.raises(ValueError, match="word 99 of"):
+        locate_span(text, "Zinoviev, Kamenev, Grigory", 99)
+
+
 def test_copa_becomes_two_pairs_or_one_input_as_released(tmp_path):
     record = {"premise": "My body cast a shadow.", "choice1": "The sun was rising.", "choice2": "John left.",
               "question": "cause", "label": 0, "idx": 4}
@@ -102,7 +116,7 @@ def test_record_fills_the_placeholder_with_entities_whose_end_is_inclusive(tmp_p
     split = read_one("ReCoRD", tmp_path)
     assert split.meta["entities"][0] == ("Anna Kohl", "Bo", "Ulm") and split.counts == {"queries": 2}
     first = split.examples[0]
-    assert first.segments[0] == "Anna Kohl met Bo in Ulm. @highlight Bo left Ulm"
+    assert first.segments[0] == "Anna Kohl met Bo in Ulm.\n@highlight\nBo left Ulm"
     assert first.segments[1].startswith("Later Anna Kohl saw the ")
     labels = [example.label for example in split.examples[:3]]
     assert sum(labels) == 1 and labels[2] == 0
@@ -122,6 +136,20 @@ def test_race_fills_a_blank_and_appends_to_a_question(tmp_path):
     released = read_one("RACE-M", tmp_path, encoding="released")
     assert len(released) == 3 and released.examples[0].segments[1].count(" </sep> ") == 3
     assert get_task("RACE-M", "released").num_outputs == 4
+
+
+def test_a_race_passage_without_questions_is_a_row_without_examples(tmp_path, caplog):
+    make_task("RACE-H", tmp_path, rows=3)
+    for number, name in enumerate(("empty", "empty")):
+        (tmp_path / "train" / "high" / f"9{number}.txt").write_text(json.dumps(
+            {"article": "A text.", "questions": [], "options": [], "answers": [], "id": name}))
+    for encoding in ("paper", "released"):
+        split = read_one("RACE-H", tmp_path, encoding=encoding)
+        assert split.rows == 5 and split.bad_rows == 0
+        assert "empty" not in {example.group[0] for example in split.examples}
+    (tmp_path / "train" / "high" / "92.txt").write_text(json.dumps(
+        {"article": "A text.", "questions": [], "options": [], "answers": ["A"]}))
+    assert read_one("RACE-H", tmp_path).bad_rows == 1
 
 
 def test_training_subsets_are_balanced_and_only_drop_negatives(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_many_bad_rows_stop_the_run_and_few_in_a_large_file_do_not(tmp_path):
 def test_wrong_files_are_refused_with_reasons(tmp_path):
     tsv(tmp_path / "train.tsv", [("text", "label"), ("a", 1)])
     with pytest.raises(BortError,
-                       match="train.tsv:1: expected a header with the column sentence; found 'text', 'lab"):
+                       match="train.tsv:1: expected a header with the column 'sentence'; found 'text', 'lab"):
         read_one("SST-2", tmp_path)
     (tmp_path / "train.tsv").write_bytes(b"")
     with pytest.raises(BortError, match="expected a header"):
@@ -123,7 +124,7 @@ def test_wrong_files_are_refused_with_reasons(tmp_path):
         read_one("SST-2", tmp_path)
     (tmp_path / "train.tsv").unlink()
     (tmp_path / "train.tsv").mkdir()
-    with pytest.raises(BortError, match="not a regular file"):
+    with pytest.raises(BortError, match="a folder, not a file"):
         read_one("SST-2", tmp_path)
     with pytest.raises(BortError, match="has no split 'validation'; it has train, dev, test"):
         read_one("SST-2", tmp_path, "validation")
@@ -138,6 +139,40 @@ def test_endless_lines_and_foreign_encodings_are_bad_rows(tmp_path, caplog, monk
     assert [example.segments[0] for example in split.examples] == ["fine", "fine too"] and split.bad_rows == 2
     assert "train.tsv:3: expected a line of at most 100 bytes" in caplog.text
     assert "train.tsv:4: expected UTF-8 text, found byte 0xe9 at column 4" in caplog.text
+
+
+def test_names_with_blanks_are_told_apart_in_messages(tmp_path):
+    tsv(tmp_path / "train.tsv", [("Quality", "#1 ID", "#1 Text"), (1, 2, "a")])
+    with pytest.raises(BortError, match="columns '#1 String', '#2 String'; found 'Quality', '#1 ID', '#1 Text'"):
+        read_one("MRPC", tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_other_encodings_and_line_ends(tmp_path, encoding, end):
+    rows = ["sentence\tlabel", "caf\u00e9 \u2028 au lait\t1", "\U0001f375\t0"]
+    (tmp_path / "train.tsv").write_bytes((end.join(rows) + end).encode(encoding))
+    split = read_one("SST-2", tmp_path)
+    assert [example.segments[0] for example in split.examples] == ["caf\u00e9 \u2028 au lait", "\U0001f375"]
+    assert split.gold().tolist() == [1, 0] and split.bad_rows == 0
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
+    (tmp_path / "train.tsv").write_text(pointer)
+    os.mkfifo(tmp_path / "dev.tsv")
+    os.symlink("/dev/zero", tmp_path / "test.tsv")
+    for split, message in (("train", "train.tsv: only a pointer of Git LFS"), ("dev", "not a regular file"),
+                           ("test", "not a regular file")):
+        with pytest.raises(BortError, match=message):
+            read_one("SST-2", tmp_path, split)
+    make_task("RACE-M", tmp_path / "race", rows=3)
+    folder = tmp_path / "race" / "train" / "middle"
+    (folder / "91.txt").write_text(pointer)
+    os.mkfifo(folder / "92.txt")
+    os.symlink("/dev/zero", folder / "93.txt")
+    split = read_one("RACE-M", tmp_path / "race")
+    assert split.rows == 3 and split.bad_rows == 3
 
 
 def test_test_sets_need_each_index_once(tmp_path, caplog):
