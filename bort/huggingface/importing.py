@@ -18,7 +18,7 @@ from bort.huggingface.heads import unscaled
 from bort.huggingface.output import refuse_foreign
 from bort.huggingface.tensor_files import SAFETENSORS_FILE, inside, open_folder
 from bort.huggingface.tensors import Lazy, Makers, Tensor
-from bort.models.bert import initial_value
+from bort.models.bert import RELEASED_MLM_EPSILON, initial_value
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.loading import Tokenizer, find_tokenizer_files, load_tokenizer
 
@@ -51,7 +51,7 @@ class Source(NamedTuple):
 
 
 def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool = False,
-                seed: int = 0) -> Source:
+                seed: int = 0, mlm_layer_norm_eps: Optional[float] = None) -> Source:
     """Read a folder of transformers without writing anything; arguments and errors as
     :func:`import_folder`."""
     folder = Path(folder)
@@ -75,12 +75,20 @@ def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool =
     mlm = not body_only and any(theirs in stored for _, theirs in names.MLM_NAMES[layout])
     ours = config.get(names.OUR_KEY)
     ours = ours if isinstance(ours, dict) else {}
-    description["mlm_layer_norm_eps"] = ours.get("mlm_layer_norm_eps", description["mlm_layer_norm_eps"])
+    notes: List[str] = []
+    if mlm_layer_norm_eps is not None:
+        description["mlm_layer_norm_eps"] = mlm_layer_norm_eps
+    elif names.is_released_bort(config, description):
+        description["mlm_layer_norm_eps"] = RELEASED_MLM_EPSILON
+        notes.append("a Bort of the release: its MLM head has the release's epsilon, "
+                     f"{RELEASED_MLM_EPSILON:g} "
+                     f"(--mlm-layer-norm-eps {description['layer_norm_eps']:g} gives transformers' logits)")
+    else:
+        description["mlm_layer_norm_eps"] = ours.get("mlm_layer_norm_eps", description["mlm_layer_norm_eps"])
     if head == "classifier":
         description["head"] = _read_head(config, ours.get("head"), stored, layout, head_dropout)
     shapes = model_folder.expected_shapes(model_folder.build(description, where))
     mapping = names.name_map(layout, depth, mlm, head == "classifier")
-    notes: List[str] = []
     for copy, ours_name in names.TIED_COPIES[layout].items():
         if copy in stored and mapping.get(ours_name, copy) not in stored:  # stored under its other name only
             stored[mapping[ours_name]] = stored.pop(copy)
@@ -196,7 +204,8 @@ def _initial(name: str, shape: Tuple[int, ...], seed: int) -> Callable[[], np.nd
 
 
 def import_folder(source: PathLike, out: PathLike, tokenizer: Optional[PathLike] = None,
-                  token_types: str = "refuse", body_only: bool = False, seed: int = 0) -> Report:
+                  token_types: str = "refuse", body_only: bool = False, seed: int = 0,
+                  mlm_layer_norm_eps: Optional[float] = None) -> Report:
     """Make a model folder of a folder that transformers wrote.
 
     Args:
@@ -207,22 +216,26 @@ def import_folder(source: PathLike, out: PathLike, tokenizer: Optional[PathLike]
         token_types: "fold" takes token type 0 for every token; "refuse" stops where types differ.
         body_only: leave heads out, of whatever class.
         seed: of the MLM head where there is none.
+        mlm_layer_norm_eps: epsilon of the MLM head's LayerNorm. By default what an export of this project
+            recorded, 1e-12 for a Bort of the release (:func:`names.is_released_bort`), else the encoder's,
+            which transformers uses there.
 
     Raises:
         BortError: a broken or hostile file, or a network that is not of this family; the message says which
             part.
     """
-    return _write(read_folder(source, token_types, body_only, seed), source, out, tokenizer)
+    model = read_folder(source, token_types, body_only, seed, mlm_layer_norm_eps)
+    return _write(model, source, out, tokenizer)
 
 
 def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Optional[PathLike] = None,
                   token_types: str = "refuse", seed: int = 0,
-                  layer_norm_eps: Optional[float] = None) -> Report:
+                  mlm_layer_norm_eps: Optional[float] = None) -> Report:
     """Make a model folder of a GluonNLP ``.params`` file that ``bort.load`` does not take as it is: BERT's.
 
     It has token types, a pooler and a next-sentence head beside what RoBERTa's has, and is treated as Hugging
-    Face's is. ``heads`` is A, which the file does not say. ``layer_norm_eps`` is 1e-12 for a file with token
-    types (BERT) and 1e-5 for others (RoBERTa) unless given.
+    Face's is. ``heads`` is A, which the file does not say. Epsilons are 1e-12 for a file with token types
+    (BERT) and 1e-5 for others (RoBERTa); ``mlm_layer_norm_eps`` is another one for the MLM head.
 
     Raises:
         BortError: see :func:`import_folder`.
@@ -239,10 +252,11 @@ def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Option
     if copy is not None and not np.array_equal(copy, arrays[model_folder.EMBEDDING]):
         raise BortError(f"{where}: {model_folder.TIED} and {model_folder.EMBEDDING} differ, but are to be "
                         "one matrix")
-    epsilon = (1e-5 if types is None else 1e-12) if layer_norm_eps is None else layer_norm_eps
+    epsilon = 1e-5 if types is None else 1e-12
     description = {"architecture": architecture.to_dict(), "vocab_size": int(arrays[needed[0]].shape[0]),
                    "max_length": int(arrays[needed[1]].shape[0]), "dropout": 0.1, "layer_norm_eps": epsilon,
-                   "mlm_layer_norm_eps": epsilon, "head": None}
+                   "mlm_layer_norm_eps": epsilon if mlm_layer_norm_eps is None else mlm_layer_norm_eps,
+                   "head": None}
     shapes = model_folder.expected_shapes(model_folder.build(description, where))
     left_out = [name for name in arrays if re.fullmatch(r"(pooler|classifier)\.(weight|bias)", name)]
     mlm = any(name.startswith("decoder.") for name in arrays)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from bort.architecture import Architecture
+from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture
 from bort.errors import BortError
 
 LAYOUTS = ("bert", "roberta")
@@ -197,6 +197,18 @@ def read_config(config: Any, where: str) -> Dict[str, Any]:
             "max_length": max_length, "dropout": dropout, "layer_norm_eps": epsilon,
             "mlm_layer_norm_eps": epsilon, "head": None, "pad_id": pad_id, "head_dropout": dropout
             if head_dropout is None else _fraction(config, "classifier_dropout", where, 0.1)}
+
+
+def is_released_bort(config: Mapping[str, Any], description: Mapping[str, Any]) -> bool:
+    """Whether a foreign folder is one of the release's Borts (``amazon/bort``).
+
+    It has the architecture of one and RoBERTa's vocabulary under the model type ``bert``, which no BERT has,
+    and was not exported by this project. Its ``layer_norm_eps`` (1e-5) is that of the encoder alone: the MLM
+    head it was converted from has 1e-12, which a config of transformers cannot say.
+    """
+    released = [PRESETS[name].architecture.to_dict() for name in ("bort_4_8_768_1024", "bort_2_16_512_1024")]
+    return (config.get("model_type") == "bert" and OUR_KEY not in config
+            and description["vocab_size"] == ROBERTA_VOCAB_SIZE and description["architecture"] in released)
 
 
 def _refuse_unsupported(config: Mapping[str, Any], layout: str, where: str) -> None:

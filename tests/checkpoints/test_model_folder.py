@@ -126,7 +126,8 @@ def test_released_classifiers_load_with_their_head(tmp_path, dropout):
 
 def test_a_bare_body_without_an_mlm_head_loads_and_half_a_head_does_not(tmp_path):
     model = tiny_bert(2)
-    arrays = {name: array for name, array in parameter_arrays(model).items() if not name.startswith("decoder.")}
+    arrays = {name: array for name, array in parameter_arrays(model).items()
+              if not name.startswith("decoder.")}
     write_ndarrays(tmp_path / "body.params", arrays)
     back = bort.load(tmp_path / "body.params", heads=2)
     np.testing.assert_array_equal(back(*tiny_batch()[:2]).asnumpy(), model(*tiny_batch()[:2]).asnumpy())
@@ -257,3 +258,10 @@ def test_a_bare_robertas_mlm_head_has_fairseqs_epsilon():
     for name, epsilon in (("roberta-large", 1e-5), ("roberta-base", 1e-5), ("bort", None)):
         config = bare_config(Located(Path("x.params"), None, Path(".")), arrays, False, name, None)
         assert config.get("mlm_layer_norm_eps") == epsilon and config["vocab_size"] == 3
+    for name, depth, epsilon in (("roberta_12_768_12_owt-5cf21fcd.params", 12, 1e-5),
+                                 ("bort_2_16_512_1024.params", 2, None)):
+        config = bare_config(Located(Path(name), None, Path(".")), arrays, False, None, None)
+        assert config.get("mlm_layer_norm_eps") == epsilon and config["architecture"]["depth"] == depth
+    config = bare_config(Located(Path("roberta-tiny.params"), None, Path(".")), arrays, False, "2,2,8,12",
+                         None)
+    assert config["mlm_layer_norm_eps"] == 1e-5
