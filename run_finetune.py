@@ -40,12 +40,12 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     what = parser.add_argument_group("what")
     what.add_argument("--task", required=True, help="python -m bort.tasks list shows them all")
     what.add_argument("--data-dir", required=True, help="the task's official files, or the folder above")
-    what.add_argument("--model", required=True, help="model folder, .params file, or random:D,A,H,I")
+    what.add_argument("--model", help="model folder, .params file, or random:D,A,H,I (dynabert: the teacher)")
     what.add_argument("--architecture", help="D,A,H,I or a preset, for a bare .params file")
     what.add_argument("--heads", type=int, help="attention heads alone, for a bare .params file")
     what.add_argument("--tokenizer", help="folder of tokenizer files (default: beside the model)")
     what.add_argument("--output", required=True, help="run folder")
-    what.add_argument("--algorithm", choices=("plain", "distill", "agora"), default="plain")
+    what.add_argument("--algorithm", choices=("plain", "distill", "agora", "dynabert"), default="plain")
     what.add_argument("--teacher", help="fine-tuned classifier folder, for distill and agora")
     what.add_argument("--encoding", choices=("paper", "released"), default="paper",
                       help="input format of the task")
@@ -81,9 +81,15 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
                                                                                else argv)):
         from bort.agora.command import add_agora_arguments
         add_agora_arguments(parser)
+    from bort.dynabert.options import add_dynabert_arguments
+    add_dynabert_arguments(parser)
     own = {name: parser.get_default(name) for name in ("lr", "weight_decay", "warmup", "batch_size")}
     # None: not given, whatever the default is
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(own)))
+    if args.algorithm == "dynabert":
+        args.model = args.model or args.teacher
+    if args.model is None:
+        parser.error("the following arguments are required: --model")
     args.given = [name for name in own if getattr(args, name) is not None]
     vars(args).update({name: own[name] for name in own if name not in args.given})
     return args
@@ -146,6 +152,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     if args.algorithm == "agora":
         from bort.agora.command import run_agora
         return run_agora(args, data, source, tokenizer, settings, max_length, reading)
+    if args.algorithm == "dynabert":
+        from bort.dynabert.command import DynabertRun, run_dynabert
+        from bort.dynabert.options import options_of
+        return run_dynabert(DynabertRun(args.teacher, data, tokenizer, max_length, output, options_of(args),
+                                        reading, args.dropout, args.resume, args.checkpoint_interval),
+                            settings)
     soft = None
     if args.algorithm == "distill":
         teacher = open_teacher(args.teacher, tokenizer, data.task, max_length)

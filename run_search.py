@@ -99,14 +99,45 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     add("--micro-batch-size", type=int, default=0,
         help="lines in memory at once (default: 2048 tokens of them)")
     add("--top", type=int, default=3, help="candidates to report (default 3)")
+    add = parser.add_argument_group("over a trained network",
+                                    "instead of a corpus and a teacher").add_argument
+    add("--supernet", metavar="RUN", help="run of run_finetune.py --algorithm dynabert with --keep-fraction: "
+        "choose among its sub-networks by their real errors")
+    add("--task", help="the task it was trained for")
+    add("--data-dir", help="the task's official files, or the folder above")
+    add("--widths", help="shares to look at (default: those trained)")
+    add("--shares-of-depth", help="shares to look at (default: those trained)")
+    add("--supernet-error", choices=("loss", "wrong"), default="loss",
+        help="mean loss, or share of wrong answers, on the kept examples")
+    add("--extract", metavar="FOLDER", help="write the winner as a model folder")
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", default="paper")
     parser.set_defaults(**PRESETS.get(early.parse_known_args(argv)[0].preset, {}))
     return parser.parse_args(argv)
 
 
+def search_supernet(args: argparse.Namespace) -> int:
+    """``--supernet``: W over the sub-networks of one trained network."""
+    if args.task is None or args.data_dir is None:
+        raise BortError("--supernet needs --task and --data-dir")
+    from pathlib import Path
+
+    from bort.dynabert.command import search_run
+    from bort.dynabert.options import shares
+
+    rows = search_run(args.supernet, args.task, args.data_dir, Path(args.output), {
+        "widths": args.widths and shares(args.widths, "--widths"),
+        "depths": args.shares_of_depth and shares(args.shares_of_depth, "--shares-of-depth"),
+        "error": args.supernet_error}, args.extract)
+    print(f"\nbest: width {rows[0]['width']:g}, depth {rows[0]['depth']:g}, {rows[0]['architecture']} with "
+          f"W = {rows[0]['W']:.4g}; it is in {args.output}/best.json")
+    return 0
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     args = arguments(argv)
+    if args.supernet is not None:
+        return search_supernet(args)
     if args.corpus is None and args.steps:
         raise BortError("--corpus is missing: shards (python -m bort.text prepare), a text file, or "
                         "'embedded'")

@@ -188,8 +188,7 @@ def test_download_and_describe_commands(site, tmp_path, capsys):
     assert run("download", "--task", "cola", "--data-dir", tmp_path) == 0
     assert run("describe", "--task", "CoLA", "--data-dir", tmp_path) == 0
     out = capsys.readouterr().out
-    for line in ("CoLA: CoLA is there", "split  rows  bad  examples  labels", "train     6    0"):
-        assert line in out
+    assert "CoLA: CoLA is there" in out and "split  rows  bad  examples  labels" in out and "train     6    0" in out
 
 
 def test_describe_counts_tokens_with_a_tokenizer_and_names_absent_splits(real_data, tmp_path, capsys):
@@ -206,7 +205,7 @@ def test_describe_counts_tokens_with_a_tokenizer_and_names_absent_splits(real_da
     (["describe", "--task", "CoLA", "--data-dir", "nowhere"], "CoLA needs train.tsv"),
     (["describe", "--task", "nothing", "--data-dir", "x"], "unknown task"),
     (["describe", "--task", "CoLA", "--data-dir", "x", "--split", "evaluation"], "has no split"),
-    (["validate", "nowhere.tsv", "--task", "CoLA"], "nowhere.tsv: cannot be read (No such file"),
+    (["validate", "nowhere.tsv", "--task", "CoLA"], "not found"),
     (["download", "--task", "Embedded", "--data-dir", "x"], "no published files")])
 def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
     assert run(*arguments) == 2

@@ -41,18 +41,18 @@ def test_private_characters_of_the_data_are_not_taken_for_markers(tmp_path):
 def test_wsc_marks_both_spans_and_its_released_form_names_them(tmp_path):
     make_task("WSC", tmp_path)
     text = read_one("WSC", tmp_path).examples[0].segments[0]
-    assert text.startswith(f"{MARKER}The captain{MARKER}  thanked the crew since {MARKER}")
-    assert text.count(MARKER) == 4
+    assert text.startswith(f"{MARKER}The captain{MARKER}  thanked the crew since {MARKER}") and text.count(
+                                                                                                           MARKER) == 4
     released = read_one("WSC", tmp_path, encoding="released").examples[0].segments
-    assert released[1] in ("he means The captain", "they means The captain")
-    assert MARKER not in "".join(released)
+    assert released[1] in ("he means The captain", "they means The captain") and MARKER not in "".join(
+                                                                                                       released)
 
 
 @pytest.mark.parametrize("text, span, index, found", [
     ("Emma's mother saw Emma", "Emma", 0, "Emma"),  # the word is "Emma's": the nearest whole word
     ("a b  c c d", "C", 3, "c"),  # double spaces, and another case
     ("use it here", "it", 2, "it"),  # the index is one off
-    ("Lev Kamenev, Stalin's ally", "Kamenev and Zinoviev", 1, "Kamenev, Stalin's ally"),  # not in the text
+    ("Lev Kamenev, Stalin's ally", "Kamenev and Zinoviev", 1, "Kamenev, Stalin's ally"),  # not in the text at all
     ("a (b) c", "(b)", 1, "(b)"),
 ])
 def test_wsc_spans_whose_text_and_index_disagree(text, span, index, found):

@@ -1,0 +1,113 @@
+"""``python -m bort.dynabert extract|table``: what to do with a finished ``--algorithm dynabert`` run."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+from bort.dynabert.adaptive import extract, extract_network, open_supernet
+from bort.dynabert.grid import Multipliers, grid
+from bort.dynabert.options import shares
+from bort.dynabert.report import measure, row_of, write_table
+from bort.errors import BortError, run_command
+from bort.files import write_json
+
+EXAMPLES = """examples:
+  python -m bort.dynabert extract runs/sst2 half --width 0.5 --depth 0.75
+  python -m bort.predict half --text "a film to love"
+  python -m bort.dynabert table runs/sst2 --task SST-2 --data-dir glue/SST-2
+"""
+
+
+def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bort.dynabert", description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("extract", help="write one sub-network as a model folder")
+    one.add_argument("run", help="run folder of run_finetune.py --algorithm dynabert, or its model")
+    one.add_argument("output", help="model folder to write")
+    one.add_argument("--width", type=float, default=1.0, help="share of heads and neurons (default 1)")
+    one.add_argument("--depth", type=float, default=1.0, help="share of layers (default 1)")
+    table = commands.add_parser("table", help="score, parameters, FLOPs and latency of every sub-network")
+    table.add_argument("run", help="run folder of run_finetune.py --algorithm dynabert, or its model")
+    table.add_argument("--task", required=True)
+    table.add_argument("--data-dir", required=True, help="the task's official files, or the folder above")
+    table.add_argument("--output", help="folder of table.md, table.csv, pareto.png, results.json "
+                                        "(default: RUN/table)")
+    table.add_argument("--widths", help="shares with commas (default: those trained)")
+    table.add_argument("--depths", help="shares with commas (default: those trained)")
+    table.add_argument("--length", type=int, default=128, help="tokens of the sequence that is timed")
+    table.add_argument("--trials", type=int, default=20, help="timed passes of each network (0: none)")
+    table.add_argument("--encoding", choices=("paper", "released"), default="paper")
+    table.add_argument("--cache-dir", help="keep token ids here between runs")
+    return parser.parse_args(argv)
+
+
+def extract_command(args: argparse.Namespace) -> int:
+    """``extract``."""
+    from bort.finetuning.experiment import own_tokenizer
+
+    supernet, chosen = open_supernet(args.run), Multipliers(args.width, args.depth)
+    if Path(args.output).exists() and any(Path(args.output).iterdir()):
+        raise BortError(f"{args.output}: holds files already; choose another folder")
+    folder = extract(args.run, args.output, chosen, own_tokenizer(supernet.folder))
+    small = chosen.architecture(supernet.full)
+    trained = args.width in supernet.widths and args.depth in supernet.depths
+    print(f"{folder}: {small.display}, {small.head_size} units a head, "
+          f"{small.parameters(supernet.stored.config['vocab_size'])['body']:,} parameters"
+          + ("" if trained else "; this width and depth were not trained together"))
+    return 0
+
+
+def table_command(args: argparse.Namespace) -> int:
+    """``table``."""
+    from bort.backend.mxnet import nd
+    from bort.engines.mxnet_compiled import compile_for_inference
+    from bort.finetuning import experiment
+
+    supernet = open_supernet(args.run)
+    full, vocab_size = supernet.full, supernet.stored.config["vocab_size"]
+    max_length = supernet.max_length
+    tokenizer = experiment.choose_tokenizer(supernet.folder, None)
+    chosen = grid(shares(args.widths, "--widths") if args.widths else supernet.widths,
+                  shares(args.depths, "--depths") if args.depths else supernet.depths, full)
+    if not 1 <= args.length <= max_length:
+        raise BortError(f"--length {args.length}: the model takes from 1 to {max_length} tokens")
+    data = experiment.read_task(args.task, args.data_dir, tokenizer, max_length, encoding=args.encoding,
+                                cache_dir=args.cache_dir, train=False)
+    if data.dev is None:
+        raise BortError(f"{args.data_dir}: no dev set of {args.task} there")
+    networks = [extract_network(supernet, one) for one in chosen]
+    rows = [row_of(one, full, data.dev.metrics(network, tokenizer.pad_id), vocab_size, max_length,
+                   args.length) for one, network in zip(chosen, networks)]
+    if args.trials:
+        def engine(network: object):
+            compiled = compile_for_inference(network)
+            return lambda ids, valid: compiled(nd.array(ids, dtype="int32"), nd.array(valid)).asnumpy()
+
+        for row, seconds in zip(rows, measure([engine(network) for network in networks], vocab_size,
+                                              args.length, args.trials)):
+            row["seconds"] = seconds
+    output = Path(args.output) if args.output else supernet.folder.parent / "table"
+    output.mkdir(parents=True, exist_ok=True)
+    metric = next(iter(data.task.metrics))
+    text = write_table(output, rows, metric, f"{data.task.name}: sub-networks of {full.display}",
+                       [f"Dev set of {len(data.dev.tokens)} examples; FLOPs and latency at 1 x {args.length} "
+                        f"tokens" + (f", medians of {args.trials} passes." if args.trials else ".")])
+    write_json(output / "results.json", {"task": data.task.name, "length": args.length, "trials": args.trials,
+                                         "model": supernet.stored.config.get("sha256"), "subnetworks": rows})
+    print(text)
+    print(f"\n{output}/table.md, table.csv, pareto.png, results.json")
+    return 0
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run the command line."""
+    args = arguments(argv)
+    return {"extract": extract_command, "table": table_command}[args.command](args)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

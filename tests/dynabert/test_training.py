@@ -1,0 +1,145 @@
+"""The stages of DynaBERT: losses against an independent computation, learning, kill and resume."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bort.checkpoints.model_folder import parameter_arrays
+from bort.dynabert.grid import Multipliers
+from bort.dynabert.losses import LossWeights, TeacherOutputs, batch_loss
+from bort.dynabert.options import AdaptiveOptions
+from bort.dynabert.subnetworks import SubNetwork
+from bort.dynabert.training import AdaptiveTraining
+from bort.errors import BortError
+from bort.finetuning.loop import Settings, TrainingData
+from bort.training.run_folder import RunFolder
+from tests.dynabert.test_importance import FULL, batch, classifier, examples
+
+OPTIONS = AdaptiveOptions(widths=(1.0, 0.5), depths=(1.0, 0.5), stages=("width", "depth", "finetune"))
+SETTINGS = Settings(lr=5e-3, weight_decay=0.01, warmup=0.1, batch_size=4, epochs=2)
+
+
+def training(folder, data, options=OPTIONS, settings=SETTINGS, teacher_seed=3, resume=False):
+    model, teacher = classifier(3, dropout=0.1), classifier(teacher_seed)
+    run = RunFolder(folder, {"x": 1}, resume)
+    from bort.finetuning.scoring import score
+
+    def evaluate(network):
+        scores = score(network, data.token_ids, 1)
+        return {"accuracy": float((scores.argmax(axis=1) == data.labels).mean())}
+
+    return AdaptiveTraining(model, teacher, dict.fromkeys(options.stages, data), evaluate, settings,
+                            options, run), run
+
+
+def test_the_loss_is_the_published_one_by_hand():
+    from bort.backend.mxnet import nd
+
+    rng = np.random.default_rng(0)
+    logits, wanted = rng.normal(size=(3, 4)), rng.normal(size=(3, 4))
+    states = [rng.normal(size=(3, 5, 2)) for _ in range(2)]
+    teacher = [rng.normal(size=(3, 5, 2)) for _ in range(3)]
+    valid = np.array([5, 2, 3])
+    softmax = np.exp(wanted) / np.exp(wanted).sum(axis=1, keepdims=True)
+    expected = -(softmax * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum() / 3
+    for own, place in zip(states, (0, 2)):
+        squares = [(own[row, :count] - teacher[place][row, :count]) ** 2 for row, count in enumerate(valid)]
+        expected += 0.1 * sum(part.sum() for part in squares) / (10 * 2)
+    array = lambda value: nd.array(value, dtype="float32")  # noqa: E731
+    found = batch_loss(array(logits), [array(own) for own in states],
+                       TeacherOutputs(array(wanted), [array(one) for one in teacher]), (0, 2), None,
+                       array(valid), LossWeights(1.0, 0.1), examples=3, tokens=10)
+    assert float(found.asscalar()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_losses_of_two_ranks_add_up_to_that_of_one():
+    from bort.backend.mxnet import nd
+
+    model, teacher, chosen = classifier(5), classifier(6), Multipliers(0.5, 0.5)
+    ids, valid = batch(2, 6, 8)
+    sub, whole, tokens = SubNetwork(model, chosen), SubNetwork(teacher,
+                                                               Multipliers()), int(valid.asnumpy().sum())
+
+    def loss(rows):
+        part = nd.array(ids.asnumpy()[rows], dtype="int32"), nd.array(valid.asnumpy()[rows])
+        states, taught = sub.states(*part), whole.states(*part)
+        return float(batch_loss(sub.logits(states), states, TeacherOutputs(whole.logits(taught), taught),
+                                chosen.matched(FULL), None, part[1], LossWeights(1, 1), 6, tokens).asscalar())
+
+    assert loss(slice(0, 6)) == pytest.approx(loss(slice(0, 6, 2)) + loss(slice(1, 6, 2)), rel=1e-5)
+
+
+def test_gradients_of_a_sub_network_equal_pytorch():
+    torch = pytest.importorskip("torch")
+    from bort.backend.mxnet import autograd
+    from tests.dynabert.reference import reference_loss
+
+    model, teacher = classifier(5, scale=2.0), classifier(6, scale=2.0)
+    for parameter in model._collect_params_with_prefix().values():
+        parameter.grad_req = "add"
+    ids, valid = batch(2, 4, 8)
+    for chosen in (Multipliers(0.5, 0.5), Multipliers(0.75, 1)):
+        for parameter in model._collect_params_with_prefix().values():
+            parameter.zero_grad()
+        sub, whole = SubNetwork(model, chosen), SubNetwork(teacher, Multipliers())
+        taught = whole.states(ids, valid)
+        with autograd.record():
+            states = sub.states(ids, valid)
+            loss = batch_loss(sub.logits(states), states, TeacherOutputs(whole.logits(taught), taught),
+                              chosen.matched(FULL), None, valid, LossWeights(1.0, 1.0), 4,
+                              int(valid.asnumpy().sum()))
+        loss.backward()
+        own, gradients = reference_loss(torch, parameter_arrays(model), parameter_arrays(teacher), FULL,
+                                        chosen, ids.asnumpy(), valid.asnumpy())
+        assert float(loss.asscalar()) == pytest.approx(own, rel=1e-4)
+        found = {name: parameter.grad().asnumpy()
+                 for name, parameter in model._collect_params_with_prefix().items()}
+        for name, gradient in gradients.items():
+            np.testing.assert_allclose(found[name], gradient, rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+def test_small_networks_learn_what_the_teacher_knows(tmp_path):
+    data = examples(48, seed=5)
+    teacher = classifier(3)
+    ids = list(data.token_ids)
+    from bort.finetuning.scoring import score
+    labels = score(teacher, ids, 1).argmax(axis=1)
+    data = TrainingData(ids, labels)
+    loop, run = training(tmp_path / "run", data, replace(OPTIONS, stages=("width", "depth")),
+                         replace(SETTINGS, epochs=3, lr=3e-3))
+    with run:
+        untrained = {one: loop.evaluate(network)["accuracy"] for one, network in loop.networks.items()}
+        history = loop.train(pad_id=1)
+        after = {one: loop.evaluate(network)["accuracy"] for one, network in loop.networks.items()}
+    assert [row["stage"] for row in history] == ["width"] * 3 + ["depth"] * 3
+    assert untrained[Multipliers(1, 1)] == 1.0 and after[Multipliers(1, 1)] >= 0.9
+    assert sum(after.values()) > sum(untrained.values()) + 0.1
+    assert history[2]["loss"] < history[0]["loss"]
+
+
+@pytest.mark.parametrize("kill_after", [3, 9, 14])
+def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, kill_after):
+    data, settings = examples(12), replace(SETTINGS, epochs=1, batch_size=2)  # 6 steps a stage
+    loop, run = training(tmp_path / "whole", data, settings=settings)
+    with run:
+        expected_history = loop.train(pad_id=1, checkpoint_interval=2)
+    loop_two, run = training(tmp_path / "killed", data, settings=settings)
+    steps = iter(range(1, 1000))
+    with run, pytest.raises(KeyboardInterrupt):
+        loop_two.train(1, checkpoint_interval=2, stop_when=lambda: next(steps) >= kill_after)
+    loop_three, run = training(tmp_path / "killed", data, settings=settings, resume=True)
+    with run:
+        history = loop_three.train(1, checkpoint_interval=2)
+    assert history == expected_history
+    expected = parameter_arrays(loop.model)
+    for name, array in parameter_arrays(loop_three.model).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+def test_options_are_checked():
+    with pytest.raises(BortError, match="their order is"):
+        AdaptiveOptions(stages=("depth", "width"))
+    with pytest.raises(BortError, match="at most once"):
+        AdaptiveOptions(stages=("width", "length"))
