@@ -35,7 +35,7 @@ COMPOSITION_ROOTS = ("__main__", "command", "demo")
 """Modules that may import anything and that nothing imports but another one."""
 ONLY_IN_BACKEND = ("mxnet", "horovod")
 MOST_ROOT_MODULES = 10
-STILL_UPWARDS: Tuple[Tuple[str, str], ...] = (("bort.checkpoints.inspection", "bort.huggingface.importing"),)
+STILL_UPWARDS: Tuple[Tuple[str, str], ...] = ()
 """Imports against the order that are about to go: (importing module, imported module)."""
 
 

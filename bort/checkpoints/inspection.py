@@ -1,10 +1,6 @@
-"""``python -m bort.checkpoints inspect|verify PATH``: what a model is, and whether it is whole."""
+"""What a model's files hold, and whether they are whole: ``inspect`` and ``verify``, and what they ask."""
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -12,10 +8,9 @@ import numpy as np
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture
 from bort.backend.mxnet import mx
 from bort.checkpoints import mlm_probe, model_folder
-from bort.checkpoints.locate import MAX_CONFIG_BYTES
 from bort.checkpoints.params_file import read_ndarrays
 from bort.errors import BortError
-from bort.files import PathLike, read_json, sha256_file
+from bort.files import PathLike, sha256_file
 from bort.text.tokenizers.loading import (
     Tokenizer,
     find_default_tokenizer,
@@ -33,13 +28,6 @@ PARTS = (("embeddings", ("word_embed.", "token_type_embed.", "encoder.position_w
                          "encoder.layer_norm.")),
          ("encoder", ("encoder.transformer_cells.",)), ("mlm_head", ("decoder.",)),
          ("pooler", ("pooler.",)), ("classifier", ("classifier.",)))
-
-EXAMPLES = """examples:
-  python -m bort.checkpoints inspect runs/cola/model
-  python -m bort.checkpoints inspect bort.params --architecture bort --json
-  python -m bort.checkpoints verify bort.params --architecture bort --tokenizer ~/.mxnet/models --released
-  python -m bort.checkpoints verify runs/pretrain/model --text german_sentences.txt
-"""
 
 
 def mlm_head_state(arrays: Mapping[str, np.ndarray], config: Optional[Mapping[str, Any]] = None) -> str:
@@ -84,13 +72,11 @@ def find_tokenizer(stored: model_folder.Stored, path: Optional[PathLike] = None)
 
 def inspect(path: PathLike, architecture: Optional[str] = None, heads: Optional[int] = None,
             tokenizer: Optional[PathLike] = None) -> Dict[str, Any]:
-    """What a model folder, bare ``.params`` file or Hugging Face folder holds, without building the network.
+    """What a model folder or bare ``.params`` file holds, without building the network.
 
     Raises:
         BortError: there is no model, or it cannot be read.
     """
-    if _is_foreign(Path(path)):
-        return _inspect_foreign(Path(path))
     stored = model_folder.read(path, architecture, heads, verify=False)
     located, config = stored.located, stored.config
     description = model_folder.describe(model_folder.build(config, str(located.config_file)))
@@ -102,7 +88,7 @@ def inspect(path: PathLike, architecture: Optional[str] = None, heads: Optional[
     shapes = {name: array.shape for name, array in stored.arrays.items()
               if state != "absent" or not name.startswith("decoder.")}
     return {"kind": kind + (" of a classifier" if config.get("head") else ""),
-            "parameters_file": str(located.parameters), **_network(description, shapes),
+            "parameters_file": str(located.parameters), **network_facts(description, shapes),
             "dtypes": sorted({str(array.dtype) for array in stored.arrays.values()}), "sha256": checksum,
             "checksum": "not recorded" if recorded is None else "as recorded" if recorded == checksum
             else f"NOT the recorded {recorded}", "mlm_head": mlm_head_state(stored.arrays, config)
@@ -116,7 +102,8 @@ _KNOWN = frozenset(("format", "format_version", "architecture", "vocab_size", "m
                     "tokenizer", "sha256", "mlm_head"))
 
 
-def _network(config: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]]) -> Dict[str, Any]:
+def network_facts(config: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]]) -> Dict[str, Any]:
+    """What ``inspect`` reports of a network: its config in short, and parameters counted by part."""
     counts = {part: sum(int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()
                         if name.startswith(prefixes)) for part, prefixes in PARTS}
     architecture = Architecture.from_dict(config["architecture"])
@@ -127,27 +114,6 @@ def _network(config: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]]) -
             **{key: config[key] for key in ("token_types", "separator_id") if key in config},
             "parameters": {**{part: count for part, count in counts.items() if count},
                            "total": sum(counts.values())}, "head": config["head"]}
-
-
-def _is_foreign(path: Path) -> bool:
-    if not (path / model_folder.CONFIG_FILE).is_file():
-        return False
-    config = read_json(path / model_folder.CONFIG_FILE, max_bytes=MAX_CONFIG_BYTES)
-    return isinstance(config, dict) and "model_type" in config and config.get("format") != model_folder.FORMAT
-
-
-def _inspect_foreign(path: Path) -> Dict[str, Any]:
-    from bort.huggingface.importing import read_folder
-
-    source = read_folder(path)
-    shapes = model_folder.expected_shapes(model_folder.build(source.description, str(path)))
-    if source.record["mlm_head"] == "absent":
-        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("decoder.")}
-    return {
-            "kind": f"Hugging Face folder ({source.record['imported_from']['model_type']}); python -m "
-            f"bort.huggingface import {path} OUT makes a model folder of it",
-            **_network(source.description, shapes), "mlm_head": source.record["mlm_head"],
-            "files": source.record["imported_from"]["files"], "notes": source.notes}
 
 
 class Check(NamedTuple):
@@ -211,7 +177,7 @@ def _checksum(stored: model_folder.Stored) -> Check:
     return Check("checksum", "failed", f"{actual}, recorded is {recorded}: the file was damaged or replaced")
 
 
-def _tied(path: Path) -> Check:
+def _tied(path: PathLike) -> Check:
     # A stored copy that differs was refused by checkpoints.read before it came to this.
     twice = any(name.endswith(model_folder.TIED) for name in read_ndarrays(path))
     return Check("tied weights", "ok", "stored twice, equal" if twice else "stored once")
@@ -253,63 +219,3 @@ def _fill_mask(bert: Any, stored: model_folder.Stored, tokenizer: Optional[Token
         return Check(name, "warning",
                      f"the MLM head knows how frequent words are, but no contexts: {verdict}")
     return Check(name, "failed", f"the MLM head behaves like a random one: {verdict}")
-
-
-def _render(value: Any, indent: str = "") -> List[str]:
-    lines = []
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            lines += [f"{indent}{key}:", *_render(item, indent + "  ")]
-        else:
-            text = f"{item:,}" if isinstance(item, int) and not isinstance(item,
-                                                                           bool) else ", ".join(map(str,
-                                                                                                    item)) if isinstance(
-                                                                                                                         item,
-                                                                                                                         list) else "none" if item in (
-                                                                                                                                                       None,
-                                                                                                                                                       {}) else str(
-                                                                                                                                                                    item)
-            lines.append(f"{indent}{key:<{20 - len(indent)}} {text}")
-    return lines
-
-
-def main(argv: Optional[List[str]] = None) -> int:
-    """Run the command; ``verify`` exits with 1 when a check failed."""
-    parser = argparse.ArgumentParser(prog="python -m bort.checkpoints", epilog=EXAMPLES,
-                                     description="Look at a model.",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|verify")
-    for name, summary in (("inspect", "what a model is"), ("verify", "whether it is whole and sane")):
-        command = commands.add_parser(name, help=summary)
-        command.add_argument("path", metavar="PATH", help="a model folder or a .params file")
-        command.add_argument("--architecture", metavar="D,A,H,I", help="of a bare .params file")
-        command.add_argument("--heads", type=int, metavar="A", help="of a bare .params file, instead")
-        command.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
-        command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument("--released", action="store_true",
-                         help="fail unless these are the published weights of Bort")
-    command.add_argument("--text", metavar="FILE", help="sentences for the fill-mask check, one per line")
-    args = parser.parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    if args.command == "inspect":
-        result = inspect(args.path, args.architecture, args.heads, args.tokenizer)
-        print(json.dumps(result, indent=2, ensure_ascii=False) if args.json else "\n".join(_render(result)))
-        return 0
-    checks = verify(args.path, args.architecture, args.heads, args.tokenizer, args.released,
-                    _sentences(args.text))
-    if args.json:
-        print(json.dumps([check._asdict() for check in checks], indent=2, ensure_ascii=False))
-    else:
-        for check in checks:
-            print(f"{check.outcome.upper():<8} {check.name}: {check.detail}")
-    return int(any(check.outcome == "failed" for check in checks))
-
-
-def _sentences(path: Optional[str]) -> Optional[List[str]]:
-    if path is None:
-        return None
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return [line.strip() for line, _ in zip(stream, range(1000)) if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BortError(f"{path}: cannot be read ({error})") from error

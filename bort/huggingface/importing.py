@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tup
 import numpy as np
 
 from bort.checkpoints import model_folder
-from bort.checkpoints.inspection import mlm_head_state
+from bort.checkpoints.inspection import mlm_head_state, network_facts
 from bort.checkpoints.params_file import read_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, read_json, sha256_file
@@ -107,6 +107,28 @@ def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool =
         "model_type": layout, "architectures": names.class_names(config), "notes": notes,
         "files": {path.name: sha256_file(path) for path in files}}}
     return Source(description, Lazy(makers), record, notes)
+
+
+def is_foreign(path: PathLike) -> bool:
+    """Whether ``path`` is a folder in Hugging Face's format."""
+    config = config_of(Path(path))
+    return "model_type" in config and config.get("format") != model_folder.FORMAT
+
+
+def inspect_folder(path: PathLike) -> Dict[str, Any]:
+    """What a Hugging Face folder holds, in the form of :func:`bort.checkpoints.inspection.inspect`.
+
+    Raises:
+        BortError: as :func:`import_folder`.
+    """
+    source = read_folder(path)
+    shapes = model_folder.expected_shapes(model_folder.build(source.description, str(path)))
+    if source.record["mlm_head"] == "absent":
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("decoder.")}
+    origin = source.record["imported_from"]
+    return {"kind": f"Hugging Face folder ({origin['model_type']}); python -m bort.huggingface import {path} "
+            "OUT makes a model folder of it", **network_facts(source.description, shapes),
+            "mlm_head": source.record["mlm_head"], "files": origin["files"], "notes": source.notes}
 
 
 def _read_head(config: Mapping[str, Any], ours: Any, stored: Mapping[str, Tensor], layout: str,

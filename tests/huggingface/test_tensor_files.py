@@ -20,6 +20,7 @@ import bort
 from bort.checkpoints.inspection import inspect, verify
 from bort.errors import BortError
 from bort.huggingface import export_folder, import_folder
+from bort.huggingface.importing import inspect_folder
 from bort.huggingface.tensor_files import open_folder, read_safetensors, write_safetensors
 from bort.huggingface.torch_files import read_torch
 from bort.text.tokenizers.loading import train_sentencepiece
@@ -393,7 +394,7 @@ def test_odd_configs_are_used_or_refused(configs, tmp_path_factory, data):
     out = tmp_path_factory.mktemp("out")
     for use in ((bort.load, inspect, verify, lambda source: bort.Predictor(source)([("the cat", "a dog")]),
                  lambda source: export_folder(source, out)) if folder.name == "ours" else
-                (inspect, lambda source: import_folder(source, out, token_types="fold"))):
+                (inspect_folder, lambda source: import_folder(source, out, token_types="fold"))):
         try:
             use(folder)
         except BortError:
