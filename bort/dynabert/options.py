@@ -17,7 +17,7 @@ class AdaptiveOptions:
 
     Attributes:
         widths, depths: shares of heads and neurons, and of layers; both hold 1.
-        stages: names out of :data:`STAGES`, in the order of training.
+        stages: names out of :data:`STAGES`, in the order of training; none leaves the rewired teacher.
         importance_examples: how many examples importance is measured on; 0 keeps the teacher's order of
             heads and neurons (no rewiring, an ablation).
     """
@@ -29,7 +29,7 @@ class AdaptiveOptions:
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]
-        if unknown or not self.stages or len(set(self.stages)) != len(self.stages):
+        if unknown or len(set(self.stages)) != len(self.stages):
             raise BortError(f"--stages {','.join(self.stages)}: name each of {', '.join(STAGES)} at most "
                             "once")
         if list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
@@ -79,7 +79,8 @@ def add_dynabert_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--depths", default=",".join(f"{one:g}" for one in DEPTHS), metavar="D,D,...",
                        help="shares of layers (default 1,0.75,0.5)")
     group.add_argument("--stages", default="width,depth", metavar="S,S,...",
-                       help="width, depth, finetune (default width,depth)")
+                       help="width, depth, finetune, or none: the rewired teacher as it is (default "
+                       "width,depth)")
     group.add_argument("--importance-examples", type=int, default=1024,
                        help="examples that importance is measured on (0: no rewiring)")
     group.add_argument("--importance-on", choices=("train", "dev"), default="train",
@@ -111,7 +112,8 @@ def shares(text: str, option: str) -> Tuple[float, ...]:
 def options_of(args: argparse.Namespace) -> DynabertOptions:
     """The command line's values, checked."""
     adaptive = AdaptiveOptions(shares(args.widths, "--widths"), shares(args.depths, "--depths"),
-                               tuple(args.stages.split(",")), args.importance_examples)
+                               () if args.stages == "none" else tuple(args.stages.split(",")),
+                               args.importance_examples)
     return DynabertOptions(adaptive, args.importance_on, tuple(filter(None, args.augment.split(","))),
                            args.augment_model, args.augment_rate, args.augment_top_k, args.augment_copies,
                            args.keep_fraction)

@@ -138,3 +138,20 @@ def test_the_supernet_search_by_hand():
         "loss": 9.0, "metrics": {"accuracy": 1 - loss[one]}, "dev": {}})
     assert [row["W"] for row in rows] == pytest.approx([row["W"] for row in wrong])
     assert rows[-1]["W"] == 0 and replace(SupernetSettings((1,), (1,)), length=3).length == 3
+
+
+def test_without_stages_the_result_is_the_rewired_teacher(finished, tmp_path):
+    name, data, teacher, run = finished
+    if name != "SST-2":
+        pytest.skip("one task is enough")
+    assert run_finetune.main(["--task", name, "--data-dir", str(data), "--max-length", "48", "--algorithm",
+                              "dynabert", "--teacher", str(teacher), "--output", str(tmp_path / "cut"),
+                              "--stages", "none", "--batch-size", "8"]) == 0
+    from bort.backend.mxnet import nd
+
+    ids = nd.array(np.random.default_rng(0).integers(4, 100, (3, 9)), dtype="int32")
+    before, after = bort.load(teacher), bort.load(tmp_path / "cut" / "model")
+    np.testing.assert_allclose(after(ids, nd.array([9, 4, 7])).asnumpy(),
+                               before(ids, nd.array([9, 4, 7])).asnumpy(), rtol=1e-4, atol=1e-5)
+    old, new = parameter_arrays(before), parameter_arrays(after)
+    assert any(not np.array_equal(old[key], new[key]) for key in old)
