@@ -133,6 +133,8 @@ def train(args: argparse.Namespace, method: str) -> int:
     described: Dict[str, Any] = {
         "method": method, **asdict(settings), **facts, "architecture": student.architecture.to_dict(),
         "init": args.init, "dropout": student.dropout, "cache_teacher": args.cache_teacher,
+        # They decide what best/ holds.
+        "eval_interval": args.eval_interval, "eval_sequences": args.eval_sequences,
         "max_length": None if student.max_length == corpus.max_length else student.max_length}
     with RunFolder(args.output, described, args.resume) as run:
         results = run.results
@@ -149,6 +151,8 @@ def train(args: argparse.Namespace, method: str) -> int:
             elif method == "kd":
                 teacher = inputs.live_teacher(teacher_files, args.temperature, student.vocab_size, args.dtype)
             results = loop.pretrain(student, corpus, settings, run, teacher, intervals)
+        else:
+            loop.draw_missing_curves(run)
     results = {name: math.nan if value is None else value for name, value in results.items()}
     say("{steps} steps, {tokens:,} tokens, {seconds:.0f} s ({tokens_per_second:,.0f} tokens/s): evaluation "
         "MLM loss {eval_mlm_loss:.3f}, accuracy {eval_mlm_accuracy:.2%}; {0}".format(Path(args.output)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Dict, Iterator, List, Mapping, Union
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from bort.errors import BortError
 
@@ -127,9 +128,46 @@ def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO]:
         raise
 
 
-def _remove_quietly(name: str) -> None:
+def _remove_quietly(name: PathLike) -> None:
     with contextlib.suppress(OSError):
         os.unlink(name)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is what :func:`atomic_write`, or the writer of a model folder, leaves behind
+    when it is killed."""
+    return re.fullmatch(r"\..+\.[a-z0-9_]{8}\.tmp|\.model\.params\.new", name) is not None
+
+
+def remove_leftovers(folder: PathLike) -> None:
+    """Remove what killed writers left in ``folder`` and below; only for who holds the folder's lock."""
+    for place, _, names in os.walk(folder):
+        for name in filter(is_leftover, names):
+            _remove_quietly(os.path.join(place, name))
+
+
+def lock_file(path: PathLike, busy: str, remedy: str = "") -> FileLock:
+    """Take a lock, which is held until ``release()`` or, however it ends, the end of this process.
+
+    Args:
+        path: the lock's file; made, with its folder, if absent.
+        busy: for the message when another process has it: what that one is doing, and what to do.
+        remedy: for the message when the file cannot be made.
+
+    Raises:
+        BortError: another process has the lock, or the file cannot be made.
+    """
+    path = Path(path)
+    lock = FileLock(str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BortError(f"{path.parent}: {busy}") from error
+    except OSError as error:
+        raise BortError(f"{path.parent}: cannot be made or written to ({error.strerror})"
+                        f"{remedy and '; '}{remedy}") from error
+    return lock
 
 
 def write_json(path: PathLike, value: Any) -> None:
@@ -145,6 +183,41 @@ def write_json(path: PathLike, value: Any) -> None:
 
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+SEAL = "digest"
+"""The member of a sealed JSON object that holds the checksum of all others."""
+
+
+def seal(content: Mapping[str, Any], path: PathLike) -> Dict[str, Any]:
+    """``content`` as JSON has it, with a member ``digest``: the SHA-256 of the others, which tells a changed,
+    lost or added one. ``path`` is for messages.
+
+    Raises:
+        BortError: as :func:`write_json`.
+    """
+    plain = json.loads(_dump({key: value for key, value in content.items() if key != SEAL}, path))
+    return {**plain, SEAL: hashlib.sha256(_dump(plain, path, sort_keys=True).encode("utf-8")).hexdigest()}
+
+
+def write_sealed(path: PathLike, content: Mapping[str, Any]) -> None:
+    """:func:`write_json` of an object that :func:`read_sealed` notices any damage of."""
+    write_json(path, seal(content, path))
+
+
+def read_sealed(path: PathLike) -> Dict[str, Any]:
+    """What :func:`write_sealed` wrote, without the digest; an object of earlier versions, without one, is taken
+    as it is.
+
+    Raises:
+        BortError: as :func:`read_json`, or it is no object, or not what was written.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise BortError(f"{path}: not a JSON object")
+    if SEAL in content and seal(content, path)[SEAL] != content[SEAL]:
+        raise BortError(f"{path}: its content does not fit its digest: it was damaged or changed")
+    return {key: value for key, value in content.items() if key != SEAL}
 
 
 def _dump(value: Any, path: PathLike, **settings: Any) -> str:

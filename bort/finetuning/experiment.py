@@ -15,7 +15,7 @@ from bort.architecture import parse
 from bort.backend import distributed
 from bort.checkpoints import model_folder, vocabulary
 from bort.errors import BortError
-from bort.files import PathLike, sha256_file, write_json
+from bort.files import PathLike, is_leftover, remove_leftovers, sha256_file, write_json
 from bort.finetuning.loop import Settings, TrainingData, fine_tune
 from bort.finetuning.scoring import score
 from bort.models import Bert, Classifier, initialize
@@ -235,6 +235,8 @@ def run_once(data: TaskData, build: Callable[[int], Classifier], tokenizer: Toke
     with RunFolder(folder, {**described, **settings.__dict__}, resume) as run:
         if run.results is not None:
             say(f"{folder}: has ended already")
+            if not (folder / "curves.png").is_file():
+                plot_history(run.results["history"], folder / "curves.png", data.task.name, settings.seed)
             return run.results
         started = time.time()
         model = build(settings.seed)
@@ -252,21 +254,18 @@ def run_once(data: TaskData, build: Callable[[int], Classifier], tokenizer: Toke
                    "architecture": model.architecture.to_dict(), "ranks": distributed.size(),
                    "skipped_steps": outcome.skipped_steps, "seconds": round(time.time() - started, 2)}
         run.finish(results)
-        if distributed.is_root():
-            plot_history(outcome.history, folder / "curves.png", f"{data.task.name}, seed {settings.seed}")
+        plot_history(outcome.history, folder / "curves.png", data.task.name, settings.seed)
         return results
 
 
-def plot_history(history: List[Dict[str, Any]], path: Path, title: str) -> None:
-    """Training loss and dev metrics by epoch."""
+def plot_history(history: List[Dict[str, Any]], path: Path, task: str, seed: int) -> None:
+    """Training loss and dev metrics by epoch; drawn by the root rank."""
     epochs = [row["epoch"] + 1 for row in history]
     names = list(history[0]["metrics"]) if history else []
-    plot_curves(path,
-                [{"x": "epoch", "y": "training loss",
-                  "lines": {"loss": (epochs, [row["loss"] for row in history])}},
-                 {"x": "epoch", "y": "dev",
-                  "lines": {name: (epochs, [row["metrics"][name] for row in history]) for name in names}}],
-                title)
+    panels = [{"x": "epoch", "y": "training loss", "lines": {"loss": (epochs, [row["loss"] for row in history])}},
+              {"x": "epoch", "y": "dev",
+               "lines": {name: (epochs, [row["metrics"][name] for row in history]) for name in names}}]
+    on_root(lambda: plot_curves(path, panels, f"{task}, seed {seed}"))
 
 
 def summarize(results: List[Dict[str, Any]]) -> Dict[str, Any]:
@@ -301,7 +300,9 @@ def deliver(rows: List[Dict[str, Any]], output: Path) -> Dict[str, Any]:
         best = output / f"seed-{results['best_seed']}"
         for name in ("model", "predictions", "agora.png"):
             if (best / name).is_dir():
-                shutil.copytree(best / name, output / name, dirs_exist_ok=True)
+                shutil.copytree(best / name, output / name, dirs_exist_ok=True,
+                                ignore=lambda _, names: set(filter(is_leftover, names)))
+                remove_leftovers(output / name)
             elif (best / name).is_file():
                 shutil.copyfile(best / name, output / name)
         write_json(output / "results.json", results)

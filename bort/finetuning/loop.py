@@ -122,7 +122,7 @@ class _Progress(StepState):
 
 def _restored(state: Dict[str, Any]) -> _Progress:
     """The state in a checkpoint; earlier versions did not count what is in ``loss_sum``."""
-    return _Progress(**{"counted": state.get("batch", 0), **state})
+    return _Progress.restored({"counted": state.get("batch", 0), **state})
 
 
 def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classifier], Dict[str, float]],
@@ -165,7 +165,7 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
     optimizer = BertAdam(parameters, settings.weight_decay, settings.clip)
     model.hybridize(static_alloc=True)
     state, best = _Progress(loss_scale=initial_loss_scale(settings.dtype)), {}
-    checkpoint = run.latest() if run else None
+    checkpoint = run.latest(_restored) if run else None
     if checkpoint is not None:
         state = _restored(checkpoint.state)
         set_parameters(model, _body_names(checkpoint.arrays["model.params"]), str(run.path))

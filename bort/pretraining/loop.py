@@ -86,7 +86,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Intervals:
-    """How often things happen, in steps, and how much is kept; none of it changes what is learned."""
+    """How often things happen, in steps, and how much is kept; none of it changes what is learned, though
+    ``evaluate`` and ``evaluation_sequences`` decide which step is the best one."""
 
     log: int = 10
     evaluate: int = 500
@@ -228,10 +229,10 @@ class Pretraining:
 
     def restore(self, run: RunFolder) -> None:
         """Go on from the run's newest whole checkpoint, if it has one."""
-        checkpoint = run.latest()
+        checkpoint = run.latest(Progress.restored)
         if checkpoint is None:
             return
-        self.progress = self._update.state = Progress(**checkpoint.state)
+        self.progress = self._update.state = Progress.restored(checkpoint.state)
         model_folder.set_parameters(self.student, checkpoint.arrays["model.params"], str(run.path))
         self.optimizer.load_state_arrays(checkpoint.arrays["optimizer.params"])
         self.stream.epoch, self.stream.index = self.progress.epoch, self.progress.index
@@ -318,6 +319,11 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
     run.finish(results)
     on_root(lambda: draw_curves(run.path))
     return results
+
+
+def draw_missing_curves(run: RunFolder) -> None:
+    """Draw ``curves.png`` of a run that has ended, if a kill or a hand took it away."""
+    on_root(lambda: None if (run.path / "curves.png").is_file() else draw_curves(run.path))
 
 
 def _save_model(student: Bert, run: RunFolder, name: str, corpus: Corpus, settings: Settings,

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from bort.backend import distributed
 from bort.backend.mxnet import nd
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.errors import BortError
-from bort.files import PathLike, read_json, sha256_file, write_json
+from bort.files import PathLike, lock_file, read_sealed, sha256_file, write_sealed
 from bort.masked_lm.batches import MaskedLMBatch, Sequences, make_batch, token_groups
 from bort.masked_lm.losses import Teacher
 from bort.masked_lm.masking import MaskingPolicy
@@ -38,6 +38,8 @@ from bort.training.console import progress
 from bort.training.run_folder import on_root
 
 FORMAT_VERSION = 1
+RECORD = {"sha256", "positions", "kl_sum", "kl_max", "outside_sum"}
+"""What is known of a block: its checksum and masked positions, and what the approximation loses there."""
 BLOCK = 1024
 MAX_TOKENS = 4096
 LEAST_MASS = 1e-7
@@ -68,7 +70,8 @@ def build_cache(folder: PathLike, facts: Mapping[str, Any], teacher: LiveTeacher
     if distributed.from_root((path / "index.json").is_file()):
         return path
     lock: List[FileLock] = []
-    on_root(lambda: lock.append(_locked(path)))
+    on_root(lambda: lock.append(lock_file(path / ".lock", "another process is computing this cache; wait for "
+                                          "it", "choose another --cache-folder")))
     try:
         rank, size = distributed.rank(), distributed.size()
         work = [(turn, first) for turn in range(facts["passes"]) for first in range(0, len(data), block)]
@@ -81,7 +84,7 @@ def build_cache(folder: PathLike, facts: Mapping[str, Any], teacher: LiveTeacher
         blocks: Dict[str, Any] = {}
         for part in distributed.gather(mine):
             blocks.update(part)
-        on_root(lambda: write_json(path / "index.json", {"format": "bort-teacher-cache",
+        on_root(lambda: write_sealed(path / "index.json", {"format": "bort-teacher-cache",
                                                          "format_version": FORMAT_VERSION,
                                                          "facts": dict(facts), "block": block,
                                                          "examples": len(data),
@@ -94,25 +97,22 @@ def build_cache(folder: PathLike, facts: Mapping[str, Any], teacher: LiveTeacher
     return path
 
 
-def _locked(path: Path) -> FileLock:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(path / ".lock"))
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BortError(f"{path}: another process is computing this cache; wait for it") from error
-    except OSError as error:
-        raise BortError(f"{path}: cannot be made or written to ({error.strerror}); choose another "
-                        "--cache-folder") from error
-    return lock
-
-
 def _finished(path: Path) -> Optional[Dict[str, Any]]:
+    """The record of a block that is there and whole."""
     record = path.with_suffix(".json")
     if not (record.is_file() and path.is_file()):
         return None
-    facts = read_json(record)
-    return facts if isinstance(facts, dict) and facts.get("sha256") == sha256_file(path) else None
+    try:
+        found = read_sealed(record)
+        return found if _is_record(found) and found["sha256"] == sha256_file(path) else None
+    except BortError:
+        return None
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, dict) and set(record) == RECORD and isinstance(record["sha256"], str) \
+        and isinstance(record["positions"], int) and all(
+            isinstance(record[name], (int, float)) and record[name] >= 0 for name in RECORD - {"sha256"})
 
 
 def _compute_block(path: Path, facts: Mapping[str, Any], teacher: LiveTeacher, data: Sequences,
@@ -144,7 +144,7 @@ def _compute_block(path: Path, facts: Mapping[str, Any], teacher: LiveTeacher, d
     every, mass = (np.concatenate(parts or [np.zeros(0)]) for parts in (divergences, outside))
     record = {"sha256": sha256_file(path), "positions": int(counts.sum()), "kl_sum": float(every.sum()),
               "kl_max": float(every.max(initial=0)), "outside_sum": float(mass.sum())}
-    write_json(path.with_suffix(".json"), record)
+    write_sealed(path.with_suffix(".json"), record)
     return record
 
 
@@ -206,22 +206,35 @@ class CachedTeacher:
 
     def __init__(self, path: PathLike, vocab_size: Optional[int] = None) -> None:
         self.path = Path(path)
-        index = read_json(self.path / "index.json")
-        if not isinstance(index, dict) or index.get("format_version") != FORMAT_VERSION:
+        index = read_sealed(self.path / "index.json")
+        if index.get("format_version") != FORMAT_VERSION:
             raise BortError(f"{self.path}: not a teacher cache of this version; remove it and compute it "
                             "again")
+        problem = _problem_of_index(index, self.path.name)
+        if problem:
+            raise self._damaged("index.json", problem)
         self.facts, self.error = index["facts"], index["error"]
         self._blocks, self._block, self._vocabulary = index["blocks"], index["block"], index["vocab_size"]
+        self._examples = index["examples"]
         self._student_vocabulary = vocab_size or self._vocabulary
         self._open: Dict[str, Dict[str, np.ndarray]] = {}
 
-    def _arrays(self, name: str) -> Dict[str, np.ndarray]:
+    def _damaged(self, name: str, problem: str) -> BortError:
+        return BortError(f"{self.path / name}: {problem}: it was damaged; remove {self.path} and the next run "
+                         "computes it again")
+
+    def _arrays(self, turn: int, number: int) -> Dict[str, np.ndarray]:
+        """The arrays of a block with the ``ends`` of its sequences' positions, looked at before they are used:
+        ids beyond the vocabulary would write where nothing is."""
+        name = f"pass-{turn:04d}/block-{number:06d}.params"
         if name not in self._open:
-            path = self.path / name
-            if name not in self._blocks or sha256_file(path) != self._blocks[name]["sha256"]:
-                raise BortError(f"{path}: its checksum is not the one in index.json: it was damaged; remove "
-                                f"{self.path} and the next run computes it again")
-            arrays = read_ndarrays(path)
+            if name not in self._blocks or sha256_file(self.path / name) != self._blocks[name]["sha256"]:
+                raise self._damaged(name, "its checksum is not the one in index.json")
+            arrays = read_ndarrays(self.path / name)
+            sequences = min(self._block, self._examples - number * self._block)
+            problem = _problem_of_block(arrays, sequences, self.facts["top_k"], self._vocabulary)
+            if problem:
+                raise self._damaged(name, problem)
             counts = arrays["counts"].astype(np.int64)
             self._open[name] = {**arrays, "ends": np.cumsum(counts), "counts": counts}
         return self._open[name]
@@ -230,8 +243,7 @@ class CachedTeacher:
         """As :meth:`bort.masked_lm.teacher.LiveTeacher.targets`, approximately."""
         ids, logs, outside = [], [], []
         for example, count in zip(batch.examples, expected_positions(batch)):
-            arrays = self._arrays(
-                                  f"pass-{batch.mask_epoch:04d}/block-{int(example) // self._block:06d}.params")
+            arrays = self._arrays(batch.mask_epoch, int(example) // self._block)
             member = int(example) % self._block
             if arrays["counts"][member] != count:
                 raise BortError(f"{self.path}: the cache has {arrays['counts'][member]} masked positions in "
@@ -254,3 +266,46 @@ class CachedTeacher:
             return fit_vocabulary(filled, self._student_vocabulary)
 
         return probabilities
+
+
+def _problem_of_index(index: Mapping[str, Any], key: str) -> str:
+    """What is wrong with an index (earlier ones have no digest), or an empty string."""
+    facts, blocks, error = (index.get(name) for name in ("facts", "blocks", "error"))
+    if not isinstance(facts, dict) or cache_key(facts) != key:
+        return "its facts are not what its folder is named after"
+    for name, value in (("block", index.get("block")), ("examples", index.get("examples")),
+                        ("vocab_size", index.get("vocab_size")), ("top_k", facts.get("top_k")),
+                        ("passes", facts.get("passes"))):
+        if type(value) is not int or not 1 <= value < 1 << 31:
+            return f"its {name} is {str(value)[:40]!r}"
+    if facts["top_k"] > index["vocab_size"]:
+        return "its top_k is above its vocab_size"
+    if not isinstance(blocks, dict) or not all(map(_is_record, blocks.values())):
+        return "its blocks are not what was written"
+    if not isinstance(error, dict) or not all(isinstance(value, (int, float)) for value in error.values()) \
+            or set(error) != set(_error({})):
+        return "its error is not what was written"
+    return ""
+
+
+def _problem_of_block(arrays: Mapping[str, np.ndarray], sequences: int, top_k: int, vocab_size: int) -> str:
+    """What is wrong with a block's arrays, or an empty string."""
+    if set(arrays) != {"counts", "ids", "logs", "outside"}:
+        return f"holds the arrays {', '.join(sorted(arrays))}"
+    counts, packed, logs, outside = (arrays[name] for name in ("counts", "ids", "logs", "outside"))
+    positions = int(counts.sum(dtype=np.int64)) if counts.dtype == np.int32 else -1
+    wide = vocab_size > 1 << 16
+    expected = {"counts": (np.int32, (sequences,)), "logs": (np.float16, (positions, top_k)),
+                "outside": (np.float32, (positions,)),
+                "ids": (np.int32, (positions, top_k)) if wide else (np.uint8, (positions, 2 * top_k))}
+    for name, (dtype, shape) in expected.items():
+        if arrays[name].dtype != dtype or arrays[name].shape != shape:
+            return f"its {name} are {arrays[name].dtype} {arrays[name].shape}"
+    ids = _unpack(packed)
+    if counts.min(initial=0) < 0 or ids.min(initial=0) < 0 or ids.max(initial=0) >= vocab_size:
+        return "holds tokens beyond the vocabulary"
+    # A logarithm of a probability, rounded; the mass outside of the K tokens lies between 0 and 1.
+    if not (np.isfinite(logs).all() and logs.max(initial=0) <= 0.01
+            and (outside >= 0).all() and (outside <= 1.001).all()):
+        return "holds probabilities that are none"
+    return ""

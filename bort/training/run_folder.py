@@ -20,15 +20,28 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 import bort
 from bort.backend import distributed
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.errors import BortError
-from bort.files import PathLike, append_jsonl, read_json, sha256_file, write_json
+from bort.files import (
+    PathLike,
+    append_jsonl,
+    is_leftover,
+    lock_file,
+    read_json,
+    read_sealed,
+    remove_leftovers,
+    sha256_file,
+    write_json,
+    write_sealed,
+)
 
 STATE_FILE = "state.json"
+STATE_MEMBERS = {"state", "step", "metrics_bytes", "files"}
+NEWER_SETTINGS = ("eval_interval", "eval_sequences")
 T = TypeVar("T")
 
 
@@ -89,17 +102,13 @@ class RunFolder:
         on_root(lambda: self._open(dict(settings), resume))
 
     def _open(self, settings: Dict[str, Any], resume: bool) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(str(self.path / ".lock"))
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise BortError(f"{self.path}: another process is writing to this run; wait for it or choose "
-                            "another --output") from error
-        except OSError as error:
-            raise BortError(f"{self.path}: cannot be made or written to ({error.strerror})") from error
+        self._lock = lock_file(self.path / ".lock", "another process is writing to this run; wait for it or "
+                               "choose another --output")
         try:
             self._check_settings(settings, resume)
+            remove_leftovers(self.path)
+            for partial in (self.path / "checkpoints").glob(".step-*.tmp"):
+                shutil.rmtree(partial, ignore_errors=True)
         except BaseException:
             self._lock.release()
             raise
@@ -118,7 +127,8 @@ class RunFolder:
         earlier = read_json(config)
         if not is_config(earlier):
             raise BortError(f"{config}: not the config of a run; choose another --output")
-        before = earlier["settings"]
+        # Settings that earlier versions did not record are not held against their runs.
+        before = {**{name: settings.get(name) for name in NEWER_SETTINGS}, **earlier["settings"]}
         different = [f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
                      for key in sorted(set(before) | set(settings)) if before.get(key) != settings.get(key)]
         if earlier.get("ranks") != distributed.size():
@@ -128,10 +138,9 @@ class RunFolder:
                             + ". Use the same command, or another --output")
 
     def _untouched(self) -> bool:
-        """Whether there is a run's config and nothing else; the lock says that nobody is about to add
-        anything."""
-        return set(os.listdir(self.path)) <= {"config.json",
-                                              ".lock"} and is_config(read_json(self.path / "config.json"))
+        """Whether there is a run's config and nothing else (this process holds the lock)."""
+        names = {name for name in os.listdir(self.path) if not is_leftover(name)}
+        return names <= {"config.json", ".lock"} and is_config(read_json(self.path / "config.json"))
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -148,7 +157,7 @@ class RunFolder:
     def results(self) -> Optional[Dict[str, Any]]:
         """The content of ``results.json`` if the run has ended."""
         path = self.path / "results.json"
-        return read_json(path) if path.is_file() else None
+        return read_sealed(path) if path.is_file() else None
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``; numbers that are not finite become null."""
@@ -178,11 +187,10 @@ class RunFolder:
             for name, content in arrays.items():
                 write_ndarrays(temporary / name, content)
             metrics = self.path / "metrics.jsonl"
-            write_json(temporary / STATE_FILE, {"state": dict(state), "step": step,
-                                                "metrics_bytes": metrics.stat().st_size if metrics.exists()
-                                                else 0,
-                                                "files": {name: sha256_file(temporary / name)
-                                                          for name in arrays}})
+            logged = metrics.stat().st_size if metrics.exists() else 0
+            write_sealed(temporary / STATE_FILE, {
+                "state": dict(state), "step": step, "metrics_bytes": logged,
+                "files": {name: sha256_file(temporary / name) for name in arrays}})
             shutil.rmtree(final, ignore_errors=True)
             os.replace(temporary, final)
         except OSError as error:
@@ -206,15 +214,19 @@ class RunFolder:
         names = os.listdir(folder) if folder.is_dir() else []
         return sorted(int(match.group(1)) for match in map(re.compile(r"step-(\d+)$").match, names) if match)
 
-    def latest(self) -> Optional[Checkpoint]:
+    def latest(self, check: Callable[[Dict[str, Any]], Any] = dict) -> Optional[Checkpoint]:
         """The newest checkpoint that is whole, the same on every rank; metrics logged after it are dropped.
 
         A damaged one is passed over with a warning. None when there is none at all.
 
+        Args:
+            check: called with a checkpoint's state; an error there is damage, too (checkpoints of earlier
+                versions have no digest).
+
         Raises:
             BortError: there are some and all are damaged; nothing was changed.
         """
-        found = on_root(self._newest_whole)
+        found = on_root(lambda: self._newest_whole(check))
         step = distributed.from_root(found)
         if step is None:
             return None
@@ -227,26 +239,27 @@ class RunFolder:
             BortError: it is not there or damaged.
         """
         folder = self._folder(step)
-        stored = read_json(folder / STATE_FILE)
+        stored = _read_state(folder, step)
         return Checkpoint(step, stored["state"],
                           {name: read_ndarrays(folder / name) for name in stored["files"]})
 
-    def _newest_whole(self) -> Optional[int]:
+    def _newest_whole(self, check: Callable[[Dict[str, Any]], Any]) -> Optional[int]:
         steps = self.steps()
         for step in reversed(steps):
             folder = self._folder(step)
             try:
-                stored = read_json(folder / STATE_FILE)
+                stored = _read_state(folder, step)
                 for name, digest in stored["files"].items():
                     if sha256_file(folder / name) != digest:
                         raise BortError(f"{folder / name}: its checksum is wrong")
-                length = int(stored["metrics_bytes"])
+                    read_ndarrays(folder / name)
+                check(stored["state"])
             except (BortError, KeyError, TypeError, AttributeError, ValueError) as error:
                 warnings.warn(f"{folder} is damaged and passed over ({error})", stacklevel=2)
                 continue
             metrics = self.path / "metrics.jsonl"
             if metrics.exists():
-                os.truncate(metrics, min(length, metrics.stat().st_size))
+                os.truncate(metrics, min(stored["metrics_bytes"], metrics.stat().st_size))
             return step
         if steps:
             raise BortError(f"{self.path / 'checkpoints'}: none of its {len(steps)} checkpoints is whole; "
@@ -260,6 +273,26 @@ class RunFolder:
         """Write ``results.json``, numbers that are not finite as null, and remove the checkpoints, no longer
         needed."""
         def write() -> None:
-            write_json(self.path / "results.json", finite(dict(results)))
+            write_sealed(self.path / "results.json", finite(dict(results)))
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         on_root(write)
+
+
+def _read_state(folder: Path, step: int) -> Dict[str, Any]:
+    """The members of a checkpoint's ``state.json``.
+
+    Raises:
+        BortError: they are not what was written, or (without a digest, from an earlier version) not what they
+            must be.
+    """
+    path = folder / STATE_FILE
+    stored = read_sealed(path)
+    if set(stored) != STATE_MEMBERS:
+        raise BortError(f"{path}: has the members {', '.join(sorted(stored))}, not "
+                        f"{', '.join(sorted(STATE_MEMBERS))}")
+    files, logged = stored["files"], stored["metrics_bytes"]
+    if stored["step"] != step or not isinstance(stored["state"], dict) or type(logged) is not int or logged < 0 \
+            or not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()) \
+            or any(Path(name).name != name for name in files):
+        raise BortError(f"{path}: not the state of step {step}")
+    return stored

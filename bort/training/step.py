@@ -9,7 +9,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+)
 
 import numpy as np
 
@@ -24,6 +37,7 @@ FLOAT16_LOSS_SCALE = 256.0
 GOOD_STEPS_BEFORE_DOUBLING = 1000
 MAX_SKIPPED_IN_A_ROW = 20
 Part = TypeVar("Part")
+State = TypeVar("State", bound="StepState")
 
 
 class Diverged(BortError):
@@ -104,6 +118,23 @@ class StepState:
     skipped_in_a_row: int = 0
     good_steps: int = 0
     loss_scale: float = 1.0
+
+    @classmethod
+    def restored(cls: Type[State], state: Mapping[str, Any]) -> State:
+        """A state from what ``dataclasses.asdict`` made of one; members that earlier versions did not write
+        keep their defaults.
+
+        Raises:
+            BortError: a member is unknown or of another type.
+        """
+        made = cls()
+        for name, value in state.items():
+            default = getattr(made, name, None)
+            if name not in cls.__dataclass_fields__ or isinstance(value, bool) != isinstance(default, bool) \
+                    or not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
+                raise BortError(f"{name!r} is {str(value)[:40]!r}")
+            setattr(made, name, value)
+        return made
 
 
 def initial_loss_scale(dtype: str) -> float:

@@ -371,6 +371,22 @@ def test_resuming_an_ended_run_changes_nothing(workplace):
     assert run(workplace, "--epochs", "1", "--resume", output="ended") == first
 
 
+def test_a_delivered_folder_holds_no_leftovers_and_lost_curves_come_back(workplace):
+    arguments = ("--epochs", "1", "--max-steps", "2", "--seeds", "0,1")
+    best = run(workplace, *arguments, output="delivered")["best_seed"]
+    folder = workplace / "delivered" / f"seed-{best}"
+    left = [folder / "model" / name for name in (".model.params.new", ".config.json.abcd1234.tmp")]
+    left.append(workplace / "delivered" / "model" / ".config.json.abcd1234.tmp")
+    for path in left:
+        path.write_text("half")
+    (folder / "curves.png").unlink()
+    run(workplace, *arguments, "--resume", output="delivered")
+    assert not any(path.exists() for path in left) and (folder / "curves.png").is_file()
+    names = [sorted(path.name for path in place.iterdir()) for place in (folder / "model",
+                                                                         workplace / "delivered" / "model")]
+    assert names[0] == names[1]
+
+
 def command_line(folder, output, *extra):
     return [sys.executable, str(ROOT / "run_finetune.py"), "--task", "SST-2", "--data-dir",
             str(folder / "SST-2"), "--model", str(folder / "bort"), "--output", str(folder / output), "--lr",

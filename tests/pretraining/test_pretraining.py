@@ -19,8 +19,9 @@ from bort.architecture import Architecture
 from bort.backend import distributed
 from bort.backend.mxnet import mx
 from bort.checkpoints.model_folder import parameter_arrays, set_parameters
+from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.errors import BortError, run_command
-from bort.files import read_jsonl
+from bort.files import read_json, read_jsonl, sha256_file, write_json, write_sealed
 from bort.masked_lm.batches import BatchStream, make_batch, shuffled_token_batches
 from bort.masked_lm.losses import LossWeights
 from bort.masked_lm.masking import MaskingPolicy
@@ -470,6 +471,72 @@ def test_a_cache_is_computed_once_goes_on_and_notices_damage(tmp_path, monkeypat
     assert build(tmp_path, 5, data)[0] != path != build(tmp_path, 4, data, seed=4)[0]
 
 
+def mutations(path):
+    """Ways to spoil a cache, each with a word of the message; the digests fit, as after a faulty disk cache or a
+    hand that meant well."""
+    block = "pass-0000/block-000000.params"
+
+    def arrays(edit):
+        def mutate():
+            content = {name: np.array(array) for name, array in read_ndarrays(path / block).items()}
+            edit(content)
+            write_ndarrays(path / block, content)
+            index = read_json(path / "index.json")
+            index["blocks"][block]["sha256"] = sha256_file(path / block)
+            write_sealed(path / "index.json", index)
+        return mutate
+
+    def index(edit, sealed=True):
+        def mutate():
+            content = read_json(path / "index.json")
+            edit(content)
+            (write_sealed if sealed else write_json)(path / "index.json", content)
+        return mutate
+
+    def ids(value):
+        def edit(content):
+            content["ids"].view("<u2")[0, 0] = value
+        return edit
+
+    return [(arrays(ids(VOCAB)), "beyond the vocabulary"), (arrays(ids(65535)), "beyond the vocabulary"),
+            (arrays(lambda content: content["counts"].__setitem__(0, 1 << 30)), "its logs are"),
+            (arrays(lambda content: content["logs"].__setitem__((0, 0), np.nan)), "probabilities"),
+            (arrays(lambda content: content["logs"].__setitem__((0, 0), 9)), "probabilities"),
+            (arrays(lambda content: content["outside"].__setitem__(0, np.inf)), "probabilities"),
+            (arrays(lambda content: content.pop("outside")), "holds the arrays"),
+            (arrays(lambda content: content.update(logs=content["logs"].astype("float32"))), "its logs are"),
+            (arrays(lambda content: content.update(counts=content["counts"][1:])), "its "),
+            (index(lambda content: content["facts"].update(top_k=5)), "named after"),
+            (index(lambda content: content.update(vocab_size=1 << 40)), "vocab_size"),
+            (index(lambda content: content.update(block=0)), "block"),
+            (index(lambda content: content.update(block=None)), "block"),
+            (index(lambda content: content.update(blocks=[])), "blocks"),
+            (index(lambda content: content["blocks"][block].pop("sha256")), "blocks"),
+            (index(lambda content: content["error"].update(mean_kl_nats="x")), "error"),
+            (index(lambda content: content.update(examples=39), sealed=False), "digest")]
+
+
+@pytest.mark.parametrize("number", range(17))
+def test_a_spoilt_cache_is_an_error_and_nothing_worse(tmp_path, number):
+    data = corpus()
+    path, _ = build(tmp_path, 4, data)
+    mutate, message = mutations(path)[number]
+    mutate()
+    batch = make_batch(data.train, np.arange(16), data.policy, 3, 0, PAD, MAX_LENGTH)
+    with pytest.raises(BortError, match=message):
+        teacher_cache.CachedTeacher(path).targets(batch)(0, len(batch.rows))
+    assert len(mutations(path)) == 17
+
+
+def test_a_cache_of_an_earlier_version_without_digests_is_read(tmp_path):
+    data = corpus()
+    path, _ = build(tmp_path, 4, data)
+    for name in path.rglob("*.json"):
+        write_json(name, {key: value for key, value in read_json(name).items() if key != "digest"})
+    batch = make_batch(data.train, np.arange(16), data.policy, 3, 0, PAD, MAX_LENGTH)
+    teacher_cache.CachedTeacher(path).targets(batch)(0, len(batch.rows))
+
+
 # From the command line, on a corpus in memory
 
 
@@ -511,6 +578,18 @@ def test_the_runner_trains_a_teacher_and_distils_it(tmp_path, command, capsys):
     (teacher / "model.params").unlink()  # a second student does not even need the teacher's parameters
     assert command("second", "--architecture", "1,2,8,12", *kd[3:], "--cache-teacher", 8) == 0
     assert command("more", "--init", tmp_path / "kd" / "model", "--steps", 2, "--method", "mlm") == 0
+
+
+def test_what_decides_the_best_step_cannot_change_and_lost_curves_come_back(tmp_path, command, capsys):
+    arguments = ("run", "--architecture", "1,2,8,12", "--steps", 2, "--eval-sequences", 5)
+    assert command(*arguments, "--eval-interval", 1) == 0
+    assert command(*arguments, "--eval-interval", 2, "--resume") == 2
+    assert "eval_interval was 1 and is 2" in capsys.readouterr().err
+    assert command(*arguments[:-1], 6, "--eval-interval", 1, "--resume") == 2
+    assert "eval_sequences was 5 and is 6" in capsys.readouterr().err
+    (tmp_path / "run" / "curves.png").unlink()
+    assert command(*arguments, "--eval-interval", 1, "--log-interval", 1, "--resume") == 0
+    assert (tmp_path / "run" / "curves.png").is_file()
 
 
 def test_everything_is_on_the_ranks_own_device(tmp_path, command, monkeypatch):

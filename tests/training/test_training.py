@@ -1,7 +1,6 @@
 """Schedules and the optimizer against hand-computed values; run folders that survive kills and damage."""
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -20,7 +19,6 @@ from bort.finetuning import losses
 from bort.finetuning.scoring import token_batches
 from bort.training.console import plot_curves
 from bort.training.optimizer import BertAdam
-from bort.training.run_folder import RunFolder
 from bort.training.schedules import linear, make_schedule, noam, released_pretraining
 
 
@@ -214,85 +212,6 @@ def test_padding_is_bounded():
                                                                    == 9).all() and ids.dtype == np.int32
 
 
-def test_a_run_folder_keeps_one_writer_and_one_set_of_settings(tmp_path):
-    with RunFolder(tmp_path / "run", {"lr": 1}) as run:
-        run.log({"step": 1, "loss": float("nan")})
-        with pytest.raises(BortError, match="another process"):
-            RunFolder(tmp_path / "run", {"lr": 1}, resume=True)
-    with pytest.raises(BortError, match="--resume"):
-        RunFolder(tmp_path / "run", {"lr": 1})
-    with pytest.raises(BortError, match="lr was 1 and is 2"):
-        RunFolder(tmp_path / "run", {"lr": 2}, resume=True)
-    with RunFolder(tmp_path / "run", {"lr": 1}, resume=True):
-        pass
-    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text()) == {"step": 1, "loss": None}
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(BortError, match="cannot be made"):
-        RunFolder(tmp_path / "file" / "run", {})
-
-
-def test_checkpoints_keep_the_last_and_pass_over_damaged_ones(tmp_path):
-    with RunFolder(tmp_path, {}) as run:
-        for step in (1, 2, 3):
-            run.log({"step": step})
-            run.save(step, {"epoch": step}, {"a.params": {"x": np.full((2,), step, "float32")}}, keep=2,
-                     protect=[1])
-        run.log({"step": 4})
-        assert run.steps() == [1, 2, 3]
-        run.save(5, {}, {"a.params": {"x": np.zeros(1, "float32")}}, keep=2, protect=[1])
-        assert run.steps() == [1, 3, 5]
-        path = tmp_path / "checkpoints" / "step-00000005" / "a.params"
-        path.write_bytes(path.read_bytes()[:-1] + b"\7")
-        with pytest.warns(UserWarning, match="damaged"):
-            checkpoint = run.latest()
-        assert (checkpoint.step, checkpoint.state) == (3, {"epoch": 3})
-        np.testing.assert_array_equal(checkpoint.arrays["a.params"]["x"], [3, 3])
-        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
-        run.finish({"ok": True})
-        assert run.results == {"ok": True} and run.steps() == []
-
-
-def test_wholly_damaged_checkpoints_stop_a_run_and_nothing_is_touched(tmp_path):
-    with RunFolder(tmp_path, {}) as run:
-        run.log({"step": 1})
-        assert run.latest() is None  # without any checkpoint a run begins anew
-        for step in (1, 2):
-            run.log({"step": step})
-            run.save(step, {}, {"a.params": {"x": np.zeros(1, "float32")}})
-        for step in (1, 2):
-            (tmp_path / "checkpoints" / f"step-0000000{step}" / "state.json").write_text('{"files": {}}')
-        before = (tmp_path / "metrics.jsonl").read_bytes()
-        with pytest.warns(UserWarning, match="damaged"), pytest.raises(BortError,
-                                                                       match="none of its 2 .* nothing was"):
-            run.latest()
-        assert (tmp_path / "metrics.jsonl").read_bytes() == before and run.steps() == [1, 2]
-
-
-def test_a_folder_with_settings_alone_takes_others(tmp_path):
-    for settings in ({"lr": 1}, {"lr": 2}):
-        RunFolder(tmp_path / "run", settings).close()
-    RunFolder(tmp_path / "run", {"lr": 3}, resume=True).close()
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"] == {"lr": 3}
-    with RunFolder(tmp_path / "run", {"lr": 3}) as run:
-        with pytest.raises(BortError, match="another process"):
-            RunFolder(tmp_path / "run", {"lr": 4})
-        run.log({"step": 1})
-    with pytest.raises(BortError, match="--resume"):
-        RunFolder(tmp_path / "run", {"lr": 4})
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "config.json").write_text('{"architecture": {}}')  # somebody else's
-    with pytest.raises(BortError, match="holds a run already"):
-        RunFolder(tmp_path / "other", {})
-    assert (tmp_path / "other" / "config.json").read_text() == '{"architecture": {}}'
-
-
-def test_results_without_a_number_are_null(tmp_path):
-    with RunFolder(tmp_path, {}) as run:
-        run.finish({"loss": float("nan"), "parts": [1.0, {"x": float("inf")}]})
-        assert run.results == {"loss": None, "parts": [1.0, {"x": None}]}
-
-
 @pytest.mark.parametrize("value, expected", [("2,1", 2), (" 3 ", 3), ("", 1), ("many", 1), ("0", 1)])
 def test_threads_of_this_process(monkeypatch, value, expected):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
@@ -306,21 +225,6 @@ def test_a_picture_that_cannot_be_written_is_a_clear_error(tmp_path):
         plot_curves(tmp_path / "file" / "curves.png", panels, "title")
     assert plot_curves(tmp_path / "curves.png", panels, "title")
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
-    from bort.training import run_folder
-
-    with RunFolder(tmp_path, {}) as run:
-        run.save(1, {}, {"a.params": {"x": np.zeros(1, "float32")}})
-
-        def full(*_):
-            raise OSError(28, "No space left on device")
-        monkeypatch.setattr(run_folder, "write_json", full)
-        with pytest.raises(BortError, match="No space left"):
-            run.save(2, {}, {"a.params": {"x": np.zeros(1, "float32")}})
-        assert run.steps() == [1] and run.latest().step == 1
-        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 @pytest.mark.parametrize("long_steps", [False, True])
