@@ -15,6 +15,7 @@ from bort.huggingface import names
 from bort.huggingface.heads import scaled
 from bort.huggingface.importing import CONFIG_FILE, Report, config_of
 from bort.huggingface.model_card import CARD_FILE, SIGNATURE, find_results, model_card
+from bort.huggingface.narrow import fill_heads
 from bort.huggingface.output import refuse_foreign
 from bort.huggingface.tensor_files import SAFETENSORS_FILE, write_safetensors
 from bort.huggingface.tensors import Lazy, Makers
@@ -55,6 +56,7 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
     found = find_tokenizer(stored, tokenizer)
     notes: List[str] = []
     makers: Makers = {name: _as_float32(array) for name, array in arrays.items()}
+    config = fill_heads(makers, shapes, config, str(source))
     head = "classifier" if config.get("head") else _mlm_choice(stored, mlm_head, notes)
     special = {f"{key}_token_id": getattr(found, f"{key}_id", default)
                for key, default in (("bos", 0), ("pad", 1), ("eos", 2))}
