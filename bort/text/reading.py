@@ -1,9 +1,10 @@
 """The one reader of text: corpora, task files and the input of predictions come through it.
 
-Text is UTF-8, or UTF-16 or UTF-32 where a byte-order mark says so. A line ends at LF or CR LF; at CR alone in a
-file whose first 64 KiB have no LF. No other character ends a line: official task files contain U+2028, U+0085
-and form feeds. A last line needs no end.
+Text is UTF-8, or UTF-16 or UTF-32 where a byte-order mark says so. A line ends at LF or CR LF; at CR alone in
+a file whose first 64 KiB have no LF. No other character ends a line: official task files contain U+2028,
+U+0085 and form feeds. A last line needs no end. Files are opened with :func:`bort.files.open_regular`.
 """
+
 from __future__ import annotations
 
 import codecs
@@ -16,8 +17,13 @@ MultiRC or ReCoRD record) has some tens of thousands."""
 
 _BLOCK = 1 << 16
 # UTF-32's mark begins with UTF-16's, so it comes first.
-_MARKS = ((codecs.BOM_UTF8, ""), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
-          (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_MARKS = (
+    (codecs.BOM_UTF8, ""),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 class Line(NamedTuple):
@@ -36,15 +42,14 @@ def utf8_stream(stream: IO[bytes]) -> IO[bytes]:
     """
     head = stream.readline(_BLOCK)
     mark, encoding = next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", ""))
-    # A BufferedReader needs nothing but readinto
-    return io.BufferedReader(_Utf8(head[len(mark):], stream, encoding), _BLOCK)
+    return io.BufferedReader(_Utf8(head[len(mark) :], stream, encoding), _BLOCK)
 
 
 def numbered_lines(stream: IO[bytes], max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
     """Every line of a binary stream, in order; blank ones too.
 
-    A line that is not UTF-8 or longer than ``max_bytes`` comes with a ``problem`` ("expected ...") and no text;
-    a long one is read past without being kept.
+    A line that is not UTF-8 or longer than ``max_bytes`` comes with a ``problem`` ("expected ...") and no
+    text; a long one is read past without being kept.
     """
     clean = utf8_stream(stream)
     number = 0
@@ -61,8 +66,11 @@ def numbered_lines(stream: IO[bytes], max_bytes: int = MAX_LINE_BYTES) -> Iterat
         try:
             yield Line(number, raw.decode("utf-8").rstrip("\n"))
         except UnicodeDecodeError as error:
-            yield Line(number, "", f"expected UTF-8 text, found byte 0x{raw[error.start]:02x} at column "
-                                   f"{error.start + 1}")
+            yield Line(
+                number,
+                "",
+                f"expected UTF-8 text, found byte 0x{raw[error.start]:02x} at column {error.start + 1}",
+            )
 
 
 def _undecodable(error: UnicodeError) -> Any:
@@ -95,7 +103,7 @@ class _Utf8(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready and not self._ended:
-            # read1: what a pipe has given so far is handed on, so that a line is answered before the next comes.
+            # read1 hands on what a pipe has given so far: a line is answered before the next one comes.
             block = self._stream.read1(_BLOCK)  # type: ignore[attr-defined]
             self._ended = not block
             self._ready = self._with_line_ends(self._utf8(block, final=self._ended))

@@ -1,4 +1,5 @@
 """The embedded corpus and the task made from it, and sentence boundaries."""
+
 from __future__ import annotations
 
 import subprocess
@@ -29,23 +30,32 @@ def test_corpus_is_a_megabyte_of_prose():
     sentences = embedded_sentences()
     assert sum(map(len, sentences)) > 700_000 and len(set(sentences)) == len(sentences)
     assert all(sentence[0].isupper() and sentence[-1] in ".!?" for sentence in sentences)
-    assert not any(mark in sentence for sentence in sentences for mark in (">>>", "::", "\n", "\t", "{",
-                                                                           "  "))
+    assert not any(
+        mark in sentence for sentence in sentences for mark in (">>>", "::", "\n", "\t", "{", "  ")
+    )
     assert " ".join(embedded_documents()) == " ".join(sentences)
     letters = Counter("".join(sentences).lower())
     assert letters["e"] == max(letters[letter] for letter in "abcdefghijklmnopqrstuvwxyz"), "this is English"
 
 
 def test_corpus_is_the_same_in_another_process_and_imports_nothing_of_what_it_reads():
-    code = ("import sys, hashlib; from bort.text.corpus.embedded import embedded_sentences; "
-            "print(hashlib.sha256('\\n'.join(embedded_sentences()).encode()).hexdigest(), "
-            "[name for name in ('antigravity', 'this', 'turtle', 'mxnet') if name in sys.modules])")
-    result = subprocess.run([sys.executable, "-c", code], cwd=str(Path(__file__).parents[2]), check=True,
-                            stdout=subprocess.PIPE, universal_newlines=True)
+    code = (
+        "import sys, hashlib; from bort.text.corpus.embedded import embedded_sentences; "
+        "print(hashlib.sha256('\\n'.join(embedded_sentences()).encode()).hexdigest(), "
+        "[name for name in ('antigravity', 'this', 'turtle', 'mxnet') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=str(Path(__file__).parents[2]),
+        check=True,
+        stdout=subprocess.PIPE,
+        universal_newlines=True,
+    )
     import hashlib
-    assert result.stdout.strip() == hashlib.sha256(
-                                                   "\n".join(
-                                                             embedded_sentences()).encode()).hexdigest() + " []"
+
+    assert (
+        result.stdout.strip() == hashlib.sha256("\n".join(embedded_sentences()).encode()).hexdigest() + " []"
+    )
 
 
 def test_task_is_balanced_disjoint_and_repeats(tmp_path):
@@ -53,14 +63,16 @@ def test_task_is_balanced_disjoint_and_repeats(tmp_path):
     paths = write_embedded_task(tmp_path / "a", seed=3, sizes=(401, 100, 60))
     write_embedded_task(tmp_path / "b", seed=3, sizes=(401, 100, 60))
     write_embedded_task(tmp_path / "c", seed=4, sizes=(401, 100, 60))
-    for name, path in paths.items():
+    for path in paths.values():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
         assert path.read_bytes() != (tmp_path / "c" / path.name).read_bytes()
     examples = {name: rows_of(paths[name])[1:] for name in ("train", "dev")}
     labels = dict(rows_of(paths["test_labels"])[1:])
     examples["test"] = [[sentence, labels[index]] for index, sentence in rows_of(paths["test"])[1:]]
-    assert rows_of(paths["train"])[0] == ["sentence", "label"] and rows_of(paths["test"])[0] == ["index",
-                                                                                                 "sentence"]
+    assert rows_of(paths["train"])[0] == ["sentence", "label"] and rows_of(paths["test"])[0] == [
+        "index",
+        "sentence",
+    ]
     bags = Counter()
     for name, size in (("train", 401), ("dev", 100), ("test", 60)):
         assert Counter(label for _, label in examples[name]) == {"1": size - size // 2, "0": size // 2}
@@ -74,8 +86,11 @@ def test_task_is_balanced_disjoint_and_repeats(tmp_path):
 def test_topic_task_is_balanced_disjoint_and_what_its_name_says(tmp_path):
     written = set(embedded_sentences())
     paths = write_embedded_task(tmp_path, seed=3, sizes=(401, 100, 60), kind="topic")
-    splits = [rows_of(paths["train"])[1:], rows_of(paths["dev"])[1:],
-              [row[1:] for row in rows_of(paths["test"])[1:]]]
+    splits = [
+        rows_of(paths["train"])[1:],
+        rows_of(paths["dev"])[1:],
+        [row[1:] for row in rows_of(paths["test"])[1:]],
+    ]
     for rows, size in zip(splits, (401, 100, 60)):
         assert len(rows) == size
     for rows in splits[:2]:
@@ -83,9 +98,19 @@ def test_topic_task_is_balanced_disjoint_and_what_its_name_says(tmp_path):
     sentences = [row[0] for rows in splits for row in rows]
     assert len(set(sentences)) == len(sentences) and written.issuperset(sentences)
     # Words of the one kind of module are rare in the other, though not every sentence has one.
-    share = [np.mean([any(word in sentence.lower() for word in ("http", "email", "server", "socket", "url",
-                                                                "message")) for sentence, label in splits[0]
-                      if label == wanted]) for wanted in "01"]
+    share = [
+        np.mean(
+            [
+                any(
+                    word in sentence.lower()
+                    for word in ("http", "email", "server", "socket", "url", "message")
+                )
+                for sentence, label in splits[0]
+                if label == wanted
+            ]
+        )
+        for wanted in "01"
+    ]
     assert share[1] > 3 * share[0]
     with pytest.raises(BortError, match="topics.*order, topic"):
         write_embedded_task(tmp_path, 0, kind="topics")
@@ -97,8 +122,9 @@ def test_a_swap_exchanges_two_neighbours_inside():
     swaps = {swap_neighbours(sentence, rng) for _ in range(200)}
     assert len(swaps) == 5 and sentence not in swaps
     for swapped in swaps:
-        assert swapped.startswith("The ") and swapped.endswith(" dog.") and sorted(swapped) == sorted(
-                                                                                                      sentence)
+        assert (
+            swapped.startswith("The ") and swapped.endswith(" dog.") and sorted(swapped) == sorted(sentence)
+        )
         assert sum(a != b for a, b in zip(swapped.split(), sentence.split())) == 2
     assert swap_neighbours("Xerxes was, was not.", rng) is None
 
@@ -110,16 +136,27 @@ def test_impossible_sizes_are_refused(tmp_path, sizes):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text, expected", [("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
-                                            ("Mr. Smith met Dr. J. R. Jones, e.g. on Jan. 5. He left.",
-                                             ["Mr. Smith met Dr. J. R. Jones, e.g. on Jan. 5.", "He left."]),
-                                            ("He lives in the U.S. The U.S. Army left.",
-                                             ["He lives in the U.S.", "The U.S. Army left."]),
-                                            ('He said "No." She said "Yes!" (Really.) Then',
-                                             ['He said "No."', 'She said "Yes!"', "(Really.)", "Then"]),
-                                            ("It costs 3.50. version 2. is out... and so on.",
-                                             ["It costs 3.50. version 2. is out... and so on."]), ("", []),
-                                            ("   ", []),])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
+        (
+            "Mr. Smith met Dr. J. R. Jones, e.g. on Jan. 5. He left.",
+            ["Mr. Smith met Dr. J. R. Jones, e.g. on Jan. 5.", "He left."],
+        ),
+        ("He lives in the U.S. The U.S. Army left.", ["He lives in the U.S.", "The U.S. Army left."]),
+        (
+            'He said "No." She said "Yes!" (Really.) Then',
+            ['He said "No."', 'She said "Yes!"', "(Really.)", "Then"],
+        ),
+        (
+            "It costs 3.50. version 2. is out... and so on.",
+            ["It costs 3.50. version 2. is out... and so on."],
+        ),
+        ("", []),
+        ("   ", []),
+    ],
+)
 def test_sentence_boundaries(text, expected):
     assert split_sentences(text) == expected
 

@@ -1,4 +1,5 @@
 """Corpora to shards: packing, splits, shuffling, restarts, worker counts, checksums and the command line."""
+
 from __future__ import annotations
 
 import json
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from bort.errors import BortError, run_command
 from bort.text.__main__ import main
 from bort.text.corpus.embedded import embedded_documents
-from bort.text.corpus.readers import ReadOptions
+from bort.text.corpus.sources import ReadOptions
 from bort.text.shards.dataset import (
     SPLITS,
     ShardDataset,
@@ -49,6 +50,7 @@ def tokenizer_folder(tmp_path_factory):
 def corpus(tmp_path_factory):
     """600 short documents in two files, one compressed; every document begins with a name of its own."""
     import gzip
+
     folder = tmp_path_factory.mktemp("corpus")
     texts = [f"Document{number:04d} begins. {text}" for number, text in enumerate(embedded_documents()[:600])]
     (folder / "a.txt").write_text("\n\n".join(texts[:400]), encoding="utf-8")
@@ -58,8 +60,15 @@ def corpus(tmp_path_factory):
 
 
 def options(corpus, tokenizer_folder, output, **changes):
-    given = PrepareOptions(inputs=[corpus], output=output, tokenizer=tokenizer_folder, max_length=64, seed=1,
-                           block_characters=8000, bucket_bytes=60_000)
+    given = PrepareOptions(
+        inputs=[corpus],
+        output=output,
+        tokenizer=tokenizer_folder,
+        max_length=64,
+        seed=1,
+        block_characters=8000,
+        bucket_bytes=60_000,
+    )
     return replace(given, **changes)
 
 
@@ -72,8 +81,11 @@ def shards(corpus, tokenizer_folder, tmp_path_factory):
 
 def content(folder):
     """What must not depend on how the work was done: every file but the report and the lock."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name not in ("report.json", ".lock")}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("report.json", ".lock")
+    }
 
 
 def texts_of(folder, split):
@@ -88,24 +100,33 @@ def names_in(texts):
 
 # ---------------------------------------------------------------- packing
 
+
 @settings(max_examples=150, deadline=None)
-@given(lengths=st.lists(st.integers(0, 30), max_size=25), opens=st.lists(st.booleans(), min_size=25,
-                                                                         max_size=25),
-       max_length=st.integers(8, 24), order=st.randoms(use_true_random=False))
+@given(
+    lengths=st.lists(st.integers(0, 30), max_size=25),
+    opens=st.lists(st.booleans(), min_size=25, max_size=25),
+    max_length=st.integers(8, 24),
+    order=st.randoms(use_true_random=False),
+)
 def test_packing_keeps_every_token_in_order(lengths, opens, max_length, order):
     tokens = np.arange(10, 10 + sum(lengths), dtype=np.uint16)
     starts = np.cumsum([0] + lengths)[:-1]
     shuffled = list(range(len(lengths)))
     order.shuffle(shuffled)
     starts, sizes = starts[shuffled].astype(np.int64), np.array(lengths, dtype=np.int64)[shuffled]
-    opened = np.array(opens[:len(lengths)], dtype=bool)
+    opened = np.array(opens[: len(lengths)], dtype=bool)
     packed, offsets = pack_sentences(tokens, starts, sizes, opened, max_length, bos_id=0, eos_id=2)
     assert offsets[0] == 0 and offsets[-1] == len(packed) and packed.dtype == np.uint16
-    expected = [token for start, size in zip(starts, sizes) for token in tokens[start:start + size].tolist()]
+    expected = [
+        token for start, size in zip(starts, sizes) for token in tokens[start : start + size].tolist()
+    ]
     assert [token for token in packed.tolist() if token >= 10] == expected
     sequences = [packed[a:b].tolist() for a, b in zip(offsets[:-1].astype(int), offsets[1:].astype(int))]
-    sentence_at = {int(tokens[start]): (int(size), bool(flag))
-                   for start, size, flag in zip(starts, sizes, opened) if size}
+    sentence_at = {
+        int(tokens[start]): (int(size), bool(flag))
+        for start, size, flag in zip(starts, sizes, opened)
+        if size
+    }
     for number, sequence in enumerate(sequences):
         assert sequence[0] == 0 and sequence[-1] == 2 and 3 <= len(sequence) <= max_length
         for place, token in enumerate(sequence[2:-1], start=2):
@@ -120,13 +141,15 @@ def test_packing_keeps_every_token_in_order(lengths, opens, max_length, order):
 
 
 def test_a_sentence_longer_than_a_sequence_is_cut():
-    packed, offsets = pack_sentences(np.arange(10, 30, dtype=np.uint32), np.array([0]), np.array([20]),
-                                     np.array([True]), 10, 0, 2)
+    packed, offsets = pack_sentences(
+        np.arange(10, 30, dtype=np.uint32), np.array([0]), np.array([20]), np.array([True]), 10, 0, 2
+    )
     assert offsets.tolist() == [0, 10, 20, 26]
     assert packed[10:20].tolist() == [0, *range(18, 26), 2]
 
 
 # ---------------------------------------------------------------- the whole preparation
+
 
 def test_every_document_is_in_one_split_once(shards):
     found = {split: names_in(texts_of(shards, split)) for split in SPLITS}
@@ -171,15 +194,16 @@ def test_the_number_of_workers_changes_nothing(shards, corpus, tokenizer_folder,
 
 
 def test_sentences_are_shuffled_apart(corpus, tokenizer_folder, tmp_path):
-    prepare(options(corpus, tokenizer_folder, tmp_path / "s", shuffle="sentences"))
+    prepare(options(corpus, tokenizer_folder, tmp_path / "s", shuffle="sentences", max_length=1000))
     texts = [text for split in SPLITS for text in texts_of(tmp_path / "s", split)]
     assert sorted(names_in(texts)) == [f"Document{number:04d}" for number in range(600)]
     train = ShardDataset(tmp_path / "s")
-    assert not any((train[index][1:-1] == 2).any()
-                   for index in range(len(train))), "no separators between sentences"
+    sentences = json.loads((tmp_path / "s" / "index.json").read_text())["splits"]["train"]["sentences"]
+    separators = sum(int((train[index][1:-1] == 2).sum()) for index in range(len(train)))
+    assert separators + len(train) == sentences, "each is the first of its sequence or follows a separator"
     sequences = texts_of(tmp_path / "s", "train")
     per_sequence = [len(names_in([text])) for text in sequences]
-    assert max(per_sequence) < 5
+    assert max(per_sequence) < 20 and names_in(sequences) != sorted(names_in(sequences))
 
 
 def test_without_shuffling_the_order_stays(corpus, tokenizer_folder, tmp_path):
@@ -200,11 +224,15 @@ def test_a_tokenizer_is_trained_on_the_text(tmp_path):
 
 def test_report_counts_what_came_and_what_went(tmp_path, tokenizer_folder):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in"
-     / "a.txt").write_text("One two three. Four five.\n\nShort.\n\nA | B | C | D\n\n\0\1\2\3\4\n\n" * 3)
+    (tmp_path / "in" / "a.txt").write_text(
+        "One two three. Four five.\n\nShort.\n\nA | B | C | D\n\n\0\1\2\3\4\n\n" * 3
+    )
     (tmp_path / "in" / "b.bin").write_bytes(b"x")
-    report = prepare(PrepareOptions(inputs=[tmp_path / "in"], output=tmp_path / "out",
-                                    tokenizer=tokenizer_folder, min_words=2))
+    report = prepare(
+        PrepareOptions(
+            inputs=[tmp_path / "in"], output=tmp_path / "out", tokenizer=tokenizer_folder, min_words=2
+        )
+    )
     assert (report["documents"], report["sentences"], report["words"]) == (3, 6, 15)
     assert report["dropped"] == {"garbage": 3, "short": 9, "structured": 3}
     assert report["inputs"]["passed_over_names"] == ["b.bin"]
@@ -214,14 +242,23 @@ def test_report_counts_what_came_and_what_went(tmp_path, tokenizer_folder):
 
 def test_memory_does_not_grow_with_the_corpus(tokenizer_folder, tmp_path):
     import tracemalloc
+
     text = "\n\n".join(embedded_documents()[:25]) + "\n\n"
     peaks = []
     for copies in (4, 12):
         path = tmp_path / f"{copies}.txt"
         path.write_text(text * copies, encoding="utf-8")
         tracemalloc.start()
-        prepare(PrepareOptions(inputs=[path], output=tmp_path / str(copies), tokenizer=tokenizer_folder,
-                               max_length=64, block_characters=16_000, bucket_bytes=60_000))
+        prepare(
+            PrepareOptions(
+                inputs=[path],
+                output=tmp_path / str(copies),
+                tokenizer=tokenizer_folder,
+                max_length=64,
+                block_characters=16_000,
+                bucket_bytes=60_000,
+            )
+        )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
@@ -244,14 +281,19 @@ def test_impossible_splits_are_refused(text):
 
 # ---------------------------------------------------------------- interruptions
 
-def test_a_finished_folder_is_not_made_again_and_others_are_refused(shards, corpus, tokenizer_folder,
-                                                                    tmp_path):
+
+def test_a_finished_folder_is_not_made_again_and_others_are_refused(
+    shards, corpus, tokenizer_folder, tmp_path
+):
     before = content(shards)
     again = prepare(options(corpus, tokenizer_folder, shards))
     assert again["already_finished"] and content(shards) == before
-    for change, message in ((dict(seed=2), "seed 1 -> 2"), (dict(max_length=32), "max_length"),
-                            (dict(inputs=[corpus / "a.txt"]), "inputs"),
-                            (dict(tokenizer=None, vocab_size=300), "tokenizer")):
+    for change, message in (
+        ({"seed": 2}, "seed 1 -> 2"),
+        ({"max_length": 32}, "max_length"),
+        ({"inputs": [corpus / "a.txt"]}, "inputs"),
+        ({"tokenizer": None, "vocab_size": 300}, "tokenizer"),
+    ):
         with pytest.raises(BortError, match=f"another preparation.*{message}"):
             prepare(options(corpus, tokenizer_folder, shards, **change))
     (tmp_path / "mine.txt").write_text("x")
@@ -260,16 +302,20 @@ def test_a_finished_folder_is_not_made_again_and_others_are_refused(shards, corp
     assert content(shards) == before
 
 
-def test_an_error_at_any_point_leaves_a_folder_that_continues(shards, corpus, tokenizer_folder, tmp_path,
-                                                              monkeypatch):
+def test_an_error_at_any_point_leaves_a_folder_that_continues(
+    shards, corpus, tokenizer_folder, tmp_path, monkeypatch
+):
     """Stop the work after each of its files in turn, as a kill would, and start again in the same folder."""
+
     class Killed(BaseException):
         pass
 
     output = tmp_path / "out"
     generator = random.Random(0)
     real = os.replace
-    for attempt in range(60):
+    attempts = 0
+    for _ in range(60):
+        attempts += 1
         left = generator.randrange(1, 14)
 
         def replace_some(source, target):
@@ -287,7 +333,7 @@ def test_an_error_at_any_point_leaves_a_folder_that_continues(shards, corpus, to
             with pytest.raises(BortError, match="run the same command again|no shards"):
                 ShardDataset(output)
     monkeypatch.setattr(os, "replace", real)
-    assert attempt > 3 and content(output) == content(shards)
+    assert attempts > 4 and content(output) == content(shards)
 
 
 def children_of(pid):
@@ -305,10 +351,12 @@ def children_of(pid):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_kill_9_and_restart_give_the_same_shards(shards, corpus, tokenizer_folder, tmp_path):
     output = tmp_path / "killed"
-    code = ("import sys; from bort.text.shards.plan import PrepareOptions; from bort.text.shards.prepare "
-            f"import prepare\nprepare(PrepareOptions(inputs=[{str(corpus)!r}], output={str(output)!r}, "
-            f"tokenizer={str(tokenizer_folder)!r}, max_length=64, seed=1, block_characters=8000, "
-            "bucket_bytes=60_000, workers=2))")
+    code = (
+        "import sys; from bort.text.shards.plan import PrepareOptions; from bort.text.shards.prepare "
+        f"import prepare\nprepare(PrepareOptions(inputs=[{str(corpus)!r}], output={str(output)!r}, "
+        f"tokenizer={str(tokenizer_folder)!r}, max_length=64, seed=1, block_characters=8000, "
+        "bucket_bytes=60_000, workers=2))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=str(ROOT))
     deadline = time.time() + 60
     while time.time() < deadline and process.poll() is None and len(list(output.glob("work/spill-*"))) < 3:
@@ -350,8 +398,10 @@ def test_errors_of_workers_reach_the_user(tmp_path, tokenizer_folder, corpus):
 
 # ---------------------------------------------------------------- broken shards
 
+
 def test_broken_shards_are_named(shards, tmp_path):
     import shutil
+
     copy = tmp_path / "copy"
 
     def fresh():
@@ -386,11 +436,16 @@ def test_broken_shards_are_named(shards, tmp_path):
         ShardDataset(copy)
 
 
-@pytest.mark.parametrize("old, new, message", [('"format": 1', '"format": 99', "newer version"),
-                                               ('"uint16"', '"int8"', "damaged"),
-                                               ('"train-00000"', '"../../x"', "damaged"),
-                                               ('"sequences"', '"x"', "damaged"),
-                                               ("{", "[", "not valid JSON")])
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ('"format": 1', '"format": 99', "newer version"),
+        ('"uint16"', '"int8"', "damaged"),
+        ('"train-00000"', '"../../x"', "damaged"),
+        ('"sequences"', '"x"', "damaged"),
+        ("{", "[", "not valid JSON"),
+    ],
+)
 def test_a_damaged_index_is_named(shards, tmp_path, old, new, message):
     text = (shards / "index.json").read_text()
     (tmp_path / "index.json").write_text(text.replace(old, new))
@@ -407,16 +462,28 @@ def test_missing_shards_say_how_to_make_them(tmp_path, shards):
 
 def test_large_vocabularies_take_four_bytes(tmp_path):
     assert token_dtype(65536) == np.dtype("<u2") and token_dtype(65537) == np.dtype("<u4")
-    entry = write_shard(tmp_path, "x", np.array([0, 70000, 2], dtype=np.uint32),
-                        np.array([0, 3], dtype=np.uint64))
+    entry = write_shard(
+        tmp_path, "x", np.array([0, 70000, 2], dtype=np.uint32), np.array([0, 3], dtype=np.uint64)
+    )
     assert (tmp_path / "x.bin").read_bytes() == b"\0\0\0\0\x70\x11\x01\0\2\0\0\0" and entry["tokens"] == 3
 
 
 # ---------------------------------------------------------------- the command line
 
+
 def test_command_line(corpus, tokenizer_folder, tmp_path, capsys):
-    arguments = ["prepare", "--input", str(corpus / "a.txt"), "--output", str(tmp_path / "o"), "--quiet",
-                 "--workers", "1", "--max-length", "64"]
+    arguments = [
+        "prepare",
+        "--input",
+        str(corpus / "a.txt"),
+        "--output",
+        str(tmp_path / "o"),
+        "--quiet",
+        "--workers",
+        "1",
+        "--max-length",
+        "64",
+    ]
     assert main([*arguments, "--tokenizer", str(tokenizer_folder)]) == 0
     printed = capsys.readouterr().out
     assert "documents" in printed and "tokens/s" in printed and "train" in printed
@@ -426,16 +493,55 @@ def test_command_line(corpus, tokenizer_folder, tmp_path, capsys):
     assert "already finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("extra, message", [
-    (["--input", "nowhere"], "nowhere: no such file"), (["--vocab-size", "5"], "--train-tokenizer"),
-    (["--tokenizer", "nowhere"], "nowhere: no such file or folder"), (["--split", "1,1"], "--split"),
-    (["--max-length", "3"], "--max-length"), (["--workers", "0"], "--workers"), (["--seed", "-1"], "--seed"),
-    (["--train-tokenizer", "sentencepiece"], "not both"),
-])
-def test_command_line_mistakes_end_with_2_and_one_line(corpus, tokenizer_folder, tmp_path, capsys, extra,
-                                                       message):
-    given = ["prepare", "--input", str(corpus), "--tokenizer", str(tokenizer_folder), "--quiet",
-             "--output", str(tmp_path / "o")]
+def test_the_papers_preset_shuffles_sentences_and_splits_8_1_1(corpus, tokenizer_folder, tmp_path):
+    arguments = [
+        "prepare",
+        "--input",
+        str(corpus / "a.txt"),
+        "--tokenizer",
+        str(tokenizer_folder),
+        "--quiet",
+        "--workers",
+        "1",
+        "--max-length",
+        "64",
+        "--preset",
+        "paper",
+    ]
+    assert main([*arguments, "--output", str(tmp_path / "a")]) == 0
+    chosen = json.loads((tmp_path / "a" / "index.json").read_text())["options"]
+    assert (chosen["shuffle"], chosen["split"]) == ("sentences", [0.8, 0.1, 0.1])
+    assert main([*arguments, "--output", str(tmp_path / "b"), "--shuffle", "none", "--split", "1,0,0"]) == 0
+    chosen = json.loads((tmp_path / "b" / "index.json").read_text())["options"]
+    assert (chosen["shuffle"], chosen["split"]) == ("none", [1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        (["--input", "nowhere"], "nowhere: no such file"),
+        (["--vocab-size", "5"], "--train-tokenizer"),
+        (["--tokenizer", "nowhere"], "nowhere: no such file or folder"),
+        (["--split", "1,1"], "--split"),
+        (["--max-length", "3"], "--max-length"),
+        (["--workers", "0"], "--workers"),
+        (["--seed", "-1"], "--seed"),
+        (["--train-tokenizer", "sentencepiece"], "not both"),
+    ],
+)
+def test_command_line_mistakes_end_with_2_and_one_line(
+    corpus, tokenizer_folder, tmp_path, capsys, extra, message
+):
+    given = [
+        "prepare",
+        "--input",
+        str(corpus),
+        "--tokenizer",
+        str(tokenizer_folder),
+        "--quiet",
+        "--output",
+        str(tmp_path / "o"),
+    ]
     assert run_command(main, [*given, *extra]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
@@ -450,14 +556,30 @@ def test_no_tokenizer_and_no_text_are_said(corpus, tokenizer_folder, tmp_path, m
         prepare(PrepareOptions(inputs=[corpus], output=tmp_path / "o"))
     (tmp_path / "garbage.txt").write_bytes(bytes(range(32)) * 100)
     with pytest.raises(BortError, match="no text found"):
-        prepare(PrepareOptions(inputs=[tmp_path / "garbage.txt"], output=tmp_path / "p",
-                               tokenizer=tokenizer_folder))
-    with pytest.raises(BortError, match="no text"):
-        prepare(PrepareOptions(inputs=[tmp_path / "garbage.txt"], output=tmp_path / "q", vocab_size=300))
+        prepare(
+            PrepareOptions(
+                inputs=[tmp_path / "garbage.txt"], output=tmp_path / "p", tokenizer=tokenizer_folder
+            )
+        )
+    (tmp_path / "empty.txt").write_bytes(b"")
+    for name in ("garbage.txt", "empty.txt"):
+        for shuffle in ("documents", "sentences", "none"):
+            output = tmp_path / f"{name}-{shuffle}"
+            with pytest.raises(BortError, match="no text found"):
+                prepare(
+                    PrepareOptions(
+                        inputs=[tmp_path / name], output=output, tokenizer=tokenizer_folder, shuffle=shuffle
+                    )
+                )
+        with pytest.raises(BortError, match="no text"):
+            prepare(
+                PrepareOptions(inputs=[tmp_path / name], output=tmp_path / f"{name}-trained", vocab_size=300)
+            )
 
 
 def test_a_damaged_file_among_good_ones(corpus, tokenizer_folder, tmp_path):
     import gzip
+
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_bytes((corpus / "a.txt").read_bytes())
     (tmp_path / "in" / "b.txt.gz").write_bytes(gzip.compress(os.urandom(5000).hex().encode())[:-300])
@@ -472,16 +594,20 @@ def test_a_file_that_cannot_be_read_is_named_or_passed_over(tokenizer_folder, tm
     texts = embedded_documents()[:20]
     for name, some in (("a.txt", texts[:10]), ("secret.txt", texts[10:])):
         (tmp_path / name).write_text("\n\n".join(some), encoding="utf-8")
-    open_any = open
+    open_any = os.open
 
     def guarded(path, *arguments, **settings):  # permissions do not stop a test that runs as root
         if str(path).endswith("secret.txt"):
             raise PermissionError(13, "Permission denied")
         return open_any(path, *arguments, **settings)
 
-    monkeypatch.setattr("builtins.open", guarded)
-    given = PrepareOptions(inputs=[tmp_path / "a.txt", tmp_path / "secret.txt"], output=tmp_path / "out",
-                           tokenizer=tokenizer_folder, max_length=64)
+    monkeypatch.setattr(os, "open", guarded)
+    given = PrepareOptions(
+        inputs=[tmp_path / "a.txt", tmp_path / "secret.txt"],
+        output=tmp_path / "out",
+        tokenizer=tokenizer_folder,
+        max_length=64,
+    )
     with pytest.raises(BortError, match="secret.txt: cannot be read .Permission denied.*--skip-broken"):
         prepare(given)
     report = prepare(replace(given, read=ReadOptions(skip_broken=True)))

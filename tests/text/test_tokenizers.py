@@ -1,5 +1,6 @@
 """Tokenizers: RoBERTa's ids, agreement with GluonNLP, round trips, and files that are not what they should
 be."""
+
 from __future__ import annotations
 
 import json
@@ -27,11 +28,23 @@ from bort.text.tokenizers.loading import (
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RELEASED = SHARED / "bpe"
-needs_released = pytest.mark.skipif(not RELEASED.is_dir(),
-                                    reason="RoBERTa's vocabulary is not on this machine")
+needs_released = pytest.mark.skipif(
+    not RELEASED.is_dir(), reason="RoBERTa's vocabulary is not on this machine"
+)
 MARKER = Tokenizer.MARKER
-HOSTILE = ["", " ", "a\0b", "\ud800 x", "x\udfff\ud800", "\ud83d\ude00", "\u200b\ufeff\x85\x1c\x7f",
-           "\t\n  a \r\n", "\U0010ffff\u0378", "é" * 5000, "<s> </s> <mask> <pad> [CLS] [MASK]"]
+HOSTILE = [
+    "",
+    " ",
+    "a\0b",
+    "\ud800 x",
+    "x\udfff\ud800",
+    "\ud83d\ude00",
+    "\u200b\ufeff\x85\x1c\x7f",
+    "\t\n  a \r\n",
+    "\U0010ffff\u0378",
+    "é" * 5000,
+    "<s> </s> <mask> <pad> [CLS] [MASK]",
+]
 
 
 def small_bpe_files(folder: Path) -> Path:
@@ -39,18 +52,44 @@ def small_bpe_files(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     alphabet = sorted(bpe.byte_alphabet())
     merges = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("d", "o"), ("do", "g")]
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", *alphabet, *(a + b for a, b in merges), "madeupword0000",
-              "<mask>"]
+    tokens = [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        *alphabet,
+        *(a + b for a, b in merges),
+        "madeupword0000",
+        "<mask>",
+    ]
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges),
-                                       encoding="utf-8")
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8"
+    )
     return folder
 
 
 def small_wordpiece_files(folder: Path, **options) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "dog", "dogs", "##s", "##ed",
-              "bark", "The", ",", ".", "cafe", "e"]
+    tokens = [
+        "[PAD]",
+        "[unused0]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "dog",
+        "dogs",
+        "##s",
+        "##ed",
+        "bark",
+        "The",
+        ",",
+        ".",
+        "cafe",
+        "e",
+    ]
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     if options:
         (folder / "tokenizer_config.json").write_text(json.dumps(options))
@@ -65,11 +104,15 @@ def pieces():
 @pytest.fixture(scope="module")
 def every_kind(pieces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kinds")
-    return {"bpe": load_tokenizer(small_bpe_files(folder / "bpe")), "sentencepiece": pieces,
-            "wordpiece": load_tokenizer(small_wordpiece_files(folder / "wordpiece"))}
+    return {
+        "bpe": load_tokenizer(small_bpe_files(folder / "bpe")),
+        "sentencepiece": pieces,
+        "wordpiece": load_tokenizer(small_wordpiece_files(folder / "wordpiece")),
+    }
 
 
 # ---------------------------------------------------------------- byte-pair encoding
+
 
 def test_small_bpe_applies_its_merges_by_rank(tmp_path):
     tokenizer = load_tokenizer(small_bpe_files(tmp_path))
@@ -83,8 +126,16 @@ def test_word_starts_of_bpe(tmp_path):
     tokenizer = load_tokenizer(small_bpe_files(tmp_path))
     starts = tokenizer.word_starts()
     assert starts.dtype == bool and starts.shape == (tokenizer.vocab_size,)
-    expected = {"Ġthe": True, "dog": False, ",": True, "Ġ": True, "<s>": True, "<mask>": True, "e": False,
-                "Ã": False}
+    expected = {
+        "Ġthe": True,
+        "dog": False,
+        ",": True,
+        "Ġ": True,
+        "<s>": True,
+        "<mask>": True,
+        "e": False,
+        "Ã": False,
+    }
     assert {token: bool(starts[tokenizer.token_to_id(token)]) for token in expected} == expected
 
 
@@ -111,18 +162,41 @@ def test_the_memory_of_words_does_not_change_ids(tmp_path, monkeypatch):
 @needs_released
 def test_released_vocabulary_gives_robertas_ids():
     tokenizer = load_tokenizer(RELEASED)
-    assert tokenizer.encode("Hello world! cécé herlolip") == [31414, 232, 328, 740, 1140, 12695, 69, 46078,
-                                                              1588]
+    assert tokenizer.encode("Hello world! cécé herlolip") == [
+        31414,
+        232,
+        328,
+        740,
+        1140,
+        12695,
+        69,
+        46078,
+        1588,
+    ]
     assert tokenizer.encode("Schloß Nymphenburg in Munich is really nice!") == [
-        18077, 4082, 7804, 8606, 6195, 2457, 3321, 11, 10489, 16, 269, 2579, 328]
+        18077,
+        4082,
+        7804,
+        8606,
+        6195,
+        2457,
+        3321,
+        11,
+        10489,
+        16,
+        269,
+        2579,
+        328,
+    ]
     assert (tokenizer.vocab_size, tokenizer.mask_id, tokenizer.marker_id) == (50265, 50264, 50261)
 
 
 @needs_released
 def test_all_layouts_of_robertas_vocabulary_are_one(tmp_path):
     expected = load_tokenizer(RELEASED)
-    gluonnlp, fairseq, saved, single = (tmp_path / name for name in ("gluonnlp", "fairseq", "saved",
-                                                                     "single"))
+    gluonnlp, fairseq, saved, single = (
+        tmp_path / name for name in ("gluonnlp", "fairseq", "saved", "single")
+    )
     for folder in (gluonnlp, fairseq, single):
         folder.mkdir()
     vocabulary = next(RELEASED.glob("*.vocab"))
@@ -144,12 +218,32 @@ def test_equal_to_gluonnlp_on_arbitrary_unicode(tmp_path):
         pytest.skip(str(error))
     transforms = pytest.importorskip("gluonnlp.data.transforms")
     gluonnlp_vocabulary = json.loads(next(RELEASED.glob("*.vocab")).read_text(encoding="utf-8"))[
-                                                                                                 "token_to_idx"]
+        "token_to_idx"
+    ]
     shutil.copy(RELEASED / "vocab.bpe", tmp_path / "openai_webtext_bpe_ranks-396d4d8e.json")
     theirs = transforms.GPT2BPETokenizer(root=str(tmp_path))
     ours = load_tokenizer(RELEASED)
-    pieces = st.one_of(st.text(), st.sampled_from([" ", "  ", "\n", "'s", "'LL", "don't", "\u3000", "\x1c",
-                                                   "½", "9", "\u0558", "\U0001d6a6", "ﬁ", "👩‍👩‍👧"]))
+    pieces = st.one_of(
+        st.text(),
+        st.sampled_from(
+            [
+                " ",
+                "  ",
+                "\n",
+                "'s",
+                "'LL",
+                "don't",
+                "\u3000",
+                "\x1c",
+                "½",
+                "9",
+                "\u0558",
+                "\U0001d6a6",
+                "ﬁ",
+                "👩‍👩‍👧",
+            ]
+        ),
+    )
 
     @settings(max_examples=300, deadline=None)
     @given(st.lists(pieces, max_size=8).map("".join))
@@ -164,12 +258,20 @@ def test_equal_to_gluonnlp_on_arbitrary_unicode(tmp_path):
 
 # ---------------------------------------------------------------- SentencePiece
 
+
 def test_sentencepiece_reserves_its_specials(pieces):
-    assert [pieces.id_to_token(index) for index in range(6)] == ["<s>", "<pad>", "</s>", "<unk>", "<mask>",
-                                                                 MARKER]
+    assert [pieces.id_to_token(index) for index in range(6)] == [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "<mask>",
+        MARKER,
+    ]
     assert pieces.special_ids == frozenset(range(6)) and pieces.marker_id == 5
-    assert pieces.unk_id not in pieces.encode(
-                                              "\u4e2d\u6587 naïve \U0001f600"), "bytes spell unknown characters"
+    assert pieces.unk_id not in pieces.encode("\u4e2d\u6587 naïve \U0001f600"), (
+        "bytes spell unknown characters"
+    )
     assert not set(pieces.encode("<s> </s> <mask> <pad>")) & pieces.special_ids
 
 
@@ -197,20 +299,36 @@ def test_sentencepiece_needs_text_and_room():
 
 # ---------------------------------------------------------------- WordPiece
 
+
 def test_wordpiece_follows_its_lower_casing(tmp_path):
     lower = load_tokenizer(small_wordpiece_files(tmp_path / "lower"))
     cased = load_tokenizer(small_wordpiece_files(tmp_path / "cased", do_lower_case=False))
     text = "The DOGS barked, café."
     assert [lower.id_to_token(index) for index in lower.encode(text)] == [
-        "the", "dogs", "bark", "##ed", ",", "cafe", "."]
+        "the",
+        "dogs",
+        "bark",
+        "##ed",
+        ",",
+        "cafe",
+        ".",
+    ]
     assert [cased.id_to_token(index) for index in cased.encode(text)] == [
-        "The", "[UNK]", "bark", "##ed", ",", "[UNK]", "."]
+        "The",
+        "[UNK]",
+        "bark",
+        "##ed",
+        ",",
+        "[UNK]",
+        ".",
+    ]
     assert lower.fingerprint != cased.fingerprint
     assert (lower.bos_id, lower.eos_id, lower.pad_id, lower.mask_id, lower.marker_id) == (3, 4, 0, 5, 1)
     assert lower.decode(lower.encode(text)) == "the dogs barked , cafe ."
 
 
 # ---------------------------------------------------------------- all kinds
+
 
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece", "wordpiece"])
 def test_save_and_load_give_the_same_tokenizer(kind, every_kind, tmp_path):
@@ -244,8 +362,9 @@ def test_encoding_never_fails(kind, every_kind, text):
     ids = every_kind[kind].encode(text)
     every_kind[kind].decode(ids)
     if kind == "bpe":
-        assert every_kind[kind].decode(ids) == text.encode("utf-16-le", "surrogatepass").decode("utf-16-le",
-                                                                                                "replace")
+        assert every_kind[kind].decode(ids) == text.encode("utf-16-le", "surrogatepass").decode(
+            "utf-16-le", "replace"
+        )
 
 
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece", "wordpiece"])
@@ -257,7 +376,7 @@ def test_markers_become_the_marker_id(kind, every_kind):
     assert tokenizer.decode(ids).count(MARKER) == 4
     begin = ids.index(tokenizer.marker_id)
     end = ids.index(tokenizer.marker_id, begin + 1)
-    assert tokenizer.decode(ids[begin + 1:end]).strip() == "dog"
+    assert tokenizer.decode(ids[begin + 1 : end]).strip() == "dog"
 
 
 def test_decode_refuses_ids_outside_the_vocabulary(every_kind):
@@ -275,22 +394,26 @@ def test_encode_batch_refuses_a_bare_string(every_kind):
 
 # ---------------------------------------------------------------- damaged or missing files
 
+
 def spoil(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-@pytest.mark.parametrize("name, old, new, message", [
-    ("merges.txt", "h e", "h e x", r"merges\.txt, line 3.*not a merge"),
-    ("merges.txt", "d o\n", "q o\n", r"merge 4, 'q o', needs the token 'qo'"),
-    ("vocab.json", '"<s>": 0', '"<s>": 1', r"vocab\.json: .*share the id 1"),
-    ("vocab.json", '"<s>": 0', '"<s>": 99999', r"vocab\.json: '<s>' has the id 99999"),
-    ("vocab.json", '"<s>": 0', '"<s>": true', r"'<s>' has the id True"),
-    ("vocab.json", '"<mask>"', '"mask"', r"vocab\.json: the vocabulary has no '<mask>'"),
-    ("vocab.json", '"!"', '"!!!"', r"not a byte-level vocabulary"),
-    ("vocab.json", "{", "[", r"vocab\.json: not valid JSON"),
-])
+@pytest.mark.parametrize(
+    "name, old, new, message",
+    [
+        ("merges.txt", "h e", "h e x", r"merges\.txt, line 3.*not a merge"),
+        ("merges.txt", "d o\n", "q o\n", r"merge 4, 'q o', needs the token 'qo'"),
+        ("vocab.json", '"<s>": 0', '"<s>": 1', r"vocab\.json: .*share the id 1"),
+        ("vocab.json", '"<s>": 0', '"<s>": 99999', r"vocab\.json: '<s>' has the id 99999"),
+        ("vocab.json", '"<s>": 0', '"<s>": true', r"'<s>' has the id True"),
+        ("vocab.json", '"<mask>"', '"mask"', r"vocab\.json: the vocabulary has no '<mask>'"),
+        ("vocab.json", '"!"', '"!!!"', r"not a byte-level vocabulary"),
+        ("vocab.json", "{", "[", r"vocab\.json: not valid JSON"),
+    ],
+)
 def test_damaged_bpe_files_are_named(tmp_path, name, old, new, message):
     spoil(small_bpe_files(tmp_path) / name, old, new)
     with pytest.raises(BortError, match=message):
@@ -314,9 +437,14 @@ def test_saved_files_that_changed_are_noticed(tmp_path):
 
 
 @needs_released
-@pytest.mark.parametrize("line, message", [("13 x", "line 1: .*not a token and its count"),
-                                           ("99999 5", "line 1: encoder.json has no id 99999"),
-                                           ("262 5", "line 2: .*twice")])
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("13 x", "line 1: .*not a token and its count"),
+        ("99999 5", "line 1: encoder.json has no id 99999"),
+        ("262 5", "line 2: .*twice"),
+    ],
+)
 def test_damaged_dictionary_is_named(tmp_path, line, message):
     for name in ("encoder.json", "vocab.bpe", "dict.txt"):
         shutil.copy(RELEASED / name, tmp_path)
@@ -387,6 +515,8 @@ def test_forked_children_encode_without_waiting_for_threads(every_kind, capfd, m
 
 
 def test_no_mxnet_is_imported():
-    code = ("import sys, bort.text.tokenizers.loading, bort.text.corpus.embedded, bort.text.tokenizers.base; "
-            "sys.exit('mxnet' in sys.modules or 'torch' in sys.modules)")
+    code = (
+        "import sys, bort.text.tokenizers.loading, bort.text.corpus.embedded, bort.text.tokenizers.base; "
+        "sys.exit('mxnet' in sys.modules or 'torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=str(Path(__file__).parents[2])).returncode == 0

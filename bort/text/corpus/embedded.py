@@ -8,6 +8,7 @@ Is a sentence as it was written, or were two of its neighbouring words swapped (
 network or about something else ("topic")? The first takes a good language model; the second is within reach
 of a demo's.
 """
+
 from __future__ import annotations
 
 import functools
@@ -24,8 +25,22 @@ from bort.errors import BortError
 from bort.files import PathLike, atomic_write
 from bort.text.corpus.sentences import split_sentences
 
-_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages",
-             "__pycache__", "pydoc_data", "ensurepip", "encodings", "tkinter", "config", "__phello__"}
+_LEFT_OUT = {
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "turtledemo",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "pydoc_data",
+    "ensurepip",
+    "encodings",
+    "tkinter",
+    "config",
+    "__phello__",
+}
 _ROLE = re.compile(r":[a-z:+-]+:`~?([^`<]*?)(?: ?<[^`]*>)?`")
 _QUOTED = re.compile(r"(``|`|\*\*|\*)(?=\S)([^`*\n]{1,60}?)(?<=\S)\1")
 _NOT_PROSE = re.compile(r"[{}\[\]<>=\\|@#$%^~`*+]|\.\.|::|--|[\"'(,]\)|\w\(\w|\d{5,}|https?:")
@@ -33,9 +48,12 @@ _TRIPLE_QUOTED = re.compile(r"(\"{3}|'{3})(.*?)\1", re.DOTALL)
 _BEFORE_DOCSTRING = re.compile(r"[ \t]*[rRuU]?")
 _COMMENTS = re.compile(r"(?:^[ \t]*#+ .*\n|^[ \t]*#[ \t]*\n){2,}", re.MULTILINE)
 _HASHES = re.compile(r"^[ \t]*#+ ?", re.MULTILINE)
-NETWORK_MODULES = frozenset(("asyncio", "email", "ftplib", "html", "http", "imaplib", "ipaddress", "mailbox",
-                             "mimetypes", "poplib", "smtplib", "socket", "socketserver", "ssl", "urllib",
-                             "webbrowser", "wsgiref", "xml", "xmlrpc"))
+NETWORK_MODULES = frozenset(
+    """
+    asyncio email ftplib html http imaplib ipaddress mailbox mimetypes poplib smtplib socket socketserver
+    ssl urllib webbrowser wsgiref xml xmlrpc
+""".split()
+)
 """What the task "topic" labels 1: modules and packages that every Python from 3.9 to 3.12 has."""
 KINDS = ("order", "topic")
 _TYPOGRAPHY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-"})
@@ -57,8 +75,9 @@ def _source_files() -> List[Path]:
     root = Path(sysconfig.get_paths()["stdlib"])
     found = []
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if name not in _LEFT_OUT
-                               and not name.startswith("config-"))
+        subfolders[:] = sorted(
+            name for name in subfolders if name not in _LEFT_OUT and not name.startswith("config-")
+        )
         found.extend(Path(folder) / name for name in sorted(names) if name.endswith(".py"))
     return found
 
@@ -103,15 +122,20 @@ def _prose(text: str) -> List[str]:
 
 
 def _is_prose(sentence: str) -> bool:
-    if not sentence[0].isupper() or sentence[-1] not in ".!?" or not sentence.isascii() or _NOT_PROSE.search(
-                                                                                                             sentence):
+    if (
+        not sentence[0].isupper()
+        or sentence[-1] not in ".!?"
+        or not sentence.isascii()
+        or _NOT_PROSE.search(sentence)
+    ):
         return False
     words = sentence.split()
     if not 5 <= len(words) <= 60 or sentence.count("(") != sentence.count(")") or sentence.count('"') % 2:
         return False
     plain = sum(1 for word in words if _WORD.fullmatch(word.strip("(),.;:!?'\"")))
     return plain >= 0.8 * len(words) and sum(word.isupper() and len(word) > 1 for word in words) <= 0.3 * len(
-                                                                                                              words)
+        words
+    )
 
 
 @functools.lru_cache(maxsize=None)
@@ -147,9 +171,13 @@ def swap_neighbours(sentence: str, rng: np.random.Generator) -> Optional[str]:
     stops stay where they belong and do not give the swap away.
     """
     words = sentence.split(" ")
-    places = [index for index in range(1, len(words) - 1)
-              if _SWAPPABLE.fullmatch(words[index]) and _SWAPPABLE.fullmatch(words[index + 1])
-              and words[index] != words[index + 1]]
+    places = [
+        index
+        for index in range(1, len(words) - 1)
+        if _SWAPPABLE.fullmatch(words[index])
+        and _SWAPPABLE.fullmatch(words[index + 1])
+        and words[index] != words[index + 1]
+    ]
     if not places:
         return None
     place = places[int(rng.integers(len(places)))]
@@ -165,14 +193,19 @@ def _pools(kind: str, rng: np.random.Generator) -> Tuple[List[str], List[str]]:
             if module:
                 pools[module in NETWORK_MODULES].extend(sentences)
         return tuple([pool[index] for index in rng.permutation(len(pool))] for pool in pools)  # type: ignore[return-value]
-    pairs = [(swapped, sentence) for sentence in embedded_sentences()
-             for swapped in [swap_neighbours(sentence, rng)] if swapped is not None]
+    pairs = [
+        (swapped, sentence)
+        for sentence in embedded_sentences()
+        for swapped in [swap_neighbours(sentence, rng)]
+        if swapped is not None
+    ]
     order = rng.permutation(len(pairs))
     return [pairs[index][0] for index in order[1::2]], [pairs[index][1] for index in order[::2]]
 
 
-def write_embedded_task(folder: PathLike, seed: int, sizes: Sequence[int] = (6000, 1000, 1000),
-                        kind: str = "order") -> Dict[str, Path]:
+def write_embedded_task(
+    folder: PathLike, seed: int, sizes: Sequence[int] = (6000, 1000, 1000), kind: str = "order"
+) -> Dict[str, Path]:
     """Write a task. "order": label 1 for a sentence as written, 0 for one with two neighbouring words
     swapped; "topic": label 1 for a sentence of :data:`NETWORK_MODULES`, 0 for one of another module.
 
@@ -198,14 +231,17 @@ def write_embedded_task(folder: PathLike, seed: int, sizes: Sequence[int] = (600
     if kind not in KINDS:
         raise BortError(f"the embedded task {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     if len(sizes) != 3 or any(int(size) != size or size < 1 for size in sizes):
-        raise BortError("sizes are the rows of train, dev and test, three positive whole numbers, not "
-                        f"{sizes!r}")
+        raise BortError(
+            f"sizes are the rows of train, dev and test, three positive whole numbers, not {sizes!r}"
+        )
     rng = np.random.default_rng(seed)
     pools = _pools(kind, rng)
     most = min(len(pools[0]), len(pools[1]))
     if sum((size + 1) // 2 for size in sizes) > most:
-        raise BortError(f"the embedded corpus has {most} sentences for each label of this task, half of "
-                        f"{sum(sizes)} were asked for; make the splits smaller")
+        raise BortError(
+            f"the embedded corpus has {most} sentences for each label of this task, half of "
+            f"{sum(sizes)} were asked for; make the splits smaller"
+        )
     folder = Path(folder)
     paths = {name: folder / f"{name}.tsv" for name in ("train", "dev", "test", "test_labels")}
     begins = [0, 0]
@@ -213,14 +249,16 @@ def write_embedded_task(folder: PathLike, seed: int, sizes: Sequence[int] = (600
         rows = []
         for label in (0, 1):
             end = begins[label] + (size + label) // 2
-            rows += [(sentence, label) for sentence in pools[label][begins[label]:end]]
+            rows += [(sentence, label) for sentence in pools[label][begins[label] : end]]
             begins[label] = end
         rows = [rows[index] for index in rng.permutation(size)]
         if name == "test":
-            _write_rows(paths[name], ("index", "sentence"),
-                        [(place, row[0]) for place, row in enumerate(rows)])
-            _write_rows(paths["test_labels"], ("index", "label"),
-                        [(place, row[1]) for place, row in enumerate(rows)])
+            _write_rows(
+                paths[name], ("index", "sentence"), [(place, row[0]) for place, row in enumerate(rows)]
+            )
+            _write_rows(
+                paths["test_labels"], ("index", "label"), [(place, row[1]) for place, row in enumerate(rows)]
+            )
         else:
             _write_rows(paths[name], ("sentence", "label"), rows)
     return paths

@@ -1,4 +1,5 @@
 """A SentencePiece vocabulary from a sample of a corpus."""
+
 from __future__ import annotations
 
 import random
@@ -7,7 +8,8 @@ from typing import Dict, Iterator, List
 
 from bort.files import PathLike
 from bort.text.corpus.cleaning import clean_document
-from bort.text.corpus.readers import ReadCounts, ReadOptions, Source, read_documents
+from bort.text.corpus.readers import read_documents
+from bort.text.corpus.sources import ReadCounts, ReadOptions, Source
 from bort.text.tokenizers.pieces import train_sentencepiece
 
 SAMPLE_BYTES = 24_000_000
@@ -16,8 +18,14 @@ SAMPLE_BYTES = 24_000_000
 _PIECE = 20_000
 
 
-def train_from_sources(sources: List[Source], options: ReadOptions, min_words: Dict[str, int],
-                       vocab_size: int, seed: int, folder: PathLike) -> None:
+def train_from_sources(
+    sources: List[Source],
+    options: ReadOptions,
+    min_words: Dict[str, int],
+    vocab_size: int,
+    seed: int,
+    folder: PathLike,
+) -> None:
     """Train a vocabulary on a random sample of the sources' sentences and save it; the same for the same
     seed.
 
@@ -28,8 +36,9 @@ def train_from_sources(sources: List[Source], options: ReadOptions, min_words: D
     train_sentencepiece(sample, vocab_size, seed=seed, max_lines=SAMPLE_BYTES // 60).save(folder)
 
 
-def _sample(sources: List[Source], options: ReadOptions, min_words: Dict[str, int],
-            seed: int) -> Iterator[str]:
+def _sample(
+    sources: List[Source], options: ReadOptions, min_words: Dict[str, int], seed: int
+) -> Iterator[str]:
     share = SAMPLE_BYTES / max(1, sum(source.text_bytes for source in sources))
     generator = random.Random(seed)
     dropped: Counter = Counter()

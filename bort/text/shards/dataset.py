@@ -7,6 +7,7 @@ sequence starts, and the end); ``index.json`` with the counts, the checksums, th
 fingerprint; ``tokenizer/``, which :func:`bort.text.tokenizers.loading.load_tokenizer` reads; and
 ``report.json``. Nothing in it is a pickle.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -35,8 +36,15 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return _DTYPES["uint16" if vocab_size <= 1 << 16 else "uint32"]
 
 
-def pack_sentences(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, opens: np.ndarray,
-                   max_length: int, bos_id: int, eos_id: int) -> Tuple[np.ndarray, np.ndarray]:
+def pack_sentences(
+    tokens: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    opens: np.ndarray,
+    max_length: int,
+    bos_id: int,
+    eos_id: int,
+) -> Tuple[np.ndarray, np.ndarray]:
     """Fill sequences with whole sentences, as RoBERTa's FULL-SENTENCES does (Liu et al., 2019, section 4.2).
 
     A sequence is ``<s>``, sentences as long as they fit, ``</s>``. It may go on into the next document, with
@@ -79,7 +87,7 @@ def pack_sentences(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, 
         place += 1
         for begin, size, separated in pieces[piece:end]:
             place += separated
-            packed[place:place + size] = tokens[begin:begin + size]
+            packed[place : place + size] = tokens[begin : begin + size]
             place += size
         place += 1
         piece = end
@@ -91,9 +99,10 @@ def write_shard(folder: PathLike, name: str, packed: np.ndarray, offsets: np.nda
     """Write one shard atomically; returns its entry for the index."""
     folder = Path(folder)
     entry: Dict[str, Any] = {"name": name, "sequences": len(offsets) - 1, "tokens": int(offsets[-1])}
-    for key, file, array in (("sha256", f"{name}.bin", packed.astype(packed.dtype.newbyteorder("<"),
-                                                                     copy=False)),
-                             ("offsets_sha256", f"{name}.offsets.bin", offsets.astype(_OFFSETS, copy=False))):
+    for key, file, array in (
+        ("sha256", f"{name}.bin", packed.astype(packed.dtype.newbyteorder("<"), copy=False)),
+        ("offsets_sha256", f"{name}.offsets.bin", offsets.astype(_OFFSETS, copy=False)),
+    ):
         data = memoryview(np.ascontiguousarray(array)).cast("B")
         with atomic_write(folder / file, "wb") as stream:
             stream.write(data)
@@ -110,15 +119,20 @@ def read_index(path: PathLike) -> Dict[str, Any]:
     file = Path(path) / INDEX_FILE
     if not file.is_file():
         begun = (Path(path) / "plan.json").is_file()
-        raise BortError(f"{path}: "
-                        + ("its preparation has not finished; run the same command again to continue" if begun
-                           else "no shards in it (index.json is missing); make them with "
-                           "python -m bort.text prepare"))
+        raise BortError(
+            f"{path}: "
+            + (
+                "its preparation has not finished; run the same command again to continue"
+                if begun
+                else "no shards in it (index.json is missing); make them with python -m bort.text prepare"
+            )
+        )
     index = read_json(file)
     try:
         if int(index["format"]) > FORMAT_VERSION:
-            raise BortError(f"{file}: written by a newer version of Bort (format {index['format']}); update "
-                            "Bort")
+            raise BortError(
+                f"{file}: written by a newer version of Bort (format {index['format']}); update Bort"
+            )
         _DTYPES[index["dtype"]]
         int(index["vocab_size"]), int(index["max_length"]), str(index["tokenizer"])
         for split in index["splits"].values():
@@ -126,15 +140,18 @@ def read_index(path: PathLike) -> Dict[str, Any]:
                 name, sequences, tokens = shard["name"], shard["sequences"], shard["tokens"]
                 if Path(name).name != name or type(sequences) is not int or type(tokens) is not int:
                     raise ValueError(f"shard {name!r}")
-                if not 0 < sequences <= tokens or len(shard["sha256"]) != 64 or len(
-                                                                                    shard[
-                                                                                          "offsets_sha256"]) != 64:
+                if (
+                    not 0 < sequences <= tokens
+                    or len(shard["sha256"]) != 64
+                    or len(shard["offsets_sha256"]) != 64
+                ):
                     raise ValueError(f"shard {name!r}")
     except BortError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BortError(
-                        f"{file}: damaged ({type(error).__name__}: {error}); prepare the shards again") from error
+            f"{file}: damaged ({type(error).__name__}: {error}); prepare the shards again"
+        ) from error
     return index
 
 
@@ -170,10 +187,11 @@ class ShardDataset:
         self._dtype = _DTYPES[index["dtype"]]
         self.tokenizer_path = self.path / TOKENIZER_FOLDER
         self.fingerprint: str = index["tokenizer"]
-        self.vocab_size, self.max_length, self.seed = int(index["vocab_size"]), int(
-                                                                                    index[
-                                                                                          "max_length"]), index[
-                                                                                                                "seed"]
+        self.vocab_size, self.max_length, self.seed = (
+            int(index["vocab_size"]),
+            int(index["max_length"]),
+            index["seed"],
+        )
         self.num_tokens = sum(shard["tokens"] for shard in self._shards)
         self._verify = verify
         self._maps: Dict[int, Tuple[np.ndarray, np.ndarray]] = {}
@@ -181,14 +199,16 @@ class ShardDataset:
         for shard in self._shards:
             self._check_size(f"{shard['name']}.bin", shard["tokens"] * self._dtype.itemsize)
             self._check_size(f"{shard['name']}.offsets.bin", (shard["sequences"] + 1) * _OFFSETS.itemsize)
-        offsets = [np.fromfile(self.path / f"{shard['name']}.offsets.bin", dtype=_OFFSETS)
-                   for shard in self._shards]
+        offsets = [
+            np.fromfile(self.path / f"{shard['name']}.offsets.bin", dtype=_OFFSETS) for shard in self._shards
+        ]
         for shard, positions in zip(self._shards, offsets):
             steps = np.diff(positions.astype(np.int64))
             if positions[0] != 0 or positions[-1] != shard["tokens"] or (steps <= 0).any():
                 raise self._broken(f"{shard['name']}.offsets.bin", "its offsets do not fit")
         self.lengths = np.concatenate([np.diff(positions.astype(np.int64)) for positions in offsets]).astype(
-                                                                                                             np.int32)
+            np.int32
+        )
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -206,7 +226,7 @@ class ShardDataset:
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         tokens, offsets = self._maps.get(number) or self._open(number)
         row = index - int(self._first[number])
-        return tokens[int(offsets[row]):int(offsets[row + 1])].astype(np.int32)
+        return tokens[int(offsets[row]) : int(offsets[row + 1])].astype(np.int32)
 
     def check(self) -> None:
         """Compare the checksums of all shards now. Raises BortError naming the first broken one."""
@@ -223,8 +243,10 @@ class ShardDataset:
         return tokens, offsets
 
     def _check_sums(self, shard: Dict[str, Any]) -> None:
-        for file, expected in ((f"{shard['name']}.bin", shard["sha256"]),
-                               (f"{shard['name']}.offsets.bin", shard["offsets_sha256"])):
+        for file, expected in (
+            (f"{shard['name']}.bin", shard["sha256"]),
+            (f"{shard['name']}.offsets.bin", shard["offsets_sha256"]),
+        ):
             if sha256_file(self.path / file) != expected:
                 raise self._broken(file, "its checksum is not the one in index.json")
 
@@ -237,8 +259,10 @@ class ShardDataset:
             raise self._broken(file, f"{size} bytes long instead of {expected}")
 
     def _broken(self, file: str, why: str) -> BortError:
-        return BortError(f"{self.path / file}: a broken shard ({why}); copy it again from where it is whole, "
-                         "or prepare the shards again")
+        return BortError(
+            f"{self.path / file}: a broken shard ({why}); copy it again from where it is whole, "
+            "or prepare the shards again"
+        )
 
 
 def split_ratios(text: str) -> Sequence[float]:
@@ -252,6 +276,7 @@ def split_ratios(text: str) -> Sequence[float]:
     except ValueError:
         values = []
     if len(values) != 3 or any(not 0 <= value < 1e9 for value in values) or not values[0] > 0:
-        raise BortError("--split takes three numbers for train, test and validation, such as 8,1,1, not "
-                        f"{text!r}")
+        raise BortError(
+            f"--split takes three numbers for train, test and validation, such as 8,1,1, not {text!r}"
+        )
     return [value / sum(values) for value in values]

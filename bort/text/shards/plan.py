@@ -1,4 +1,5 @@
 """What a preparation of shards is asked to do, and the plan in its folder that a rerun is compared with."""
+
 from __future__ import annotations
 
 import contextlib
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 from bort.errors import BortError
-from bort.files import PathLike, read_json, write_json
-from bort.text.corpus.readers import DOCUMENTS, FORMATS, ReadOptions, Source
+from bort.files import PathLike, open_regular, read_json, write_json
+from bort.text.corpus.sources import DOCUMENTS, FORMATS, ReadOptions, Source
 from bort.text.shards.dataset import FORMAT_VERSION, split_ratios
 from bort.text.tokenizers.loading import find_default_tokenizer, load_tokenizer
 
 PLAN_FILE = "plan.json"
 SHUFFLES = ("documents", "sentences", "none")
+PRESETS: Dict[str, Dict[str, str]] = {"paper": {"shuffle": "sentences", "split": "8,1,1"}}
+"""Options by name. "paper": the sentences of all corpora together, shuffled and split 8-1-1."""
 BLOCK_CHARACTERS = 2_000_000
 BUCKET_BYTES = 32 << 20
 
@@ -47,8 +50,9 @@ def check_options(options: PrepareOptions) -> None:
     if options.shuffle not in SHUFFLES:
         raise BortError(f"--shuffle is one of {', '.join(SHUFFLES)}, not {options.shuffle!r}")
     if options.read.format not in FORMATS or options.read.documents not in DOCUMENTS:
-        raise BortError(f"--format is one of {', '.join(FORMATS)}, and --documents one of "
-                        f"{', '.join(DOCUMENTS)}")
+        raise BortError(
+            f"--format is one of {', '.join(FORMATS)}, and --documents one of {', '.join(DOCUMENTS)}"
+        )
     if options.max_length < 8:
         raise BortError(f"--max-length must be at least 8, not {options.max_length}")
     if options.seed < 0 or options.workers < 1 or options.block_characters < 1 or options.bucket_bytes < 1:
@@ -69,12 +73,14 @@ def locked(output: Path) -> Iterator[None]:
     with lock:
         try:
             import fcntl
+
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:  # not on Windows
             pass
         except OSError as error:
             raise BortError(
-                            f"{output}: another run is writing to this folder; wait, or choose another") from error
+                f"{output}: another run is writing to this folder; wait, or choose another"
+            ) from error
         yield
 
 
@@ -86,15 +92,14 @@ def _edges(path: Path, skip_broken: bool) -> str:
         BortError: the file cannot be read; with ``skip_broken``, reading passes over it and reports it later.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             digest = hashlib.sha256(stream.read(1 << 16))
             stream.seek(max(0, path.stat().st_size - (1 << 16)))
             digest.update(stream.read())
-    except OSError as error:
+    except (BortError, OSError) as error:
         if skip_broken:
             return "unreadable"
-        raise BortError(f"{path}: cannot be read ({error.strerror}); make it readable, or leave it out with "
-                        "--skip-broken") from error
+        raise BortError(f"{error}; make it readable, or leave it out with --skip-broken") from error
     return digest.hexdigest()[:16]
 
 
@@ -105,31 +110,47 @@ def make_plan(options: PrepareOptions, sources: Sequence[Source]) -> Tuple[Dict[
     if options.vocab_size is None:
         path = Path(options.tokenizer) if options.tokenizer is not None else find_default_tokenizer()
         if path is None:
-            raise BortError("no tokenizer: give its folder with --tokenizer, or make one with "
-                            "--train-tokenizer sentencepiece --vocab-size 8000 (RoBERTa's is also found by "
-                            "itself in $BORT_HOME and ~/.mxnet/models)")
+            raise BortError(
+                "no tokenizer: give its folder with --tokenizer, or make one with "
+                "--train-tokenizer sentencepiece --vocab-size 8000 (RoBERTa's is also found by "
+                "itself in $BORT_HOME and ~/.mxnet/models)"
+            )
         tokenizer = load_tokenizer(path).fingerprint
-    inputs = [[source.name, source.size, source.format, _edges(source.path, options.read.skip_broken)]
-              for source in sources]
-    chosen = {"max_length": options.max_length,
-              "split": [round(share, 9) for share in split_ratios(options.split)], "shuffle": options.shuffle,
-              "min_words": options.min_words, "seed": options.seed, **asdict(options.read),
-              "block_characters": options.block_characters, "bucket_bytes": options.bucket_bytes}
+    inputs = [
+        [source.name, source.size, source.format, _edges(source.path, options.read.skip_broken)]
+        for source in sources
+    ]
+    chosen = {
+        "max_length": options.max_length,
+        "split": [round(share, 9) for share in split_ratios(options.split)],
+        "shuffle": options.shuffle,
+        "min_words": options.min_words,
+        "seed": options.seed,
+        **asdict(options.read),
+        "block_characters": options.block_characters,
+        "bucket_bytes": options.bucket_bytes,
+    }
     digest = hashlib.sha256(repr(inputs).encode("utf-8", "surrogateescape")).hexdigest()
-    return {"format": FORMAT_VERSION, "tokenizer": tokenizer, "options": chosen,
-            "inputs": {"files": len(inputs), "bytes": sum(source.size for source in sources),
-                       "sha256": digest}}, path
+    return {
+        "format": FORMAT_VERSION,
+        "tokenizer": tokenizer,
+        "options": chosen,
+        "inputs": {"files": len(inputs), "bytes": sum(source.size for source in sources), "sha256": digest},
+    }, path
 
 
 def claim(output: Path, plan: Dict[str, Any]) -> None:
     """Write the plan into a new folder; in one that has a plan, check that it is the same."""
     file = output / PLAN_FILE
     if not file.is_file():
-        others = [path.name for path in output.iterdir() if path.name != ".lock"
-                  and not path.name.endswith(".tmp")]
+        others = [
+            path.name for path in output.iterdir() if path.name != ".lock" and not path.name.endswith(".tmp")
+        ]
         if others:
-            raise BortError(f"{output}: not empty ({', '.join(sorted(others)[:3])}...), and not shards; "
-                            "choose another folder")
+            raise BortError(
+                f"{output}: not empty ({', '.join(sorted(others)[:3])}...), and not shards; "
+                "choose another folder"
+            )
         write_json(file, plan)
         return
     old = read_json(file)
@@ -138,7 +159,12 @@ def claim(output: Path, plan: Dict[str, Any]) -> None:
     if not isinstance(old, dict) or not isinstance(old.get("options"), dict):
         raise BortError(f"{file}: damaged; remove {output} and start again")
     names = [name for name in ("format", "tokenizer", "inputs") if old.get(name) != plan[name]]
-    names += [f"{name} {old['options'].get(name)} -> {value}" for name, value in plan["options"].items()
-              if old["options"].get(name) != value]
-    raise BortError(f"{output}: holds shards of another preparation (different: {'; '.join(names)}); choose "
-                    "another folder, or remove this one")
+    names += [
+        f"{name} {old['options'].get(name)} -> {value}"
+        for name, value in plan["options"].items()
+        if old["options"].get(name) != value
+    ]
+    raise BortError(
+        f"{output}: holds shards of another preparation (different: {'; '.join(names)}); choose "
+        "another folder, or remove this one"
+    )

@@ -6,6 +6,7 @@ spill file, then each bucket one part of every split (an external shuffle: a buc
 need not). What is finished is on the disk under its final name, so a rerun after a kill at any moment
 continues, with the same result.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -18,9 +19,10 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from bort.errors import BortError
 from bort.files import read_json, write_json
-from bort.text.corpus.cleaning import PAPER_MIN_WORDS, parser_for_wikitext
-from bort.text.corpus.readers import FORMATS, ReadCounts, Source, find_sources, read_documents
+from bort.text.corpus.readers import read_documents
+from bort.text.corpus.sources import FORMATS, PAPER_MIN_WORDS, ReadCounts, Source, find_sources
 from bort.text.corpus.vocabulary import train_from_sources
+from bort.text.corpus.wikitext import parser_for_wikitext
 from bort.text.shards import scatter
 from bort.text.shards.dataset import (
     FORMAT_VERSION,
@@ -71,15 +73,21 @@ def prepare(options: PrepareOptions) -> Dict[str, Any]:
             crew.start(scatter.start_worker, settings)
             spills, reading, read_bytes = _scatter(options, sources, settings, work, crew)
             scattered = time.time()
+            counts = sum_counts(spills, reading)
+            if not counts["sentences"]:
+                raise BortError(
+                    f"no text found in {', '.join(map(str, options.inputs))} (left out: {counts['dropped']})"
+                )
             results = _pack(options, settings, spills, work, crew)
-        counts = sum_counts(spills, reading)
         index = _index(plan, settings, results)
-        if not counts["sentences"]:
-            raise BortError(f"no text found in {', '.join(map(str, options.inputs))} (left out: "
-                            f"{counts['dropped']})")
-        report = make_report(index, counts, passed, {"tokenizer": trained, "scatter": scattered - begun
-                                                     - trained, "pack": time.time() - scattered}, read_bytes,
-                             options.workers)
+        report = make_report(
+            index,
+            counts,
+            passed,
+            {"tokenizer": trained, "scatter": scattered - begun - trained, "pack": time.time() - scattered},
+            read_bytes,
+            options.workers,
+        )
         write_json(output / REPORT_FILE, report)
         write_json(output / INDEX_FILE, index)
         shutil.rmtree(work, ignore_errors=True)
@@ -88,8 +96,9 @@ def prepare(options: PrepareOptions) -> Dict[str, Any]:
     return report
 
 
-def _make_tokenizer(options: PrepareOptions, sources: Sequence[Source], path: Optional[Path], folder: Path,
-                    crew: Crew) -> float:
+def _make_tokenizer(
+    options: PrepareOptions, sources: Sequence[Source], path: Optional[Path], folder: Path, crew: Crew
+) -> float:
     """Put the tokenizer into its folder; returns the seconds it took to train one, 0 otherwise."""
     if (folder / SETTINGS_FILE).is_file():
         return 0.0
@@ -97,42 +106,56 @@ def _make_tokenizer(options: PrepareOptions, sources: Sequence[Source], path: Op
         load_tokenizer(path).save(folder)
         return 0.0
     begun = time.time()
-    crew.apart(train_from_sources, list(sources), options.read, _min_words(options), options.vocab_size,
-               options.seed, str(folder))
+    crew.apart(
+        train_from_sources,
+        list(sources),
+        options.read,
+        _min_words(options),
+        options.vocab_size,
+        options.seed,
+        str(folder),
+    )
     return time.time() - begun
 
 
 def _min_words(options: PrepareOptions) -> Dict[str, int]:
     """The least words of a document by format: the paper's for dictionaries, unless the option says
     otherwise."""
-    default = {name: 1 for name in FORMATS}
-    default["wiktionary"] = PAPER_MIN_WORDS
-    return default if options.min_words is None else {name: options.min_words for name in default}
+    if options.min_words is not None:
+        return dict.fromkeys(FORMATS, options.min_words)
+    return {**dict.fromkeys(FORMATS, 1), **PAPER_MIN_WORDS}
 
 
 def _settings(options: PrepareOptions, sources: Sequence[Source]) -> scatter.ScatterSettings:
     buckets = math.ceil(sum(source.text_bytes for source in sources) / options.bucket_bytes)
     return scatter.ScatterSettings(
-        seed=options.seed, shuffle=options.shuffle, ratios=tuple(split_ratios(options.split)),
-        buckets=1 if options.shuffle == "none" else min(max(1, buckets), 4096), max_length=options.max_length,
-        output=str(options.output), tokenizer=str(Path(options.output) / TOKENIZER_FOLDER))
+        seed=options.seed,
+        shuffle=options.shuffle,
+        ratios=tuple(split_ratios(options.split)),
+        buckets=1 if options.shuffle == "none" else min(max(1, buckets), 4096),
+        max_length=options.max_length,
+        output=str(options.output),
+        tokenizer=str(Path(options.output) / TOKENIZER_FOLDER),
+    )
 
 
-def _groups(sources: Sequence[Source], size: int) -> List[List[Source]]:
+def group_files(sources: Sequence[Source], size: int) -> List[List[Source]]:
     """Consecutive files that are read as one: large ones alone, small ones of a format together."""
     groups: List[List[Source]] = []
+    taken = 0  # bytes of the last group
     for source in sources:
-        last = groups[-1] if groups else []
-        if last and last[0].format == source.format and sum(one.text_bytes
-                                                            for one in last) + source.text_bytes <= size:
-            last.append(source)
+        if groups and groups[-1][0].format == source.format and taken + source.text_bytes <= size:
+            groups[-1].append(source)
+            taken += source.text_bytes
         else:
             groups.append([source])
+            taken = source.text_bytes
     return groups
 
 
-def _blocks(group: Sequence[Source], options: PrepareOptions, counts: ReadCounts,
-            size: int) -> Iterator[List[str]]:
+def _blocks(
+    group: Sequence[Source], options: PrepareOptions, counts: ReadCounts, size: int
+) -> Iterator[List[str]]:
     block: List[str] = []
     characters = 0
     for source in group:
@@ -146,8 +169,13 @@ def _blocks(group: Sequence[Source], options: PrepareOptions, counts: ReadCounts
         yield block
 
 
-def _scatter(options: PrepareOptions, sources: Sequence[Source], settings: scatter.ScatterSettings,
-             work: Path, crew: Crew) -> Tuple[List[Path], List[Dict[str, Any]], int]:
+def _scatter(
+    options: PrepareOptions,
+    sources: Sequence[Source],
+    settings: scatter.ScatterSettings,
+    work: Path,
+    crew: Crew,
+) -> Tuple[List[Path], List[Dict[str, Any]], int]:
     """All spill files in order, what reading each group left out, and the bytes read by this run."""
     # A spill file's table has an entry for each bucket; larger blocks keep it small beside the text.
     size = max(options.block_characters, 8192 * settings.buckets if settings.buckets > 256 else 0)
@@ -156,20 +184,30 @@ def _scatter(options: PrepareOptions, sources: Sequence[Source], settings: scatt
     reading: List[Dict[str, Any]] = []
     read_bytes = 0
     with _progress("scatter", sum(source.size for source in sources), "B", options.progress) as advance:
-        for number, group in enumerate(_groups(sources, size)):
+        for number, group in enumerate(group_files(sources, size)):
             marker = work / f"group-{number:06d}.json"
             group_bytes = sum(source.size for source in group)
             known = read_json(marker) if marker.is_file() else None
-            names = [work / f"spill-{number:06d}-{block:06d}"
-                     for block in range(known["blocks"])] if known else []
+            names = (
+                [work / f"spill-{number:06d}-{block:06d}" for block in range(known["blocks"])]
+                if known
+                else []
+            )
             if known is None or not all(name.is_file() for name in names):
                 names = []
                 counts = ReadCounts()
                 for block, documents in enumerate(_blocks(group, options, counts, size)):
                     names.append(work / f"spill-{number:06d}-{block:06d}")
                     if not names[-1].is_file():
-                        crew.do(scatter.scatter_block, number, block, documents, group[0].format,
-                                str(names[-1]), least[group[0].format])
+                        crew.do(
+                            scatter.scatter_block,
+                            number,
+                            block,
+                            documents,
+                            group[0].format,
+                            str(names[-1]),
+                            least[group[0].format],
+                        )
                 known = {"blocks": len(names), **asdict(counts)}
                 write_json(marker, known)
                 read_bytes += group_bytes
@@ -180,8 +218,9 @@ def _scatter(options: PrepareOptions, sources: Sequence[Source], settings: scatt
     return spills, reading, read_bytes
 
 
-def _pack(options: PrepareOptions, settings: scatter.ScatterSettings, spills: Sequence[Path], work: Path,
-          crew: Crew) -> List[Dict[str, Any]]:
+def _pack(
+    options: PrepareOptions, settings: scatter.ScatterSettings, spills: Sequence[Path], work: Path, crew: Crew
+) -> List[Dict[str, Any]]:
     if settings.shuffle == "none":
         buckets = list(_runs(spills, options.bucket_bytes))
     else:
@@ -210,20 +249,31 @@ def _runs(spills: Sequence[Path], size: int) -> Iterator[Tuple[None, List[Path]]
         yield None, run
 
 
-def _index(plan: Dict[str, Any], settings: scatter.ScatterSettings,
-           results: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+def _index(
+    plan: Dict[str, Any], settings: scatter.ScatterSettings, results: Sequence[Dict[str, Any]]
+) -> Dict[str, Any]:
     tokenizer = read_json(Path(settings.tokenizer) / SETTINGS_FILE)
     splits = {}
     for split in SPLITS:
         entries = [result[split] for result in results if split in result]
         shards = [entry["shard"] for entry in entries if "shard" in entry]
-        splits[split] = {"sequences": sum(shard["sequences"] for shard in shards),
-                         "tokens": sum(shard["tokens"] for shard in shards),
-                         "sentences": sum(entry["sentences"] for entry in entries), "shards": shards}
-    return {"format": FORMAT_VERSION, "tokenizer": tokenizer["fingerprint"],
-            "vocab_size": tokenizer["vocab_size"], "dtype": token_dtype(tokenizer["vocab_size"]).name,
-            "max_length": settings.max_length, "seed": settings.seed,
-            "options": plan["options"], "inputs": plan["inputs"], "splits": splits}
+        splits[split] = {
+            "sequences": sum(shard["sequences"] for shard in shards),
+            "tokens": sum(shard["tokens"] for shard in shards),
+            "sentences": sum(entry["sentences"] for entry in entries),
+            "shards": shards,
+        }
+    return {
+        "format": FORMAT_VERSION,
+        "tokenizer": tokenizer["fingerprint"],
+        "vocab_size": tokenizer["vocab_size"],
+        "dtype": token_dtype(tokenizer["vocab_size"]).name,
+        "max_length": settings.max_length,
+        "seed": settings.seed,
+        "options": plan["options"],
+        "inputs": plan["inputs"],
+        "splits": splits,
+    }
 
 
 @contextlib.contextmanager
@@ -232,5 +282,6 @@ def _progress(name: str, total: int, unit: str, shown: bool) -> Iterator[Callabl
         yield lambda amount: None
         return
     from tqdm import tqdm
+
     with tqdm(total=total, desc=name, unit=unit, unit_scale=unit == "B") as bar:
         yield bar.update

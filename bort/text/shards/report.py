@@ -1,4 +1,5 @@
 """The report of a preparation: what came in, what was left out, what there is now, and how fast it went."""
+
 from __future__ import annotations
 
 import sys
@@ -9,10 +10,14 @@ from typing import Any, Dict, List, Sequence
 from bort.text.shards.scatter import read_counts
 
 _KEPT = ("documents", "sentences", "words", "characters", "tokens")
-_REASONS = {"short": "documents with too few words",
-            "structured": "structured lines (tables, headings, lists)", "garbage": "lines that are not text",
-            "unparsable": "wiki pages that could not be parsed", "rows": "rows without text",
-            "pages": "wiki pages that are no articles"}
+_REASONS = {
+    "short": "documents with too few words",
+    "structured": "structured lines (tables, headings, lists)",
+    "garbage": "lines that are not text",
+    "unparsable": "wiki pages that could not be parsed",
+    "rows": "rows without text",
+    "pages": "wiki pages that are no articles",
+}
 
 
 def sum_counts(spills: Sequence[Path], reading: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
@@ -38,8 +43,14 @@ def _peak_megabytes() -> Dict[str, float]:
     return {name: round(resource.getrusage(which).ru_maxrss / unit, 1) for name, which in who.items()}
 
 
-def make_report(index: Dict[str, Any], counts: Dict[str, Any], passed: List[str], seconds: Dict[str, float],
-                read_bytes: int, workers: int) -> Dict[str, Any]:
+def make_report(
+    index: Dict[str, Any],
+    counts: Dict[str, Any],
+    passed: List[str],
+    seconds: Dict[str, float],
+    read_bytes: int,
+    workers: int,
+) -> Dict[str, Any]:
     """The content of ``report.json``.
 
     ``seconds`` by step, bytes read and throughput (megabytes of input and tokens of the whole result per
@@ -48,15 +59,21 @@ def make_report(index: Dict[str, Any], counts: Dict[str, Any], passed: List[str]
     """
     working = max(1e-9, seconds["scatter"] + seconds["pack"])
     whole = read_bytes == index["inputs"]["bytes"]
-    splits = {name: {key: split[key] for key in ("sequences", "sentences", "tokens")}
-              for name, split in index["splits"].items()}
+    splits = {
+        name: {key: split[key] for key in ("sequences", "sentences", "tokens")}
+        for name, split in index["splits"].items()
+    }
     return {
-        "inputs": {**index["inputs"], "passed_over": len(passed), "passed_over_names": passed[:20]}, **counts,
-        "splits": splits, "vocab_size": index["vocab_size"], "workers": workers,
+        "inputs": {**index["inputs"], "passed_over": len(passed), "passed_over_names": passed[:20]},
+        **counts,
+        "splits": splits,
+        "vocab_size": index["vocab_size"],
+        "workers": workers,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "megabytes_per_second": round(read_bytes / working / 1e6, 3) if whole else None,
         "tokens_per_second": round(counts["tokens"] / working) if whole else None,
-        "peak_memory_mb": _peak_megabytes()}
+        "peak_memory_mb": _peak_megabytes(),
+    }
 
 
 def format_report(report: Dict[str, Any]) -> str:
@@ -64,20 +81,27 @@ def format_report(report: Dict[str, Any]) -> str:
     rows = [("files", report["inputs"]["files"]), ("bytes", report["inputs"]["bytes"])]
     rows += [(name, report[name]) for name in _KEPT]
     rows += [(f"left out: {_REASONS.get(name, name)}", number) for name, number in report["dropped"].items()]
-    rows += [("files passed over", report["inputs"]["passed_over"])] if report["inputs"][
-                                                                                         "passed_over"] else []
+    rows += (
+        [("files passed over", report["inputs"]["passed_over"])] if report["inputs"]["passed_over"] else []
+    )
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {number:>15,}" for name, number in rows]
     lines += ["", f"{'split':<8}{'sequences':>12}{'sentences':>14}{'tokens':>16}"]
-    lines += [f"{name:<8}{split['sequences']:>12,}{split['sentences']:>14,}{split['tokens']:>16,}"
-              for name, split in report["splits"].items()]
+    lines += [
+        f"{name:<8}{split['sequences']:>12,}{split['sentences']:>14,}{split['tokens']:>16,}"
+        for name, split in report["splits"].items()
+    ]
     lines += [f"damaged, read in part: {name}" for name in report["broken_files"]]
     lines.append("")
     if report["megabytes_per_second"] is not None:
-        lines.append(f"{report['megabytes_per_second']:.2f} MB/s, {report['tokens_per_second']:,} tokens/s, "
-                     f"{report['workers']} workers")
+        lines.append(
+            f"{report['megabytes_per_second']:.2f} MB/s, {report['tokens_per_second']:,} tokens/s, "
+            f"{report['workers']} workers"
+        )
     memory = report["peak_memory_mb"]
     if memory:
-        lines.append(f"peak memory: {memory['main_process']:.0f} MB in the main process, "
-                     f"{memory['largest_worker']:.0f} MB in the largest worker")
+        lines.append(
+            f"peak memory: {memory['main_process']:.0f} MB in the main process, "
+            f"{memory['largest_worker']:.0f} MB in the largest worker"
+        )
     return "\n".join(lines)

@@ -5,6 +5,7 @@ and split. Which bucket, split and place a document or sentence gets is drawn fr
 does not depend on who does the work or in which order. Every file is written atomically: what exists is
 whole, and is not made again.
 """
+
 from __future__ import annotations
 
 import json
@@ -20,6 +21,8 @@ import numpy as np
 from bort.errors import BortError
 from bort.files import atomic_write, write_json
 from bort.text.corpus.cleaning import clean_document
+from bort.text.corpus.segmentation import count_words
+from bort.text.corpus.sentences import blank_after
 from bort.text.shards.dataset import SPLITS, pack_sentences, token_dtype, write_shard
 from bort.text.tokenizers.loading import Tokenizer, load_tokenizer
 
@@ -59,6 +62,7 @@ _state: Dict[str, Any] = {}
 def start_worker(settings: ScatterSettings) -> None:
     """Prepare a process for the functions below, and let it end with its parent, however that ends."""
     import multiprocessing
+
     parent = getattr(multiprocessing, "parent_process", lambda: None)()
     if parent is not None:
         # A worker whose parent was killed would otherwise wait for work for ever.
@@ -67,8 +71,9 @@ def start_worker(settings: ScatterSettings) -> None:
     _state["tokenizer"] = load_tokenizer(settings.tokenizer)
 
 
-def scatter_block(group: int, block: int, documents: Sequence[str], format: str, path: str,
-                  min_words: int) -> None:
+def scatter_block(
+    group: int, block: int, documents: Sequence[str], format: str, path: str, min_words: int
+) -> None:
     """Clean, split and tokenize a block of raw documents, and write its spill file."""
     settings: ScatterSettings = _state["settings"]
     tokenizer: Tokenizer = _state["tokenizer"]
@@ -77,25 +82,37 @@ def scatter_block(group: int, block: int, documents: Sequence[str], format: str,
     sizes: List[int] = []
     for raw in documents:
         for sentences in clean_document(raw, format, min_words, counts):
-            # Inside a document a sentence follows another after a blank, which belongs to its first token.
+            counts["words"] += sum(map(count_words, sentences))
             texts.append(sentences[0])
-            texts.extend(sentences[1:] if settings.shuffle == "sentences"
-                         else (" " + text for text in sentences[1:]))
+            # Inside a document a sentence follows another after a blank, which belongs to its first token.
+            texts.extend(
+                sentences[1:]
+                if settings.shuffle == "sentences"
+                else (blank_after(before) + text for before, text in zip(sentences, sentences[1:]))
+            )
             sizes.append(len(sentences))
     counts["characters"] = sum(map(len, texts))
-    counts["words"] = sum(text.count(" ") + (text[0] != " ") for text in texts)
     rows = tokenizer.encode_batch(texts)
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     tokens = np.fromiter(chain.from_iterable(rows), token_dtype(tokenizer.vocab_size), int(lengths.sum()))
     counts["documents"], counts["sentences"], counts["tokens"] = len(sizes), len(texts), len(tokens)
     if settings.shuffle == "sentences":
         sizes = [1] * len(texts)
-    _write_spill(Path(path), _sections(np.asarray(sizes, dtype=np.int64), lengths, tokens, group, block,
-                                       settings), dict(counts))
+    _write_spill(
+        Path(path),
+        _sections(np.asarray(sizes, dtype=np.int64), lengths, tokens, group, block, settings),
+        dict(counts),
+    )
 
 
-def _sections(sizes: np.ndarray, lengths: np.ndarray, tokens: np.ndarray, group: int, block: int,
-              settings: ScatterSettings) -> List[Section]:
+def _sections(
+    sizes: np.ndarray,
+    lengths: np.ndarray,
+    tokens: np.ndarray,
+    group: int,
+    block: int,
+    settings: ScatterSettings,
+) -> List[Section]:
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, group, block])))
     splits = _draw_splits(len(sizes), settings.ratios, rng)
     if settings.shuffle == "none":
@@ -112,7 +129,7 @@ def _sections(sizes: np.ndarray, lengths: np.ndarray, tokens: np.ndarray, group:
     borders = np.searchsorted(place[order], np.arange(count + 1))
     sections = []
     for number in range(count):
-        units = order[borders[number]:borders[number + 1]]
+        units = order[borders[number] : borders[number + 1]]
         sentences = ranges(first_sentence[units], sizes[units])
         picked = ranges(first_token[sentences], lengths[sentences])
         sections.append(Section(keys[units], sizes[units], lengths[sentences], tokens[picked]))
@@ -135,8 +152,9 @@ def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The numbers ``start, ..., start + size - 1`` of all ranges, one after another."""
     sizes = sizes.astype(np.int64)
     ends = np.cumsum(sizes)
-    return np.repeat(starts.astype(np.int64) - (ends - sizes), sizes) + np.arange(int(ends[-1]) if len(ends)
-                                                                                  else 0)
+    return np.repeat(starts.astype(np.int64) - (ends - sizes), sizes) + np.arange(
+        int(ends[-1]) if len(ends) else 0
+    )
 
 
 def _write_spill(path: Path, sections: List[Section], counts: Dict[str, int]) -> None:
@@ -172,11 +190,14 @@ def read_section(path: Path, number: int, dtype: np.dtype) -> Section:
     with open(path, "rb") as stream:
         _, table = _read_header(stream, path)
         stream.seek(table + number * 4 * _TABLE.itemsize)
-        units, sentences, tokens, place = np.frombuffer(stream.read(4 * _TABLE.itemsize),
-                                                        dtype=_TABLE).tolist()
+        units, sentences, tokens, place = np.frombuffer(
+            stream.read(4 * _TABLE.itemsize), dtype=_TABLE
+        ).tolist()
         stream.seek(place)
-        parts = [np.frombuffer(stream.read(count * kind.itemsize), dtype=kind)
-                 for count, kind in ((units, _KEYS), (units, _COUNTS), (sentences, _COUNTS), (tokens, dtype))]
+        parts = [
+            np.frombuffer(stream.read(count * kind.itemsize), dtype=kind)
+            for count, kind in ((units, _KEYS), (units, _COUNTS), (sentences, _COUNTS), (tokens, dtype))
+        ]
     if len(parts[3]) != tokens:
         raise BortError(f"{path}: cut short; remove it and run the command again")
     return Section(*parts)
@@ -206,12 +227,18 @@ def pack_bucket(bucket: int, number: Optional[int], spills: Sequence[str], resul
         sizes = section.sizes.astype(np.int64)
         lengths = section.lengths.astype(np.int64)
         sentences = ranges((np.cumsum(sizes) - sizes)[units], sizes[units])
+        # A separator stands between units: documents, or sentences when these are shuffled.
         opens = np.zeros(len(sentences), dtype=bool)
-        if settings.shuffle != "sentences":
-            opens[np.cumsum(sizes[units]) - sizes[units]] = True
-        packed, offsets = pack_sentences(section.tokens, (np.cumsum(lengths) - lengths)[sentences],
-                                         lengths[sentences], opens, settings.max_length, tokenizer.bos_id,
-                                         tokenizer.eos_id)
+        opens[np.cumsum(sizes[units]) - sizes[units]] = True
+        packed, offsets = pack_sentences(
+            section.tokens,
+            (np.cumsum(lengths) - lengths)[sentences],
+            lengths[sentences],
+            opens,
+            settings.max_length,
+            tokenizer.bos_id,
+            tokenizer.eos_id,
+        )
         entry: Dict[str, Any] = {"units": len(units), "sentences": len(sentences)}
         if len(offsets) > 1:
             entry["shard"] = write_shard(settings.output, f"{split}-{bucket:05d}", packed, offsets)

@@ -1,4 +1,5 @@
 """Worker processes that are given tasks one by one, and never more than they can hold."""
+
 from __future__ import annotations
 
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -24,8 +25,9 @@ class Crew:
             initializer(*arguments)
         else:
             # Fresh interpreters: a forked one would inherit whatever threads and locks the caller has.
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"),
-                                             initializer=initializer, initargs=arguments)
+            self._pool = ProcessPoolExecutor(
+                self._workers, mp_context=get_context("spawn"), initializer=initializer, initargs=arguments
+            )
 
     def apart(self, function: Callable, *arguments: Any) -> None:
         """Call a function in a process of its own, whose memory is free again afterwards."""
@@ -59,8 +61,10 @@ class Crew:
 
     @staticmethod
     def _died() -> BortError:
-        return BortError("a worker process was killed (out of memory?); run the same command again to "
-                         "continue, with fewer --workers if memory is short")
+        return BortError(
+            "a worker process was killed (out of memory?); run the same command again to "
+            "continue, with fewer --workers if memory is short"
+        )
 
     def __enter__(self) -> "Crew":
         return self

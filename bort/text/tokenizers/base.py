@@ -1,4 +1,5 @@
 """What every tokenizer of the project can do, whatever its kind."""
+
 from __future__ import annotations
 
 import hashlib
@@ -73,8 +74,14 @@ class Tokenizer:
 
     kind = ""
 
-    def __init__(self, tokens: Sequence[str], names: Dict[str, str], marker: Optional[str],
-                 spare: Iterable[int], digest_of: Any) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        names: Dict[str, str],
+        marker: Optional[str],
+        spare: Iterable[int],
+        digest_of: Any,
+    ) -> None:
         """Fill in the attributes.
 
         Args:
@@ -95,10 +102,12 @@ class Tokenizer:
         self.vocab_size = len(self._tokens)
         self.names = dict(names)
         self.bos_id, self.pad_id, self.eos_id, self.unk_id, self.mask_id = (
-            self._ids[names[key]] for key in ("bos", "pad", "eos", "unk", "mask"))
+            self._ids[names[key]] for key in ("bos", "pad", "eos", "unk", "mask")
+        )
         self.marker_id = self.unk_id if marker is None else self._ids[marker]
         self.special_ids: FrozenSet[int] = frozenset(
-            [self.bos_id, self.pad_id, self.eos_id, self.unk_id, self.mask_id, self.marker_id, *spare])
+            [self.bos_id, self.pad_id, self.eos_id, self.unk_id, self.mask_id, self.marker_id, *spare]
+        )
         content = json.dumps([self.kind, self._tokens, self.names, marker, digest_of], ensure_ascii=True)
         self.fingerprint = hashlib.sha256(content.encode("ascii")).hexdigest()
 
@@ -189,9 +198,16 @@ class Tokenizer:
         tokenizer."""
         folder = Path(folder)
         self._write_files(folder)
-        write_json(folder / SETTINGS_FILE, {"format": FORMAT_VERSION, "kind": self.kind,
-                                            "vocab_size": self.vocab_size, "fingerprint": self.fingerprint,
-                                            "special_tokens": self.names})
+        write_json(
+            folder / SETTINGS_FILE,
+            {
+                "format": FORMAT_VERSION,
+                "kind": self.kind,
+                "vocab_size": self.vocab_size,
+                "fingerprint": self.fingerprint,
+                "special_tokens": self.names,
+            },
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]}...)"
@@ -218,11 +234,14 @@ def tokens_in_order(ids: Any, where: str) -> List[str]:
     tokens: List[Optional[str]] = [None] * len(ids)
     for token, index in ids.items():
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(tokens):
-            raise BortError(f"{where}: {token!r} has the id {index!r}, not a whole number from 0 to "
-                            f"{len(tokens) - 1}; the file is damaged or incomplete")
+            raise BortError(
+                f"{where}: {token!r} has the id {index!r}, not a whole number from 0 to "
+                f"{len(tokens) - 1}; the file is damaged or incomplete"
+            )
         if tokens[index] is not None:
-            raise BortError(f"{where}: {token!r} and {tokens[index]!r} share the id {index}; the file is "
-                            "damaged")
+            raise BortError(
+                f"{where}: {token!r} and {tokens[index]!r} share the id {index}; the file is damaged"
+            )
         tokens[index] = token
     return tokens  # type: ignore[return-value]
 
@@ -248,8 +267,9 @@ def read_lines(path: Path) -> List[str]:
     return [line[:-1] if line.endswith("\r") else line for line in lines]
 
 
-def fixed_specials(tokens: Sequence[str], candidates: Dict[str, Tuple[str, ...]], where: str) -> Dict[str,
-                                                                                                      str]:
+def fixed_specials(
+    tokens: Sequence[str], candidates: Dict[str, Tuple[str, ...]], where: str
+) -> Dict[str, str]:
     """The first of each special token's spellings that the vocabulary has.
 
     Raises:

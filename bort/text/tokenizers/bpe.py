@@ -1,5 +1,6 @@
 """Byte-level byte-pair encoding (GPT-2's, as RoBERTa and Bort use it) from each of the layouts that people
 have."""
+
 from __future__ import annotations
 
 import json
@@ -31,8 +32,10 @@ def byte_alphabet() -> Dict[str, int]:
     """GPT-2's 256 stand-in characters and the bytes they stand for: printable Latin-1 or U+0100 and up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
-    return {**{chr(byte): byte for byte in printable},
-            **{chr(256 + n): byte for n, byte in enumerate(others)}}
+    return {
+        **{chr(byte): byte for byte in printable},
+        **{chr(256 + n): byte for n, byte in enumerate(others)},
+    }
 
 
 def _word_finder() -> Callable[[str], List[str]]:
@@ -44,6 +47,7 @@ def _word_finder() -> Callable[[str], List[str]]:
     """
     try:
         import regex
+
         return regex.compile(_WORDS).findall
     except ImportError:
         splitter = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -55,8 +59,9 @@ class BytePairTokenizer(Tokenizer):
 
     kind = "bpe"
 
-    def __init__(self, tokens: Sequence[str], merges: Sequence[Tuple[str, str]],
-                 where: str = "vocabulary") -> None:
+    def __init__(
+        self, tokens: Sequence[str], merges: Sequence[Tuple[str, str]], where: str = "vocabulary"
+    ) -> None:
         """Build from V tokens by id and the merges by rank.
 
         Raises:
@@ -68,14 +73,18 @@ class BytePairTokenizer(Tokenizer):
         alphabet = byte_alphabet()
         lacking = sorted(alphabet[char] for char in alphabet if char not in known)
         if lacking:
-            raise BortError(f"{where}: not a byte-level vocabulary, {len(lacking)} of the 256 bytes have no "
-                            f"token (the first is byte 0x{lacking[0]:02x})")
+            raise BortError(
+                f"{where}: not a byte-level vocabulary, {len(lacking)} of the 256 bytes have no "
+                f"token (the first is byte 0x{lacking[0]:02x})"
+            )
         for number, (left, right) in enumerate(merges, start=1):
             for part in (left, right, left + right):
                 if part not in known:
-                    raise BortError(f"{where}: merge {number}, {left + ' ' + right!r}, needs the token "
-                                    f"{part!r}, which the vocabulary does not have; the two files do not "
-                                    "belong together")
+                    raise BortError(
+                        f"{where}: merge {number}, {left + ' ' + right!r}, needs the token "
+                        f"{part!r}, which the vocabulary does not have; the two files do not "
+                        "belong together"
+                    )
         self._merges = [tuple(pair) for pair in merges]
         spare = [index for index, token in enumerate(tokens) if _SPARE.fullmatch(token)]
         marker = "madeupword0000" if "madeupword0000" in known else None
@@ -159,8 +168,10 @@ def read_merges(path: Path) -> List[Tuple[str, str]]:
             continue
         pair = line.split(" ")
         if len(pair) != 2 or not all(pair):
-            raise BortError(f"{path}, line {number}: {line[:60]!r} is not a merge (two tokens with a blank "
-                            "between); the file is damaged")
+            raise BortError(
+                f"{path}, line {number}: {line[:60]!r} is not a merge (two tokens with a blank "
+                "between); the file is damaged"
+            )
         merges.append((pair[0], pair[1]))
     if not merges:
         raise BortError(f"{path}: no merges in it; the file is empty or damaged")
@@ -187,12 +198,16 @@ def from_fairseq(encoder: Path, ranks: Path, dictionary: Path) -> BytePairTokeni
     for number, line in enumerate(read_lines(dictionary), start=1):
         name, blank, count = line.rpartition(" ")
         if not blank or not name or not count.isdigit():
-            raise BortError(f"{dictionary}, line {number}: {line[:60]!r} is not a token and its count; "
-                            "the file is damaged")
+            raise BortError(
+                f"{dictionary}, line {number}: {line[:60]!r} is not a token and its count; "
+                "the file is damaged"
+            )
         if name.isascii() and name.isdigit():
             if int(name) >= len(by_id):
-                raise BortError(f"{dictionary}, line {number}: {encoder.name} has no id {name}; "
-                                "the two files do not belong together")
+                raise BortError(
+                    f"{dictionary}, line {number}: {encoder.name} has no id {name}; "
+                    "the two files do not belong together"
+                )
             name = by_id[int(name)]
         tokens.append(name)
     if "<mask>" not in tokens:
@@ -200,8 +215,9 @@ def from_fairseq(encoder: Path, ranks: Path, dictionary: Path) -> BytePairTokeni
     seen: Dict[str, int] = {}
     for index, token in enumerate(tokens):
         if seen.setdefault(token, index) != index:
-            raise BortError(f"{dictionary}, line {index - 3}: the token {token!r} is in it twice; the file "
-                            "is damaged")
+            raise BortError(
+                f"{dictionary}, line {index - 3}: the token {token!r} is in it twice; the file is damaged"
+            )
     return BytePairTokenizer(tokens, read_merges(ranks), str(dictionary))
 
 
@@ -212,8 +228,10 @@ def from_vocab_json(vocabulary: Path, merges: Path) -> BytePairTokenizer:
         return BytePairTokenizer(tokens, read_merges(merges), str(vocabulary))
     except BortError as error:
         if "<|endoftext|>" in tokens and "<s>" not in tokens:
-            raise BortError(f"{error} (it is GPT-2's own; RoBERTa's ids need fairseq's dict.txt beside "
-                            "encoder.json and vocab.bpe)") from error
+            raise BortError(
+                f"{error} (it is GPT-2's own; RoBERTa's ids need fairseq's dict.txt beside "
+                "encoder.json and vocab.bpe)"
+            ) from error
         raise
 
 
@@ -234,7 +252,8 @@ def from_tokenizer_json(path: Path, content: Dict[str, Any]) -> BytePairTokenize
     for number, merge in enumerate(model.get("merges") or [], start=1):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise BortError(f"{path}: model.merges, entry {number}: {str(merge)[:60]!r} is not a pair of "
-                            "tokens")
+            raise BortError(
+                f"{path}: model.merges, entry {number}: {str(merge)[:60]!r} is not a pair of tokens"
+            )
         merges.append((pair[0], pair[1]))
     return BytePairTokenizer(tokens_in_order(ids, str(path)), merges, str(path))

@@ -1,4 +1,5 @@
 """One way in for every layout of a vocabulary that people have: ``load_tokenizer(folder)``."""
+
 from __future__ import annotations
 
 import os
@@ -11,26 +12,46 @@ from bort.text.tokenizers import bpe, pieces, wordpiece
 from bort.text.tokenizers.base import FORMAT_VERSION, SETTINGS_FILE, Tokenizer
 from bort.text.tokenizers.pieces import train_sentencepiece
 
-__all__ = ["TOKENIZER_FILES", "Tokenizer", "find_default_tokenizer", "find_tokenizer_files", "load_tokenizer",
-           "train_sentencepiece"]
+__all__ = [
+    "TOKENIZER_FILES",
+    "Tokenizer",
+    "find_default_tokenizer",
+    "find_tokenizer_files",
+    "load_tokenizer",
+    "train_sentencepiece",
+]
 
-TOKENIZER_FILES = (SETTINGS_FILE, "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json",
-                   "vocab.txt", "encoder.json", "vocab.bpe", "dict.txt", "openai_webtext_bpe_ranks-*.json",
-                   "*.vocab", "*.model")
+TOKENIZER_FILES = (
+    SETTINGS_FILE,
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "encoder.json",
+    "vocab.bpe",
+    "dict.txt",
+    "openai_webtext_bpe_ranks-*.json",
+    "*.vocab",
+    "*.model",
+)
 """Patterns of the file names that a tokenizer may consist of, for whoever copies one."""
 
 _GLUONNLP_VOCABULARY = "openwebtext_ccnews_stories_books_cased-*.vocab"
-_LAYOUTS = ("GluonNLP's .vocab file with openai_webtext_bpe_ranks-*.json or vocab.bpe; GPT-2's encoder.json "
-            "and vocab.bpe with fairseq's dict.txt; Hugging Face's vocab.json and merges.txt, or "
-            "tokenizer.json; a SentencePiece .model file; BERT's vocab.txt")
+_LAYOUTS = (
+    "GluonNLP's .vocab file with openai_webtext_bpe_ranks-*.json or vocab.bpe; GPT-2's encoder.json "
+    "and vocab.bpe with fairseq's dict.txt; Hugging Face's vocab.json and merges.txt, or "
+    "tokenizer.json; a SentencePiece .model file; BERT's vocab.txt"
+)
 
 
 def find_tokenizer_files(folder: PathLike) -> List[Path]:
     """Files of ``folder`` that belong to a tokenizer, in the order of :data:`TOKENIZER_FILES`."""
     found: List[Path] = []
     for pattern in TOKENIZER_FILES:
-        found.extend(path for path in sorted(Path(folder).glob(pattern)) if path.is_file()
-                     and path not in found)
+        found.extend(
+            path for path in sorted(Path(folder).glob(pattern)) if path.is_file() and path not in found
+        )
     return found
 
 
@@ -62,13 +83,16 @@ def _check_saved(tokenizer: Tokenizer, saved: Any, where: Path) -> None:
     if not isinstance(saved, dict) or not isinstance(saved.get("format"), int):
         raise BortError(f"{where}: not a tokenizer's settings; the file is damaged")
     if saved["format"] > FORMAT_VERSION:
-        raise BortError(f"{where}: written by a newer version of Bort (format {saved['format']}); update "
-                        "Bort")
+        raise BortError(
+            f"{where}: written by a newer version of Bort (format {saved['format']}); update Bort"
+        )
     if saved.get("fingerprint") != tokenizer.fingerprint:
-        raise BortError(f"{where.parent}: the vocabulary is not the one that was saved here (its fingerprint "
-                        f"is {tokenizer.fingerprint[:12]}..., {where.name} says "
-                        f"{str(saved.get('fingerprint'))[:12]}...); restore the files, or remove "
-                        f"{where.name} if they were changed on purpose")
+        raise BortError(
+            f"{where.parent}: the vocabulary is not the one that was saved here (its fingerprint "
+            f"is {tokenizer.fingerprint[:12]}..., {where.name} says "
+            f"{str(saved.get('fingerprint'))[:12]}...); restore the files, or remove "
+            f"{where.name} if they were changed on purpose"
+        )
 
 
 def _load_file(path: Path) -> Tokenizer:
@@ -87,8 +111,9 @@ def _unknown(path: Path) -> Tokenizer:
 
 def _load_folder(folder: Path) -> Tokenizer:
     def first(*patterns: str) -> Optional[Path]:
-        return next((path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()),
-                    None)
+        return next(
+            (path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()), None
+        )
 
     ranks = first(*bpe.RANK_FILES)
     gluonnlp = first(_GLUONNLP_VOCABULARY, "*.vocab")
@@ -112,8 +137,9 @@ def _load_folder(folder: Path) -> Tokenizer:
         return wordpiece.from_vocab_txt(words)
     partial = [path.name for path in find_tokenizer_files(folder)]
     if partial:
-        raise BortError(f"{folder}: {', '.join(partial)} alone is not a whole tokenizer; a tokenizer is "
-                        f"{_LAYOUTS}")
+        raise BortError(
+            f"{folder}: {', '.join(partial)} alone is not a whole tokenizer; a tokenizer is {_LAYOUTS}"
+        )
     raise BortError(f"{folder}: no tokenizer in it; a tokenizer is {_LAYOUTS}")
 
 
@@ -128,8 +154,9 @@ def _load_tokenizer_json(path: Path) -> Tokenizer:
         return bpe.from_tokenizer_json(path, content)
     if kind == "WordPiece":
         return wordpiece.from_tokenizer_json(path, content)
-    raise BortError(f"{path}: a {kind} tokenizer, which is not read from JSON; give the folder of its .model "
-                    "file")
+    raise BortError(
+        f"{path}: a {kind} tokenizer, which is not read from JSON; give the folder of its .model file"
+    )
 
 
 def _default_folders() -> Iterator[Path]:
@@ -153,10 +180,13 @@ def find_default_tokenizer() -> Optional[Path]:
             names = {path.name for path in find_tokenizer_files(folder)}
             ranks = any(next(folder.glob(pattern), None) for pattern in bpe.RANK_FILES)
             whole = (
-                SETTINGS_FILE in names or "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
+                SETTINGS_FILE in names
+                or "tokenizer.json" in names
+                or {"vocab.json", "merges.txt"} <= names
                 or {"encoder.json", "vocab.bpe", "dict.txt"} <= names
                 or (ranks and next(folder.glob(_GLUONNLP_VOCABULARY), None) is not None)
-                or any(name.endswith(".model") for name in names))
+                or any(name.endswith(".model") for name in names)
+            )
             if whole:
                 return folder
     return None

@@ -6,6 +6,7 @@ Vocabularies trained here are unigram models over NFKC-normalised text with ``<s
 vocabulary are spelled in bytes (256 of the ids), so that no text is lost to ``<unk>``; a smaller vocabulary
 cannot spare those ids and instead covers every character of its training text.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -26,8 +27,13 @@ except ImportError as error:  # pragma: no cover - a broken installation
 MODEL_FILE = "sentencepiece.model"
 MIN_BYTE_FALLBACK = 1000
 _SPACE = "\u2581"
-_SPECIALS = {"bos": ("<s>", "[CLS]"), "pad": ("<pad>", "[PAD]"), "eos": ("</s>", "[SEP]"),
-             "unk": ("<unk>", "[UNK]"), "mask": ("<mask>", "[MASK]")}
+_SPECIALS = {
+    "bos": ("<s>", "[CLS]"),
+    "pad": ("<pad>", "[PAD]"),
+    "eos": ("</s>", "[SEP]"),
+    "unk": ("<unk>", "[UNK]"),
+    "mask": ("<mask>", "[MASK]"),
+}
 MAX_LINE_BYTES = 4096
 _CHUNK = 4096
 
@@ -49,7 +55,8 @@ class SentencePieceTokenizer(Tokenizer):
             intact = processor.LoadFromSerializedProto(model) and processor.get_piece_size() > 0
         except (RuntimeError, OSError) as error:
             raise BortError(
-                            f"{where}: not a SentencePiece model, or a damaged one ({str(error)[:200]})") from error
+                f"{where}: not a SentencePiece model, or a damaged one ({str(error)[:200]})"
+            ) from error
         if not intact:
             raise BortError(f"{where}: not a SentencePiece model (no pieces in it)")
         tokens = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
@@ -63,7 +70,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode_plain(self, texts: List[str]) -> List[List[int]]:
         rows: List[List[int]] = []
         for start in range(0, len(texts), _CHUNK):
-            rows.extend(self._processor.encode(texts[start:start + _CHUNK], out_type=int))
+            rows.extend(self._processor.encode(texts[start : start + _CHUNK], out_type=int))
         return rows
 
     def _decode_plain(self, ids: List[int]) -> str:
@@ -97,9 +104,14 @@ def from_model_file(path: Path) -> SentencePieceTokenizer:
     return SentencePieceTokenizer(data, str(path))
 
 
-def train_sentencepiece(lines: Iterable[str], vocab_size: int, seed: int = 0,
-                        byte_fallback: Optional[bool] = None, threads: int = 2,
-                        max_lines: int = 2_000_000) -> SentencePieceTokenizer:
+def train_sentencepiece(
+    lines: Iterable[str],
+    vocab_size: int,
+    seed: int = 0,
+    byte_fallback: Optional[bool] = None,
+    threads: int = 2,
+    max_lines: int = 2_000_000,
+) -> SentencePieceTokenizer:
     """Train a unigram vocabulary; the same lines, size and seed give the same model, byte for byte.
 
     Args:
@@ -123,19 +135,36 @@ def train_sentencepiece(lines: Iterable[str], vocab_size: int, seed: int = 0,
     if not sample:
         raise BortError("there is no text to make a vocabulary from")
     model = io.BytesIO()
-    settings = dict(model_type="unigram", vocab_size=vocab_size, hard_vocab_limit=False, bos_id=0, pad_id=1,
-                    eos_id=2, unk_id=3, bos_piece="<s>", pad_piece="<pad>", eos_piece="</s>",
-                    unk_piece="<unk>", control_symbols=["<mask>"], user_defined_symbols=[Tokenizer.MARKER],
-                    byte_fallback=byte_fallback, character_coverage=0.9995 if byte_fallback else 1.0,
-                    num_threads=threads, shuffle_input_sentence=False, max_sentence_length=2 * MAX_LINE_BYTES,
-                    minloglevel=2)
+    settings = {
+        "model_type": "unigram",
+        "vocab_size": vocab_size,
+        "hard_vocab_limit": False,
+        "bos_id": 0,
+        "pad_id": 1,
+        "eos_id": 2,
+        "unk_id": 3,
+        "bos_piece": "<s>",
+        "pad_piece": "<pad>",
+        "eos_piece": "</s>",
+        "unk_piece": "<unk>",
+        "control_symbols": ["<mask>"],
+        "user_defined_symbols": [Tokenizer.MARKER],
+        "byte_fallback": byte_fallback,
+        "character_coverage": 0.9995 if byte_fallback else 1.0,
+        "num_threads": threads,
+        "shuffle_input_sentence": False,
+        "max_sentence_length": 2 * MAX_LINE_BYTES,
+        "minloglevel": 2,
+    }
     model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(sample), model_writer=model,
-                                                 **settings)
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sample), model_writer=model, **settings
+        )
     except (RuntimeError, OSError) as error:
-        raise BortError(f"SentencePiece cannot make {vocab_size} ids from this text: "
-                        f"{str(error)[-300:].strip()}") from error
+        raise BortError(
+            f"SentencePiece cannot make {vocab_size} ids from this text: {str(error)[-300:].strip()}"
+        ) from error
     return SentencePieceTokenizer(model.getvalue(), "the trained vocabulary")
 
 
@@ -167,7 +196,10 @@ def _cut(line: str) -> Iterator[str]:
             return
         # A quarter of the bytes, in characters, fits whatever the characters; break it at a blank if there is
         # one.
-        end = line.rfind(" ", 1, MAX_LINE_BYTES // 4) if " " in line[1:MAX_LINE_BYTES
-                                                                     // 4] else MAX_LINE_BYTES // 4
+        end = (
+            line.rfind(" ", 1, MAX_LINE_BYTES // 4)
+            if " " in line[1 : MAX_LINE_BYTES // 4]
+            else MAX_LINE_BYTES // 4
+        )
         yield line[:end]
         line = line[end:].lstrip()

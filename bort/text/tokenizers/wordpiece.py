@@ -1,4 +1,5 @@
 """WordPiece, for BERT teachers that come from Hugging Face: ``vocab.txt`` or ``tokenizer.json``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,8 +14,13 @@ try:
 except ImportError as error:  # pragma: no cover - a broken installation
     raise BortError("the package 'tokenizers' is not installed: pip install tokenizers") from error
 
-_SPECIALS = {"bos": ("[CLS]", "<s>"), "pad": ("[PAD]", "<pad>"), "eos": ("[SEP]", "</s>"),
-             "unk": ("[UNK]", "<unk>"), "mask": ("[MASK]", "<mask>")}
+_SPECIALS = {
+    "bos": ("[CLS]", "<s>"),
+    "pad": ("[PAD]", "<pad>"),
+    "eos": ("[SEP]", "</s>"),
+    "unk": ("[UNK]", "<unk>"),
+    "mask": ("[MASK]", "<mask>"),
+}
 _SETTINGS_FILE = "tokenizer_config.json"
 _PREFIX = "##"
 _MARKERS = ("[unused0]", "[unused1]")
@@ -27,8 +33,14 @@ class WordPieceTokenizer(Tokenizer):
 
     kind = "wordpiece"
 
-    def __init__(self, tokens: Sequence[str], lowercase: bool = True, strip_accents: Optional[bool] = None,
-                 chinese: bool = True, where: str = "vocabulary") -> None:
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        lowercase: bool = True,
+        strip_accents: Optional[bool] = None,
+        chinese: bool = True,
+        where: str = "vocabulary",
+    ) -> None:
         """Build from V tokens by id.
 
         Args:
@@ -42,25 +54,32 @@ class WordPieceTokenizer(Tokenizer):
             BortError: a special token is missing.
         """
         names = fixed_specials(tokens, _SPECIALS, where)
-        spare = [index for index, token in enumerate(tokens) if token.startswith("[unused")
-                 and token.endswith("]")]
+        spare = [
+            index for index, token in enumerate(tokens) if token.startswith("[unused") and token.endswith("]")
+        ]
         marker = next((token for token in _MARKERS if token in set(tokens)), None)
-        self._options = {"do_lower_case": lowercase, "strip_accents": strip_accents,
-                         "tokenize_chinese_chars": chinese}
+        self._options = {
+            "do_lower_case": lowercase,
+            "strip_accents": strip_accents,
+            "tokenize_chinese_chars": chinese,
+        }
         super().__init__(tokens, names, marker, spare, self._options)
-        model = tokenizers.models.WordPiece(vocab=self._ids, unk_token=names["unk"],
-                                            max_input_chars_per_word=100)
+        model = tokenizers.models.WordPiece(
+            vocab=self._ids, unk_token=names["unk"], max_input_chars_per_word=100
+        )
         self._fast = tokenizers.Tokenizer(model)
         self._fast.normalizer = tokenizers.normalizers.BertNormalizer(
-            clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase)
+            clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase
+        )
         self._fast.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
 
     def _encode_plain(self, texts: List[str]) -> List[List[int]]:
         rows: List[List[int]] = []
         encode = getattr(self._fast, "encode_batch_fast", self._fast.encode_batch)
         for start in range(0, len(texts), _CHUNK):
-            rows.extend(encoding.ids for encoding in encode(texts[start:start + _CHUNK],
-                                                            add_special_tokens=False))
+            rows.extend(
+                encoding.ids for encoding in encode(texts[start : start + _CHUNK], add_special_tokens=False)
+            )
         return rows
 
     def decode(self, ids: Any) -> str:
@@ -74,7 +93,7 @@ class WordPieceTokenizer(Tokenizer):
             if index == self.marker_id != self.unk_id:
                 words.append(self.MARKER)
             elif token.startswith(_PREFIX) and words:
-                words[-1] += token[len(_PREFIX):]
+                words[-1] += token[len(_PREFIX) :]
             else:
                 words.append(token)
         return " ".join(words)
@@ -97,8 +116,9 @@ def from_vocab_txt(path: Path) -> WordPieceTokenizer:
         if not token:
             raise BortError(f"{path}, line {number}: empty; the file is damaged")
         if seen.setdefault(token, number) != number:
-            raise BortError(f"{path}, line {number}: {token!r} is on line {seen[token]} too; the file is "
-                            "damaged")
+            raise BortError(
+                f"{path}, line {number}: {token!r} is on line {seen[token]} too; the file is damaged"
+            )
     settings_file = path.with_name(_SETTINGS_FILE)
     settings = read_json(settings_file) if settings_file.is_file() else {}
     if not isinstance(settings, dict):
@@ -110,16 +130,20 @@ def from_tokenizer_json(path: Path, content: Dict[str, Any]) -> WordPieceTokeniz
     """Hugging Face's ``tokenizer.json`` of a BERT tokenizer."""
     tokens = tokens_in_order(content["model"].get("vocab"), str(path))
     normalizer = content.get("normalizer") or {}
-    settings = {"do_lower_case": normalizer.get("lowercase", True),
-                "strip_accents": normalizer.get("strip_accents"),
-                "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True)}
+    settings = {
+        "do_lower_case": normalizer.get("lowercase", True),
+        "strip_accents": normalizer.get("strip_accents"),
+        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
+    }
     return WordPieceTokenizer(tokens, **_options(settings, str(path)), where=str(path))
 
 
 def _options(settings: Dict[str, Any], where: str) -> Dict[str, Any]:
-    options = {"lowercase": settings.get("do_lower_case", True),
-               "strip_accents": settings.get("strip_accents"),
-               "chinese": settings.get("tokenize_chinese_chars", True)}
+    options = {
+        "lowercase": settings.get("do_lower_case", True),
+        "strip_accents": settings.get("strip_accents"),
+        "chinese": settings.get("tokenize_chinese_chars", True),
+    }
     for name, value in options.items():
         if not (isinstance(value, bool) or (value is None and name == "strip_accents")):
             raise BortError(f"{where}: the setting for {name} is {value!r}, not true or false")

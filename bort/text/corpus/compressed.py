@@ -1,0 +1,109 @@
+"""Compressed text files as streams, with bounds on what comes out of them and on what they may ask for."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+from pathlib import Path
+from typing import IO, Any, Callable, Dict
+
+from bort.files import open_regular
+
+MAX_XZ_MEMORY = 256 << 20
+"""Bytes that unpacking .xz may take: ``xz -9`` asks for 65 MiB, a file can ask for 4 GiB."""
+MAX_RATIO = 200
+FREE_BYTES = 16 << 20
+"""Unpacked to packed size that is allowed, from 16 MiB on, as in :mod:`bort.downloads.archives`; text shrinks
+to a tenth at best."""
+_BLOCK = 1 << 16
+
+
+class TooLarge(OSError):
+    """A file unpacks to far more than text does."""
+
+
+def open_text_file(path: Path) -> IO[bytes]:
+    """The unpacked bytes of a regular file: .gz, .bz2, .xz and .lzma by the name's end, others as they are.
+
+    Reading raises :class:`TooLarge` once more than :data:`FREE_BYTES` and more than :data:`MAX_RATIO` times
+    the file's size came out, and ``lzma.LZMAError`` for a file that asks for more than :data:`MAX_XZ_MEMORY`.
+
+    Raises:
+        BortError: it is no regular file, or cannot be opened.
+    """
+    packed = open_regular(path)
+    unpacker = UNPACKERS.get(path.suffix)
+    if unpacker is None:
+        return packed
+    allowed = max(FREE_BYTES, path.stat().st_size * MAX_RATIO)
+    return io.BufferedReader(_Bounded(unpacker(packed), packed, allowed), _BLOCK)
+
+
+def _gzip(packed: IO[bytes]) -> IO[bytes]:
+    return gzip.GzipFile(fileobj=packed)  # type: ignore[return-value]
+
+
+def _xz(packed: IO[bytes]) -> Any:
+    return _Xz(packed)
+
+
+UNPACKERS: Dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": _gzip,
+    ".bz2": bz2.BZ2File,
+    ".xz": _xz,
+    ".lzma": _xz,
+}
+
+
+class _Bounded(io.RawIOBase):
+    """Counts what comes out of a stream; closing it closes the file too."""
+
+    def __init__(self, stream: Any, packed: IO[bytes], allowed: int) -> None:
+        self._stream, self._packed, self._allowed, self._total = stream, packed, allowed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._stream.read(len(buffer))
+        self._total += len(block)
+        if self._total > self._allowed:
+            raise TooLarge(f"it unpacks to more than {self._allowed:,} bytes")
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
+
+
+class _Xz:
+    """``lzma.LZMAFile`` with a limit on memory, which that class does not take."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        self._begin(packed.read(_BLOCK))
+
+    def _begin(self, data: bytes) -> None:
+        self._unpacker = lzma.LZMADecompressor(memlimit=MAX_XZ_MEMORY)
+        self._data = data
+
+    def read(self, size: int) -> bytes:
+        while True:
+            if self._unpacker.eof:
+                rest = (self._unpacker.unused_data or self._packed.read(_BLOCK)).lstrip(
+                    b"\0"
+                )  # stream padding
+                if not rest and not (rest := self._packed.read(_BLOCK)):
+                    return b""
+                self._begin(rest)
+            block = self._unpacker.decompress(self._data, size)
+            self._data = b""
+            if block:
+                return block
+            if self._unpacker.needs_input and not self._unpacker.eof:
+                self._data = self._packed.read(_BLOCK)
+                if not self._data:
+                    raise EOFError("the compressed data end before their end mark")
