@@ -50,7 +50,11 @@ def serve(site: Site) -> Iterator[Site]:
             status = site.statuses.pop(0) if site.statuses else 200
             body = site.files.get(self.path)
             if status != 200 or body is None:
-                self.send_error(status if status != 200 else 404)
+                self.send_response(status if status != 200 else 404)
+                for name, value in site.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             self.answer(body)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Iterator, Optional, Tuple
 
 from bort.errors import BortError
-from bort.files import PathLike
+from bort.files import PathLike, open_regular
 
 BLOCK = 1 << 16
 MAX_NAME = 1024
@@ -73,6 +73,10 @@ class _Counted:
         return data
 
 
+def _counted(stream: Any, budget: _Budget) -> Any:
+    return _Counted(stream, budget)
+
+
 class _TarInfo(tarfile.TarInfo):
     """Refuses extended headers that claim to be enormous before they are read into memory."""
 
@@ -100,12 +104,13 @@ def extract(archive: PathLike, folder: PathLike, limits: Optional[Limits] = None
     """
     archive, folder = Path(archive), Path(folder)
     try:
-        packed = archive.stat().st_size
+        with open_regular(archive) as stream:
+            packed = os.fstat(stream.fileno()).st_size
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=str(folder.parent), prefix=f".{folder.name}."))
     except OSError as error:
-        raise BortError(
-                        f"{error.filename or archive}: cannot be read or written ({error.strerror})") from error
+        raise BortError(f"{error.filename or archive}: cannot be read or written ({error.strerror})"
+                        ) from error
     try:
         root = staging / "content"
         root.mkdir()
@@ -122,8 +127,8 @@ def extract(archive: PathLike, folder: PathLike, limits: Optional[Limits] = None
         raise BortError(f"{archive}: is not unpacked, {error}") from error
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError,
             RuntimeError, ValueError, OverflowError) as error:
-        raise BortError(
-                        f"{archive}: is damaged or not an archive ({type(error).__name__}: {error})") from error
+        raise BortError(f"{archive}: is damaged or not an archive ({type(error).__name__}: {error})"
+                        ) from error
     except OSError as error:
         raise BortError(f"{archive}: unpacking failed ({error.strerror or error})") from error
     finally:
@@ -148,8 +153,7 @@ def _unpack(archive: Path, root: Path, budget: _Budget) -> None:
         budget.add_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb") as out:
-            for block in iter(lambda: content.read(BLOCK), b""):
-                out.write(block)
+            shutil.copyfileobj(content, out, BLOCK)
 
 
 def _safe_parts(name: str) -> Tuple[str, ...]:
@@ -170,23 +174,23 @@ def _zip_members(archive: Path, magic: bytes, budget: _Budget) -> Iterator[Tuple
             # zipfile cuts names at a NUL and turns backslashes on Windows; the archive's own spelling is what
             # counts.
             name = info.orig_filename
+            _safe_parts(name.rstrip("/") or name)
             mode = info.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _Refused(f"{name[:200]!r} is a link or a device")
             if info.flag_bits & 1:
                 raise _Refused(f"{name[:200]!r} is encrypted")
-            if info.is_dir():
-                _safe_parts(name.rstrip("/") or name)
+            if name.endswith("/"):
                 continue
             with opened.open(info) as content:
-                yield name, _Counted(content, budget)
+                yield name, _counted(content, budget)
 
 
 def _tar_members(archive: Path, magic: bytes, budget: _Budget) -> Iterator[Tuple[str, Any]]:
-    opener = (gzip.open if magic.startswith(b"\x1f\x8b") else bz2.open if magic.startswith(b"BZh")
-              else lzma.open if magic.startswith(b"\xfd7zXZ") else open)
+    opener: Any = (gzip.open if magic.startswith(b"\x1f\x8b") else bz2.open if magic.startswith(b"BZh")
+                   else lzma.open if magic.startswith(b"\xfd7zXZ") else open)
     # Read as a stream, so that skipped members and padding count as well.
-    with opener(archive, "rb") as raw, tarfile.open(fileobj=_Counted(raw, budget), mode="r|",  # type: ignore[arg-type]
+    with opener(archive, "rb") as raw, tarfile.open(fileobj=_counted(raw, budget), mode="r|",
                                                     tarinfo=_TarInfo) as opened:
         for info in opened:
             opened.members = []  # the list would grow with the archive
@@ -196,6 +200,12 @@ def _tar_members(archive: Path, magic: bytes, budget: _Budget) -> Iterator[Tuple
                 continue
             if not info.isreg() or info.issparse():
                 raise _Refused(f"{info.name[:200]!r} is a link, a device or a sparse file")
+            _safe_parts(info.name)
+            if hasattr(tarfile, "data_filter"):  # Python's own opinion, where this version has one
+                try:
+                    tarfile.data_filter(info, str(archive.parent))
+                except tarfile.FilterError as error:
+                    raise _Refused(str(error)) from error
             yield info.name, opened.extractfile(info)
 
 

@@ -3,32 +3,60 @@ checkpoints."""
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import os
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from bort.downloads.archives import Limits, extract
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from tqdm import tqdm
+
+from bort.downloads.locks import lock
 from bort.errors import BortError
 from bort.files import PathLike, read_json, sha256_file, write_json
-
-__all__ = ["Limits", "extract", "fetch", "lock", "mirrored"]
 
 logger = logging.getLogger("bort.downloads.http")
 
 BLOCK = 1 << 16
 MAX_BYTES = 16 << 30
+MAX_REDIRECTS = 10
 ATTEMPTS = 5
 """Failures in a row, without a single new byte, after which an address is given up."""
 MAX_CONNECTIONS = 200
 """Connections to one address altogether: a server that sends a few bytes each time is given up as well."""
-_FINAL_STATUS = frozenset([400, 401, 403, 404, 405, 406, 410, 451])
-"""Answers that another attempt would not change."""
+_PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
+"""Answers that another attempt may change."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a file is fetched.
+
+    Attributes:
+        max_bytes: a larger file is refused, whether announced or not.
+        timeout: seconds without a byte after which a connection counts as broken.
+        wait: seconds before the second attempt; doubled before each further one.
+        progress: show a bar.
+    """
+
+    max_bytes: int = MAX_BYTES
+    timeout: float = 30.0
+    wait: float = 1.0
+    progress: bool = True
+
+
+class DownloadError(BortError):
+    """No address gave the file; ``failures`` says for each what happened, in one line."""
+
+    def __init__(self, what: str, failures: Sequence[str], remedy: str) -> None:
+        tried = "\n  ".join(failures)
+        super().__init__(f"{what} could not be downloaded:\n  {tried}\n{remedy}")
+        self.failures = list(failures)
 
 
 class _Retry(Exception):
@@ -39,60 +67,60 @@ class _GiveUp(Exception):
     """This address will not do; the next one may."""
 
 
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections to http and https only, and never from https back to http."""
+class _Session(requests.Session):
+    """Follows redirections to http and https only, and never from https back to http; tries again where no
+    answer or a passing one came. What breaks in the middle of the body is resumed by :class:`_Transfer`."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        scheme = urllib.parse.urlsplit(newurl).scheme
-        if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
-            raise _GiveUp(f"redirected to {newurl[:200]}, which is not followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def __init__(self, wait: float) -> None:
+        super().__init__()
+        self.max_redirects = MAX_REDIRECTS
+        # No Retry-After: a server must not make us wait for as long as it likes.
+        retry = urllib3.Retry(ATTEMPTS - 1, redirect=0, status_forcelist=_PASSING_STATUS, backoff_factor=wait,
+                              raise_on_status=False, respect_retry_after_header=False)
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, HTTPAdapter(max_retries=retry))
+
+    def get_redirect_target(self, resp: requests.Response) -> Optional[str]:
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            target = urllib.parse.urljoin(resp.url, target)
+            scheme = urllib.parse.urlsplit(target).scheme
+            if scheme not in ("http", "https") or (resp.url.startswith("https:") and scheme == "http"):
+                raise _GiveUp(f"redirected to {target[:200]}, which is not followed")
+        return target
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    # build_opener would add handlers for file: and ftp: addresses.
-    opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
-                    urllib.request.HTTPDefaultErrorHandler, _SafeRedirects,
-                    urllib.request.HTTPErrorProcessor):
-        opener.add_handler(handler())
-    return opener
+def mirror_addresses(name: str, mirrors: Sequence[str] = ()) -> List[str]:
+    """Where the file ``name`` is on the mirrors: ``mirrors``, then those in the environment variable
+    ``BORT_MIRRORS`` (separated by commas), all of them bases like ``https://host/folder``."""
+    bases = [base.strip() for base in (*mirrors, *os.environ.get("BORT_MIRRORS", "").split(","))]
+    return list(dict.fromkeys(f"{base.rstrip('/')}/{name}" for base in bases if base))
 
 
 def mirrored(url: str, mirrors: Sequence[str] = ()) -> List[str]:
-    """Where a file may be: on each mirror under its own name, then at ``url``.
-
-    ``mirrors`` and the addresses in the environment variable ``BORT_MIRRORS`` (separated by commas) are bases
-    like ``https://host/folder``.
-    """
+    """Where a file may be: on each mirror under its own name (:func:`mirror_addresses`), then at ``url``."""
     name = urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1]
-    bases = [base.strip() for base in [*mirrors, *os.environ.get("BORT_MIRRORS", "").split(",")]
-             if base.strip()]
-    return list(dict.fromkeys([*(f"{base.rstrip('/')}/{name}" for base in bases), url]))
+    return list(dict.fromkeys([*mirror_addresses(name, mirrors), url]))
 
 
-def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, progress: bool = True, *,
-          max_bytes: int = MAX_BYTES, timeout: float = 30.0, wait: float = 1.0, remedy: str = "") -> Path:
+def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, terms: Optional[Terms] = None,
+          remedy: str = "") -> Path:
     """Download the first address that works to ``target``, and return that path.
 
     A broken transfer goes on where it stopped (if the server can, and still has the same file), also in a
-    later
-    process: what has arrived is kept in ``<target>.part``. ``target`` itself appears only when everything has
-        arrived
-    and has the checksum. An existing ``target`` is kept if its checksum is right, or if none is given.
-    Processes that want the same target take turns.
+    later process: what has arrived is kept in ``<target>.part``. ``target`` itself appears only when
+    everything has arrived and has the checksum. An existing ``target`` is kept if its checksum is right, or
+    if none is given. Processes that want the same target take turns.
 
     Args:
         urls: http or https addresses of the same file, best first.
         sha256: of the whole file, in hexadecimal.
-        max_bytes: a larger file is refused, whether announced or not.
-        timeout: seconds without a byte after which a connection counts as broken.
-        wait: seconds before the second attempt; doubled before each further one.
         remedy: what the user can do when no address works, for the message; by default, to save the file by
             hand.
 
     Raises:
-        BortError: no address gave the file; the message says what happened at each and what can be done.
+        DownloadError: no address gave the file; the message says what happened at each and what can be done.
+        BortError: an address is none, or the folder cannot be written to.
     """
     target = Path(target)
     urls = [urls] if isinstance(urls, str) else list(urls)
@@ -111,23 +139,20 @@ def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, p
         failures = []
         for url in urls:
             try:
-                _Transfer(url, target, max_bytes, timeout, wait, progress).run(sha256)
+                _Transfer(url, target, terms or Terms()).run(sha256)
                 return target
             except _GiveUp as error:
                 failures.append(f"{url}: {error}")
                 logger.warning("%s: %s", url, error)
-    tried = "\n  ".join(failures)
-    remedy = remedy or f"Fetch it by other means and save it as {target}, or name a mirror in BORT_MIRRORS"
-    raise BortError(f"{target.name} could not be downloaded:\n  {tried}\n{remedy}")
+    raise DownloadError(target.name, failures, remedy or f"Fetch it by other means and save it as {target}, "
+                        "or name a mirror in BORT_MIRRORS")
 
 
 class _Transfer:
     """One file from one address."""
 
-    def __init__(self, url: str, target: Path, max_bytes: int, timeout: float, wait: float,
-                 progress: bool) -> None:
-        self.url, self.target, self.max_bytes = url, target, max_bytes
-        self.timeout, self.wait, self.progress = timeout, wait, progress
+    def __init__(self, url: str, target: Path, terms: Terms) -> None:
+        self.url, self.target, self.terms = url, target, terms
         self.part = target.with_name(target.name + ".part")
         self.note = target.with_name(target.name + ".part.json")
         self.resumed = False
@@ -160,7 +185,7 @@ class _Transfer:
                 failures = 0 if self._have() > had else failures + 1
                 if failures >= ATTEMPTS or connections >= MAX_CONNECTIONS:
                     raise _GiveUp(f"given up after {connections} attempts, the last: {error}") from error
-                time.sleep(min(60.0, self.wait * 2 ** max(0, failures - 1)))
+                time.sleep(min(60.0, self.terms.wait * 2 ** max(0, failures - 1)))
             except OSError as error:
                 raise BortError(f"{self.part}: cannot be written ({error.strerror or error})") from error
 
@@ -192,47 +217,41 @@ class _Transfer:
         return {}
 
     def _attempt(self, checked: bool) -> None:
-        request = urllib.request.Request(self.url, headers={
-            "User-Agent": "bort", "Accept-Encoding": "identity", **self._resumable(checked)})
+        headers = {"User-Agent": "bort", "Accept-Encoding": "identity", **self._resumable(checked)}
         try:
-            response = _opener().open(request, timeout=self.timeout)
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code == 416:
-                    # Nothing is left to send: either everything is here, or more than the file has.
-                    if _number((error.headers.get("Content-Range")
-                                or "").rpartition("/")[2]) == self._have() > 0:
-                        return
-                    self._forget()
-                    raise _Retry("the server no longer has the part that was asked for") from error
-                failure = " ".join(f"the server answered {error.code} {error.reason}".split())
-                raise (_GiveUp if error.code in _FINAL_STATUS or error.code < 400
-                       else _Retry)(failure) from error
-        except (http.client.HTTPException, OSError) as error:
-            raise _Retry(str(getattr(error, "reason", "") or f"{type(error).__name__}: {error}")) from error
-        except ValueError as error:  # an address that is none
-            raise _GiveUp(str(error)) from error
-        with response:
-            self._receive(response)
+            with _Session(self.terms.wait) as session, session.get(
+                    self.url, headers=headers, stream=True, timeout=self.terms.timeout) as response:
+                self._receive(response)
+        except requests.TooManyRedirects as error:
+            raise _GiveUp(f"redirected more than {MAX_REDIRECTS} times") from error
+        except requests.RequestException as error:  # after all attempts, or an address that is none
+            raise _GiveUp(f"{type(error).__name__}: {error}") from error
 
-    def _receive(self, response: Any) -> None:
-        if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+    def _receive(self, response: requests.Response) -> None:
+        status, headers, start = response.status_code, response.headers, 0
+        if status == 416:
+            # Nothing is left to send: either everything is here, or more than the file has.
+            if _number(headers.get("Content-Range", "").rpartition("/")[2]) == self._have() > 0:
+                return
+            self._forget()
+            raise _Retry("the server no longer has the part that was asked for")
+        if status not in (200, 206):
+            raise _GiveUp(" ".join(f"the server answered {status} {response.reason}".split()))
+        if headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
             raise _GiveUp("the server sends the file compressed, though asked not to")
-        start = 0
-        total = _number(response.headers.get("Content-Length"))
-        if response.status == 206:
-            start, total = _content_range(response.headers.get("Content-Range"))
+        total = _number(headers.get("Content-Length"))
+        if status == 206:
+            start, total = _content_range(headers.get("Content-Range"))
             if start != self._have():
                 self._forget()
                 raise _Retry("the server sent another part than was asked for")
             self.resumed = True
-        elif response.status != 200:
-            raise _GiveUp(f"the server answered {response.status}")
-        if total is not None and total > self.max_bytes:
-            raise _GiveUp(f"the file has {total:,} bytes, more than the {self.max_bytes:,} allowed here")
+        if total is not None and total > self.terms.max_bytes:
+            raise _GiveUp(f"the file has {total:,} bytes, more than the {self.terms.max_bytes:,} allowed "
+                          "here")
         # Only a strong validator says that two answers are the same bytes.
-        etag = response.headers.get("ETag") or ""
-        validator = etag if etag.startswith('"') else response.headers.get("Last-Modified") or ""
+        etag = headers.get("ETag") or ""
+        validator = etag if etag.startswith('"') else headers.get("Last-Modified") or ""
         write_json(self.note, {"url": self.url, "validator": validator})
         with open(self.part, "ab" if start else "wb") as stream:
             received = self._copy(response, stream, start, total)
@@ -241,28 +260,25 @@ class _Transfer:
         if total is not None and received < total:
             raise _Retry(f"the connection ended after {received:,} of {total:,} bytes")
 
-    def _copy(self, response: Any, stream: Any, start: int, total: Optional[int]) -> int:
-        from tqdm import tqdm
-
+    def _copy(self, response: requests.Response, stream: Any, start: int, total: Optional[int]) -> int:
         received = start
+        response.raw.enforce_content_length = False  # bytes that are missing are counted by the caller
         with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=self.target.name,
-                  disable=not self.progress) as bar:
+                  disable=not self.terms.progress) as bar:
             while True:
                 try:
-                    block = response.read(BLOCK)
-                except http.client.IncompleteRead as error:
-                    stream.write(error.partial)
-                    raise _Retry("the connection ended in the middle of a chunk") from error
-                except (http.client.HTTPException, OSError, ValueError) as error:
+                    block = response.raw.read(BLOCK, decode_content=False)
+                except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                     # Of the connection: errors of the file come from write, and are not passing ones.
                     raise _Retry(f"{type(error).__name__}: {error}") from error
                 if not block:
                     return received
                 received += len(block)
-                if received > self.max_bytes or (total is not None and received > total):
+                if received > self.terms.max_bytes or (total is not None and received > total):
                     self._forget()
                     raise _GiveUp("the server sends more than the "
-                                  f"{min(self.max_bytes, total or self.max_bytes):,} bytes it may")
+                                  f"{min(self.terms.max_bytes, total or self.terms.max_bytes):,} bytes it "
+                                  "may")
                 stream.write(block)
                 bar.update(len(block))
 
@@ -271,7 +287,7 @@ def _number(text: Optional[str]) -> Optional[int]:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _content_range(text: Optional[str]) -> Any:
+def _content_range(text: Optional[str]) -> Tuple[int, Optional[int]]:
     """``(start, total)`` of ``bytes 5-9/10``; the total is None where the server does not tell."""
     unit, _, span = (text or "").partition(" ")
     first, _, total = span.partition("/")
@@ -279,42 +295,3 @@ def _content_range(text: Optional[str]) -> Any:
     if unit != "bytes" or start is None:
         raise _GiveUp(f"the server's Content-Range is {text!r}")
     return start, _number(total)
-
-
-@contextlib.contextmanager
-def lock(path: PathLike, timeout: float = 3600.0) -> Iterator[None]:
-    """Hold a file lock: whoever comes second waits. It dies with its process, so a leftover file does not
-    block.
-
-    Raises:
-        BortError: another process held it for ``timeout`` seconds, or the file cannot be made.
-    """
-    path = Path(path)
-    try:
-        stream = open(path, "a+", encoding="ascii")
-    except OSError as error:
-        raise BortError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-    with stream:
-        try:
-            import fcntl
-        except ImportError:  # not POSIX: go on without
-            yield
-            return
-        deadline = time.monotonic() + timeout
-        told = False
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise BortError(f"{path}: another process has held it for {timeout:.0f} s") from error
-                if not told:
-                    logger.warning("%s: waiting for another process that is at it", path)
-                    told = True
-                time.sleep(0.1)
-        try:
-            yield
-        finally:
-            # The file stays: to remove it would let a waiting process lock a file that is no longer there.
-            fcntl.flock(stream, fcntl.LOCK_UN)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from bort.downloads.http import extract, fetch, lock, mirrored
+from bort.downloads.archives import extract
+from bort.downloads.http import Terms, fetch, mirrored
+from bort.downloads.locks import lock
 from bort.errors import BortError
 from bort.files import PathLike, read_json, sha256_file, write_json
 from bort.tasks.base import Task
@@ -144,7 +146,7 @@ def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (),
             expected = (sha256 or source.sha256 or record.sha256(source)) if fetched else sha256
             if path is None:
                 path = fetch(mirrored(source.url, mirrors), arriving / f"{folder.name}-{source.name}",
-                             expected, progress, max_bytes=MAX_BYTES, wait=wait,
+                             expected, Terms(MAX_BYTES, wait=wait, progress=progress),
                              remedy="Fetch it by other means and give it "
                              "with --from-file, or name a mirror with --mirror or BORT_MIRRORS")
             _check_local(source, path, expected, fetched)

@@ -88,6 +88,15 @@ def test_paths_that_lead_outside_are_refused(build, name, tmp_path):
     assert nothing_left(tmp_path, archive) and not (tmp_path.parent / "evil").exists()
 
 
+@pytest.mark.parametrize("name", [b"\0" * 8, b"\0/x.tx00", b"/" * 8])
+def test_a_zip_member_without_a_name_is_refused(tmp_path, name):
+    archive = make_zip(tmp_path / "a.zip", [("fine.txt", b"1"), ("nameless", b"2")])
+    archive.write_bytes(archive.read_bytes().replace(b"nameless", name[:8]))
+    with pytest.raises(BortError, match="unsafe name"):
+        extract(archive, tmp_path / "out")
+    assert nothing_left(tmp_path, archive)
+
+
 @pytest.mark.parametrize("member", [
     special("link", tarfile.SYMTYPE, "/etc/passwd"), special("link", tarfile.LNKTYPE, "fine.txt"),
     special("fifo", tarfile.FIFOTYPE), special("device", tarfile.CHRTYPE), special("block", tarfile.BLKTYPE)])
@@ -118,7 +127,7 @@ def test_a_link_cannot_be_written_through_a_directory_of_the_same_name(tmp_path)
 @pytest.mark.parametrize("build", [make_zip, make_tar])
 def test_bombs_are_refused_by_ratio_total_and_count(build, tmp_path):
     archive = build(tmp_path / "a", [("zeros", bytes(3 << 20))])
-    small = dict(free_bytes=1 << 16)
+    small = {"free_bytes": 1 << 16}
     with pytest.raises(BortError, match="unpacks to more than"):
         extract(archive, tmp_path / "out", Limits(ratio=20, **small))
     with pytest.raises(BortError, match="unpacks to more than 1,000,000 bytes"):

@@ -5,19 +5,22 @@ import hashlib
 import json
 import multiprocessing
 import threading
+from dataclasses import replace
 
 import pytest
 
-from bort.downloads.http import fetch, lock, mirrored
+from bort.downloads.http import DownloadError, Terms, fetch, mirrored
+from bort.downloads.locks import lock
 from bort.errors import BortError
 from tests.local_http import Site, serve
 
 BODY = bytes(range(256)) * 2000
+QUICK = Terms(progress=False, wait=0.01)
 SHA = hashlib.sha256(BODY).hexdigest()
 
 
 def get(site, folder, name="data.bin", sha256=SHA, **settings):
-    return fetch([f"{site.url}/{name}"], folder / "target.bin", sha256, progress=False, wait=0.01, **settings)
+    return fetch([f"{site.url}/{name}"], folder / "target.bin", sha256, replace(QUICK, **settings))
 
 
 def leftovers(folder):
@@ -118,7 +121,7 @@ def test_a_wrong_checksum_leaves_nothing_behind_and_the_next_address_is_tried(tm
             get(site, tmp_path, "bad")
         assert leftovers(tmp_path) == []
         urls = [f"{site.url}/missing", f"{site.url}/bad", f"{site.url}/data.bin"]
-        assert fetch(urls, tmp_path / "target.bin", SHA, progress=False, wait=0.01).read_bytes() == BODY
+        assert fetch(urls, tmp_path / "target.bin", SHA, terms=QUICK).read_bytes() == BODY
 
 
 def test_passing_errors_are_tried_again_and_final_ones_are_not(tmp_path):
@@ -126,9 +129,19 @@ def test_passing_errors_are_tried_again_and_final_ones_are_not(tmp_path):
         get(site, tmp_path)
         assert len(site.requests) == 4
     with serve(Site({})) as site:
-        with pytest.raises(BortError, match="answered 404.*\n.*save it as .*other.bin"):
-            fetch(f"{site.url}/data.bin", tmp_path / "other.bin", progress=False, wait=0.01)
+        with pytest.raises(DownloadError, match="answered 404.*\n.*save it as .*other.bin"):
+            fetch(f"{site.url}/data.bin", tmp_path / "other.bin", terms=QUICK)
         assert len(site.requests) == 1
+
+
+def test_waiting_is_up_to_us_and_ends(tmp_path):
+    """A server cannot ask for a long pause, and one that never gets well is given up with its last answer."""
+    with serve(Site({"/data.bin": BODY}, statuses=[503] * 20, headers={"Retry-After": "9999"})) as site:
+        with pytest.raises(DownloadError, match="answered 503") as caught:
+            get(site, tmp_path)
+        assert len(site.requests) == 5 and caught.value.failures[0].startswith(f"{site.url}/data.bin: ")
+        site.statuses.clear()
+        assert get(site, tmp_path).read_bytes() == BODY
 
 
 def test_redirects_are_followed_to_http_only_and_not_for_ever(tmp_path):
@@ -136,9 +149,10 @@ def test_redirects_are_followed_to_http_only_and_not_for_ever(tmp_path):
                  "/ftp": "ftp://127.0.0.1/x"}
     with serve(Site({"/data.bin": BODY}, redirects=redirects)) as site:
         assert get(site, tmp_path, "moved").read_bytes() == BODY
-        for name, message in (("loop", "answered 302"), ("local", "not allowed"), ("ftp", "not followed")):
+        for name, message in (("loop", "more than 10 times"), ("local", "not followed"),
+                              ("ftp", "not followed")):
             with pytest.raises(BortError, match=message):
-                fetch(f"{site.url}/{name}", tmp_path / name, progress=False, wait=0.01)
+                fetch(f"{site.url}/{name}", tmp_path / name, terms=QUICK)
 
 
 def test_compressed_answers_and_foreign_addresses_are_refused(tmp_path):
@@ -149,7 +163,7 @@ def test_compressed_answers_and_foreign_addresses_are_refused(tmp_path):
         with pytest.raises(BortError, match="only http and https"):
             fetch(url, tmp_path / "x")
     with pytest.raises(BortError, match="could not be downloaded"):
-        fetch("http://127.0.0.1:1/x", tmp_path / "x", progress=False, wait=0.0)
+        fetch("http://127.0.0.1:1/x", tmp_path / "x", terms=Terms(progress=False, wait=0.0))
 
 
 def test_mirrors_come_first_with_the_files_own_name(monkeypatch):
