@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import stat
@@ -18,6 +19,8 @@ from filelock import FileLock, Timeout
 from bort.errors import BortError
 
 PathLike = Union[str, "os.PathLike[str]"]
+
+logger = logging.getLogger("bort.files")
 
 MAX_JSON_BYTES = 64 << 20
 """A settings or index file larger than this is refused before it is parsed."""
@@ -146,22 +149,29 @@ def remove_leftovers(folder: PathLike) -> None:
             _remove_quietly(os.path.join(place, name))
 
 
-def lock_file(path: PathLike, busy: str, remedy: str = "") -> FileLock:
+def lock_file(path: PathLike, busy: str, remedy: str = "", wait: float = 0.0) -> FileLock:
     """Take a lock, which is held until ``release()`` or, however it ends, the end of this process.
 
     Args:
         path: the lock's file; made, with its folder, if absent.
         busy: for the message when another process has it: what that one is doing, and what to do.
         remedy: for the message when the file cannot be made.
+        wait: seconds to wait for another process, with a warning that says so.
 
     Raises:
-        BortError: another process has the lock, or the file cannot be made.
+        BortError: another process has the lock (after ``wait``), or the file cannot be made.
     """
     path = Path(path)
     lock = FileLock(str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise
+            logger.warning("%s: waiting for another process that holds it", path)
+            lock.acquire(timeout=wait)
     except Timeout as error:
         raise BortError(f"{path.parent}: {busy}") from error
     except OSError as error:
