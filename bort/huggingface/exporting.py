@@ -7,12 +7,13 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
+from bort.architecture import Architecture
 from bort.checkpoints import model_folder
 from bort.checkpoints.inspection import find_tokenizer, mlm_head_state
 from bort.errors import BortError
 from bort.files import PathLike, atomic_write, read_bytes, write_json
 from bort.huggingface import names
-from bort.huggingface.heads import scaled
+from bort.huggingface.heads import pad_heads, scaled
 from bort.huggingface.importing import CONFIG_FILE, Report, config_of
 from bort.huggingface.model_card import CARD_FILE, SIGNATURE, find_results, model_card
 from bort.huggingface.narrow import fill_heads
@@ -74,14 +75,20 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
         notes.append(f"the MLM head's own epsilon, {config['mlm_layer_norm_eps']:g}: transformers uses the "
                      f"encoder's, {config['layer_norm_eps']:g}, there too. For equal logits set "
                      f"model.{place}.eps")
+    if config.get("separator_id") is not None:
+        ours["separator_id"] = config["separator_id"]
+    whole = Architecture.from_dict(config["architecture"])
+    if whole.attention_units != whole.hidden:
+        settings["num_attention_heads"] = pad_heads(makers, shapes, whole)
+        ours["heads"] = whole.heads
     settings[names.OUR_KEY] = ours
     config["tokenizer"] = None if found is None else {"kind": found.kind, "fingerprint": found.fingerprint}
     refuse_foreign(out, (CONFIG_FILE, SAFETENSORS_FILE, CARD_FILE), found is not None, _is_export(out))
-    target, target_shapes = _target(makers, shapes, layout, settings, head)
+    target, target_shapes = _target(makers, shapes, layout, {**settings, **config}, head)
     if found is None:
         notes.append("a tokenizer: the model's folder has none (--tokenizer DIR adds one)")
     else:
-        note = write_tokenizer(found, out, config["max_length"])
+        note = write_tokenizer(found, out, config["max_length"], config.get("token_types", 0) > 1)
         notes += [note] if note else []
     write_safetensors(out / SAFETENSORS_FILE, target, target_shapes, dtype)
     results = find_results(stored.located.folder)
@@ -116,15 +123,16 @@ def _target(makers: Makers, shapes: Mapping[str, Tuple[int, ...]], layout: str, 
             head: Optional[str]) -> Tuple[Lazy, Dict[str, Tuple[int, ...]]]:
     """Hugging Face's tensors by their names: makers and shapes."""
     hidden, skipped = settings["hidden_size"], settings["pad_token_id"] + 1
-    mapping = names.name_map(layout, settings["num_hidden_layers"], head == "mlm", head == "classifier")
+    mapping = names.name_map(layout, settings["num_hidden_layers"], head == "mlm", head == "classifier",
+                             settings)
     result = {theirs: makers[ours] for ours, theirs in mapping.items()}
     sizes = {theirs: names.expected_shape(ours, shapes[ours], layout, skipped - 1) for ours,
              theirs in mapping.items()}
     if layout == "roberta":
         name, positions = mapping["encoder.position_weight"], makers["encoder.position_weight"]
         result[name] = lambda: np.concatenate([np.zeros((skipped, hidden), dtype="float32"), positions()])
-    result[f"{layout}.{names.TOKEN_TYPES}"] = lambda: np.zeros((1, hidden), dtype="float32")
-    sizes[f"{layout}.{names.TOKEN_TYPES}"] = (1, hidden)
+    result.setdefault(f"{layout}.{names.TOKEN_TYPES}", lambda: np.zeros((1, hidden), dtype="float32"))
+    sizes.setdefault(f"{layout}.{names.TOKEN_TYPES}", (1, hidden))
     if head is None:  # BertModel itself has no prefix
         result = {name[len(layout) + 1:]: maker for name, maker in result.items()}
         sizes = {name[len(layout) + 1:]: size for name, size in sizes.items()}

@@ -1,18 +1,22 @@
-"""Heads without tanh in classes that have one.
+"""Heads that transformers has no class for: classification heads without tanh, attention with few heads.
 
 Hugging Face's sequence classifiers are dense, tanh, dropout, dense: our "pooled" head. "linear" and
 "linear_extra" are
 expressed in it by a power of two: s = 2**-14 before the tanh and 1/s after it. tanh(sx)/s = x (1 - (sx)^2/3 +
 ...), so that hidden states of size 10 are off by 1e-7 of themselves, and scaling by a power of two rounds
 nothing.
+
+A network cut out of a wider one has A attention heads of d units with A*d < H, where those of transformers
+always fill H: heads whose weights are all 0 do, and add nothing to the output.
 """
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
+from bort.architecture import Architecture
 from bort.errors import BortError
 from bort.huggingface.tensors import Makers
 
@@ -67,6 +71,59 @@ def unscaled(makers: Makers, record: Any, notes: List[str]) -> Optional[str]:
     makers[f"{place}.weight"] = lambda: last["weight"]() * SCALE
     makers[f"{place}.bias"] = last["bias"]
     return str(record["kind"])
+
+
+def _attention(depth: int) -> List[Tuple[str, int]]:
+    """The parameters that have an axis of all heads' units, and which axis it is."""
+    return [(f"encoder.transformer_cells.{index}.{name}", axis) for index in range(depth) for name, axis in (
+        *((f"attention_cell.proj_{kind}.{part}", 0) for kind in ("query", "key", "value")
+          for part in ("weight", "bias")), ("proj.weight", 1))]
+
+
+def pad_heads(makers: Makers, shapes: Dict[str, Tuple[int, ...]], architecture: Architecture) -> int:
+    """Fill the attention in ``makers`` and ``shapes`` up to H units with heads of zeros; how many heads there
+    are then.
+
+    Raises:
+        BortError: H is no multiple of the head size, so that no number of heads fills it.
+    """
+    hidden, units = architecture.hidden, architecture.attention_units
+    if hidden % architecture.head_size:
+        raise BortError(f"{architecture.display} has no form at Hugging Face: its hidden size is no multiple "
+                        f"of the {architecture.head_size} units of a head")
+    for name, axis in _attention(architecture.depth):
+        missing = [(0, hidden - units if axis == place else 0) for place in range(len(shapes[name]))]
+        makers[name] = _padded(makers[name], missing)
+        shapes[name] = tuple(extent + more for extent, (_, more) in zip(shapes[name], missing))
+    return hidden // architecture.head_size
+
+
+def _padded(maker: Callable[[], np.ndarray], missing: List[Tuple[int, int]]) -> Callable[[], np.ndarray]:
+    return lambda: np.pad(maker(), missing)
+
+
+def unpad_heads(makers: Makers, description: Dict[str, Any], heads: Any, notes: List[str]) -> None:
+    """Undo :func:`pad_heads` for a network with ``heads`` of its own, as its export recorded.
+
+    Heads that were trained on at Hugging Face are no longer zeros, and stay.
+    """
+    full = Architecture.from_dict(description["architecture"])
+    if type(heads) is not int or not 1 <= heads < full.heads:
+        return
+    units = heads * full.head_size
+    named = _attention(full.depth)
+    if any(np.any(np.moveaxis(makers[name](), axis, 0)[units:]) for name, axis in named):
+        notes.append(f"exported with {heads} attention heads and trained on since: imported with "
+                     f"{full.heads}")
+        return
+    for name, axis in named:
+        makers[name] = _cut(makers[name], axis, units)
+    description["architecture"] = Architecture(full.depth, heads, full.hidden, full.intermediate,
+                                               full.head_size).to_dict()
+
+
+def _cut(maker: Callable[[], np.ndarray], axis: int, units: int) -> Callable[[], np.ndarray]:
+    return lambda: maker()[:units] if axis == 0 else maker()[:, :units]
 
 
 def _fingerprint(arrays: List[np.ndarray]) -> str:

@@ -14,7 +14,7 @@ from bort.checkpoints.params_file import read_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, read_json, sha256_file
 from bort.huggingface import names
-from bort.huggingface.heads import unscaled
+from bort.huggingface.heads import unpad_heads, unscaled
 from bort.huggingface.output import refuse_foreign
 from bort.huggingface.tensor_files import SAFETENSORS_FILE, inside, open_folder
 from bort.huggingface.tensors import Lazy, Makers, Tensor
@@ -27,7 +27,9 @@ logger = logging.getLogger("bort.huggingface")
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_OUTPUTS = 1 << 16
-TOKEN_TYPES = ("refuse", "fold")
+TOKEN_TYPES = ("keep", "fold", "refuse")
+NO_SEPARATOR = ("it tells the two texts of a pair apart, and no tokenizer says which token separates them: "
+                "every token counts as type 0 (import it again with --tokenizer DIR)")
 
 
 class Report(NamedTuple):
@@ -50,7 +52,7 @@ class Source(NamedTuple):
     notes: List[str]
 
 
-def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool = False,
+def read_folder(folder: PathLike, token_types: str = "keep", body_only: bool = False,
                 seed: int = 0, mlm_layer_norm_eps: Optional[float] = None) -> Source:
     """Read a folder of transformers without writing anything; arguments and errors as
     :func:`import_folder`."""
@@ -87,15 +89,23 @@ def read_folder(folder: PathLike, token_types: str = "refuse", body_only: bool =
         description["mlm_layer_norm_eps"] = ours.get("mlm_layer_norm_eps", description["mlm_layer_norm_eps"])
     if head == "classifier":
         description["head"] = _read_head(config, ours.get("head"), stored, layout, head_dropout)
+    types = stored.get(f"{layout}.{names.TOKEN_TYPES}")
+    if types is not None and token_types == "keep" and len(types.shape) == 2 and types.shape[0] > 1:
+        description.update(token_types=types.shape[0], separator_id=ours.get("separator_id"))
+    pooler = all(f"{layout}.{theirs}" in stored for _, theirs in names.OPTIONAL_NAMES["pooler"])
+    if pooler and not body_only and head != "classifier":
+        description["pooler"] = True
     shapes = model_folder.expected_shapes(model_folder.build(description, where))
-    mapping = names.name_map(layout, depth, mlm, head == "classifier")
+    mapping = names.name_map(layout, depth, mlm, head == "classifier", description)
     for copy, ours_name in names.TIED_COPIES[layout].items():
         if copy in stored and mapping.get(ours_name, copy) not in stored:  # stored under its other name only
             stored[mapping[ours_name]] = stored.pop(copy)
     makers = _pick(folder, stored, shapes, mapping, layout, pad_id, body_only, notes)
-    token_type = stored.get(f"{layout}.{names.TOKEN_TYPES}")
-    if token_type is not None:
-        _fold_token_types(token_type.array(), makers, shapes, token_types, str(folder), notes)
+    if types is not None and "token_types" not in description:
+        _fold_token_types(types.array(), makers, shapes, token_types, str(folder), notes)
+    if "heads" in ours:
+        unpad_heads(makers, description, ours["heads"], notes)
+        shapes = model_folder.expected_shapes(model_folder.build(description, where))
     if head == "classifier":
         kind = unscaled(makers, ours.get("head"), notes)
         description["head"]["kind"] = kind or "pooled"
@@ -192,9 +202,9 @@ def _fold_token_types(rows: np.ndarray, makers: Makers, shapes: Mapping[str, Tup
         raise BortError(f"{where}: its token type embeddings have the shape {rows.shape}")
     if (rows != rows[0]).any():
         if choice != "fold":
-            raise BortError(f"{where}: it tells {len(rows)} types of tokens apart, and models of this "
-                            "project none. If every token is to count as one of the first segment (as in "
-                            "masked language modelling of single texts), import it with --token-types fold")
+            raise BortError(f"{where}: it tells {len(rows)} types of tokens apart: import it with "
+                            "--token-types keep, or with --token-types fold if every token is to count as "
+                            "one of the first text")
         notes.append(f"token types 1 to {len(rows) - 1} were left out: every token counts as type 0 "
                      "(--token-types fold)")
     if rows[0].any():  # adding zeros would turn -0.0 into 0.0
@@ -226,7 +236,7 @@ def _initial(name: str, shape: Tuple[int, ...], seed: int) -> Callable[[], np.nd
 
 
 def import_folder(source: PathLike, out: PathLike, tokenizer: Optional[PathLike] = None,
-                  token_types: str = "refuse", body_only: bool = False, seed: int = 0,
+                  token_types: str = "keep", body_only: bool = False, seed: int = 0,
                   mlm_layer_norm_eps: Optional[float] = None) -> Report:
     """Make a model folder of a folder that transformers wrote.
 
@@ -235,8 +245,9 @@ def import_folder(source: PathLike, out: PathLike, tokenizer: Optional[PathLike]
             class is one of ``names.CLASSES``. float64, float16 and bfloat16 become float32.
         out: the model folder to write.
         tokenizer: a folder to take the tokenizer from instead of ``source``.
-        token_types: "fold" takes token type 0 for every token; "refuse" stops where types differ.
-        body_only: leave heads out, of whatever class.
+        token_types: of a network with more than one: "keep" them; "fold" takes type 0 for every token;
+            "refuse" stops where they differ.
+        body_only: leave heads and the pooler out, of whatever class.
         seed: of the MLM head where there is none.
         mlm_layer_norm_eps: epsilon of the MLM head's LayerNorm. By default what an export of this project
             recorded, 1e-12 for a Bort of the release (:func:`names.is_released_bort`), else the encoder's,
@@ -251,7 +262,7 @@ def import_folder(source: PathLike, out: PathLike, tokenizer: Optional[PathLike]
 
 
 def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Optional[PathLike] = None,
-                  token_types: str = "refuse", seed: int = 0,
+                  token_types: str = "keep", seed: int = 0,
                   mlm_layer_norm_eps: Optional[float] = None) -> Report:
     """Make a model folder of a GluonNLP ``.params`` file that ``bort.load`` does not take as it is: BERT's.
 
@@ -265,7 +276,7 @@ def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Option
     arrays = dict(read_ndarrays(source))
     where = str(source)
     architecture = model_folder.infer_architecture(arrays, heads, where)
-    types = arrays.pop("token_type_embed.0.weight", None)
+    types = arrays.get("token_type_embed.0.weight")
     copy = arrays.pop(model_folder.TIED, None)
     needed = (model_folder.EMBEDDING, "encoder.position_weight")
     if any(name not in arrays or arrays[name].ndim != 2 for name in needed):
@@ -279,8 +290,16 @@ def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Option
                    "max_length": int(arrays[needed[1]].shape[0]), "dropout": 0.1, "layer_norm_eps": epsilon,
                    "mlm_layer_norm_eps": epsilon if mlm_layer_norm_eps is None else mlm_layer_norm_eps,
                    "head": None}
+    kept = types is not None and token_types == "keep" and types.ndim == 2 and len(types) > 1
+    if types is not None and kept:
+        description.update(token_types=len(types), separator_id=None)
+    else:
+        arrays.pop("token_type_embed.0.weight", None)
+    if all(name in arrays for name in model_folder.POOLER):
+        description["pooler"] = True
     shapes = model_folder.expected_shapes(model_folder.build(description, where))
-    left_out = [name for name in arrays if re.fullmatch(r"(pooler|classifier)\.(weight|bias)", name)]
+    left_out = [name for name in arrays if re.fullmatch(r"(pooler|classifier)\.(weight|bias)", name)
+                and name not in shapes]
     mlm = any(name.startswith("decoder.") for name in arrays)
     problems = model_folder.differences(
         shapes, {name: array.shape for name, array in arrays.items() if name not in left_out},
@@ -289,7 +308,7 @@ def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Option
         raise BortError(f"{where}: its parameters are not those of this family: {problems}")
     notes = [f"left out, as no network of this project has them: {', '.join(left_out)}"] if left_out else []
     makers: Makers = {name: _as_float32(array) for name, array in arrays.items() if name in shapes}
-    if types is not None:
+    if types is not None and not kept:
         _fold_token_types(np.asarray(types, dtype="float32"), makers, shapes, token_types, where, notes)
     state = _complete_mlm_head(makers, shapes, mlm, seed, notes)
     record = {"mlm_head": state, "imported_from": {"format": "GluonNLP", "notes": notes,
@@ -312,6 +331,11 @@ def _write(model: Source, source: PathLike, out: PathLike, tokenizer: Optional[P
         raise BortError(f"{source}: vocab_size is {model.description['vocab_size']}, less than the "
                         f"{found.vocab_size} of the tokenizer: they do not belong together (--tokenizer DIR "
                         "takes another)")
+    if model.description.get("token_types") and model.description.get("separator_id") is None:
+        if found is None:
+            model.notes.append(NO_SEPARATOR)
+        else:
+            model.description["separator_id"] = found.eos_id
     out = Path(out)
     refuse_foreign(out, (model_folder.CONFIG_FILE, model_folder.PARAMETERS_FILE), found is not None,
                    config_of(out).get("format") == model_folder.FORMAT)

@@ -45,7 +45,7 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
     """
     architecture = Architecture.from_dict(config["architecture"])
     has_tokenizer = isinstance(config.get("tokenizer"), Mapping)
-    no_pooler = ", add_pooling_layer=False" if classes.endswith("Model") else ""
+    no_pooler = ", add_pooling_layer=False" if classes.endswith("Model") and not config.get("pooler") else ""
     head = config.get("head") or {}
     counts = architecture.parameters(config["vocab_size"], config["max_length"], config.get("token_types", 0))
     tags = ["bort", "text-classification" if head else "fill-mask" if classes.endswith("MaskedLM")

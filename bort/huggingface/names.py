@@ -59,6 +59,9 @@ HEAD_NAMES = {"bert": (("classifier.1.weight", "bert.pooler.dense.weight"),
                           ("classifier.3.weight", "classifier.out_proj.weight"),
                           ("classifier.3.bias", "classifier.out_proj.bias")),}
 TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
+OPTIONAL_NAMES = {"token_types": (("token_type_embed.0.weight", TOKEN_TYPES),),
+                  "pooler": (("pooler.weight", "pooler.dense.weight"), ("pooler.bias", "pooler.dense.bias"))}
+"""Parts of the body that a network has if its description has the member."""
 TIED_COPIES = {  # theirs -> ours; stored by older versions of transformers
     "bert": {"cls.predictions.decoder.weight": "word_embed.0.weight",
              "cls.predictions.decoder.bias": "decoder.3.bias"},
@@ -80,9 +83,14 @@ OUR_KEY = "bort"
 """Member of an exported config.json with what Hugging Face's own members cannot say."""
 
 
-def name_map(layout: str, depth: int, mlm: bool, head: bool) -> Dict[str, str]:
-    """Our names to Hugging Face's, prefix included, of a network with ``depth`` layers and those heads."""
+def name_map(layout: str, depth: int, mlm: bool, head: bool,
+             description: Optional[Mapping[str, Any]] = None) -> Dict[str, str]:
+    """Our names to Hugging Face's, prefix included, of a network with ``depth`` layers, those heads, and the
+    :data:`OPTIONAL_NAMES` that its description says."""
     names = {ours: f"{layout}.{theirs}" for ours, theirs in BODY_NAMES}
+    for member, pairs in OPTIONAL_NAMES.items():
+        names.update((ours, f"{layout}.{theirs}") for ours, theirs in pairs
+                     if description is not None and description.get(member))
     for index in range(depth):
         names.update((ours.format(i=index), f"{layout}.{theirs.format(i=index)}") for ours,
                      theirs in LAYER_NAMES)
@@ -278,7 +286,8 @@ def write_config(description: Mapping[str, Any], layout: str, head: Optional[str
         "architectures": [layout.capitalize() + suffix], "model_type": layout, "hidden_act": "gelu",
         "hidden_size": architecture.hidden, "intermediate_size": architecture.intermediate,
         "num_hidden_layers": architecture.depth, "num_attention_heads": architecture.heads,
-        "vocab_size": description["vocab_size"], "max_position_embeddings": rows, "type_vocab_size": 1,
+        "vocab_size": description["vocab_size"], "max_position_embeddings": rows,
+        "type_vocab_size": description.get("token_types") or 1,
         "position_embedding_type": "absolute", "layer_norm_eps": description["layer_norm_eps"],
         "hidden_dropout_prob": description["dropout"], "attention_probs_dropout_prob": description["dropout"],
         "initializer_range": 0.02, "tie_word_embeddings": True, "torch_dtype": dtype, **special_ids}

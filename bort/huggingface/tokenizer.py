@@ -1,8 +1,8 @@
 """A tokenizer for transformers' ``AutoTokenizer`` that gives the ids this project's models were trained on.
 
 Beside the vocabulary's own files goes a ``tokenizer.json`` whose template puts one ``</s>`` between the
-segments of a pair (RoBERTa's class at Hugging Face puts two) and token type 0 everywhere (an exported model
-has no other).
+segments of a pair (RoBERTa's class at Hugging Face puts two). Every token is of type 0, unless the exported
+model tells the texts of a pair apart.
 """
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ _PROBES = ("Hello world! It's 3.14 o'clock, isn't it?", "  two  blanks\tand a ta
            "www.example.com/a_b-c?d=e&f=%20", "")
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Optional[str]:
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int,
+                    typed: bool = False) -> Optional[str]:
     """Write a tokenizer's own files and, if its kind can be expressed, ``tokenizer.json``; a note if it
     cannot.
+
+    Args:
+        typed: the second text of a pair is of token type 1.
 
     Raises:
         BortError: the folder cannot be written to.
@@ -35,7 +39,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Opti
     if engine is not None:
         differing = next((text for text in _PROBES if _ids(engine, text) != tokenizer.encode(text)), None)
         if differing is None:
-            _finish(engine, tokenizer)
+            _finish(engine, tokenizer, typed)
             with atomic_write(folder / "tokenizer.json") as stream:
                 stream.write(engine.to_str(pretty=False))
         else:
@@ -50,7 +54,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Opti
     settings.update({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length,
                      "bos_token": names["bos"], "cls_token": names["bos"], "eos_token": names["eos"],
                      "sep_token": names["eos"], "unk_token": names["unk"], "pad_token": names["pad"],
-                     "mask_token": names["mask"], "model_input_names": ["input_ids", "attention_mask"],
+                     "mask_token": names["mask"], "model_input_names": [
+                         "input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
                      "clean_up_tokenization_spaces": False})
     write_json(folder / CONFIG_FILE, settings)
     return note and f"{note}: transformers cannot load this tokenizer, use bort.load_tokenizer"
@@ -86,7 +91,7 @@ def _engine(tokenizer: Tokenizer, folder: Path) -> Any:
     return engine
 
 
-def _finish(engine: Any, tokenizer: Tokenizer) -> None:
+def _finish(engine: Any, tokenizer: Tokenizer, typed: bool) -> None:
     """Special tokens, and the template of the project's inputs."""
     from tokenizers import AddedToken
     from tokenizers.processors import TemplateProcessing
@@ -97,7 +102,7 @@ def _finish(engine: Any, tokenizer: Tokenizer) -> None:
                                for key, name in names.items()])
     begin, end = names["bos"], names["eos"]
     engine.post_processor = TemplateProcessing(
-        single=f"{begin} $A {end}", pair=f"{begin} $A:0 {end}:0 $B:0 {end}:0",
+        single=f"{begin} $A {end}", pair=f"{begin} $A:0 {end}:0 $B:{int(typed)} {end}:{int(typed)}",
         special_tokens=[(begin, tokenizer.bos_id), (end, tokenizer.eos_id)])
 
 

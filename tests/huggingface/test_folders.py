@@ -226,7 +226,7 @@ def with_types(rows):
     return lambda tensors: {**tensors, "bert.embeddings.token_type_embeddings.weight": rows}
 
 
-def test_token_types_are_folded_or_refused(exported, tmp_path):
+def test_token_types_may_be_folded_or_refused(exported, tmp_path):
     rng = np.random.default_rng(0)
     one, two = rng.normal(size=(1, 8)), rng.normal(size=(2, 8))
     retensor(exported, with_types(one))
@@ -236,27 +236,30 @@ def test_token_types_are_folded_or_refused(exported, tmp_path):
         trained().encoder.position_weight.data().asnumpy() + one.astype("float32"))
     retensor(exported, with_types(two))
     with pytest.raises(BortError, match="--token-types fold"):
-        import_folder(exported, tmp_path / "x")
+        import_folder(exported, tmp_path / "x", token_types="refuse")
     notes = import_folder(exported, tmp_path / "two", token_types="fold").notes
     assert any("types 1 to 1 were left out" in note for note in notes)
     np.testing.assert_array_equal(
         bort.load(tmp_path / "two").encoder.position_weight.data().asnumpy(),
         trained().encoder.position_weight.data().asnumpy() + two[:1].astype("float32"))
     retensor(exported, with_types(np.concatenate([one, one])))
-    import_folder(exported, tmp_path / "same")
+    import_folder(exported, tmp_path / "same", token_types="refuse")
     retensor(exported, with_types(rng.normal(size=(2, 9))))
-    with pytest.raises(BortError, match="token type"):
-        import_folder(exported, tmp_path / "x", token_types="fold")
+    for choice in ("keep", "fold"):
+        with pytest.raises(BortError, match="token_?.type"):
+            import_folder(exported, tmp_path / "x", token_types=choice)
 
 
 def test_other_parts_are_reported_or_refused(exported, tmp_path):
     retensor(exported, lambda tensors: {**tensors, "bert.pooler.dense.weight": np.zeros((8, 8)),
-                                        "cls.seq_relationship.bias": np.zeros(2),
+                                        "bert.pooler.dense.bias": np.zeros(8), "cls.seq_relationship.bias": np.zeros(2),
                                         "bert.embeddings.position_ids": np.arange(24.0)[None],
                                         "cls.predictions.decoder.bias": tensors["cls.predictions.bias"]})
     report = import_folder(exported, tmp_path / "a")
-    assert any("bert.pooler, cls.seq_relationship" in note for note in report.notes)
-    assert equal(bort.load(tmp_path / "a"), trained())
+    assert any("have them: cls.seq_relationship (1" in note for note in report.notes)
+    assert equal(bort.load(tmp_path / "a"), trained(pooler=True)), "a pooler of zeros is carried"
+    assert any("bert.pooler, cls.seq" in note for note in import_folder(exported, tmp_path / "b",
+                                                                        body_only=True).notes)
     retensor(exported,
              lambda tensors: {**tensors, "cls.predictions.decoder.bias": tensors["cls.predictions.bias"] + 1})
     with pytest.raises(BortError, match="differ"):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 import bort
+from bort.backend.mxnet import mx
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import BortError, run_command
 from bort.huggingface import export_folder, import_folder, import_params
 from bort.huggingface.__main__ import main
 from bort.huggingface.tensor_files import open_folder
 from tests.huggingface.test_folders import SHAPES, classifier, equal, trained
-from tests.tiny import MAX_LENGTH, VOCAB, tiny_batch, tiny_bert
+from tests.tiny import MAX_LENGTH, VOCAB, pair_batch, tiny_batch, tiny_bert
 
 
 def close(ours, theirs):
@@ -26,7 +27,6 @@ def gluonnlp_network(layout, architecture):
     """gluonnlp's BERT or RoBERTa with no parameter as it was initialized, whatever it calls them."""
     from gluonnlp.model import BERTEncoder, BERTModel, RoBERTaModel
 
-    from bort.backend.mxnet import mx
 
     a = architecture
     encoder = BERTEncoder(num_layers=a.depth, units=a.hidden, hidden_size=a.intermediate,
@@ -69,14 +69,25 @@ def test_gluonnlps_bert_is_imported(tmp_path, architecture):
     network.save_parameters(str(tmp_path / "bert.params"))
     heads = ["--heads", str(architecture.heads)]
     with pytest.raises(BortError, match="--token-types fold"):
-        import_params(tmp_path / "bert.params", tmp_path / "x", heads=architecture.heads)
+        import_params(tmp_path / "bert.params", tmp_path / "x", architecture.heads, token_types="refuse")
     assert run_command(main, ["import", str(tmp_path / "bert.params"), str(tmp_path / "m"), *heads,
                               "--token-types", "fold"]) == 0
     for ours, theirs in zip(bort.load(tmp_path / "m")(*tiny_batch()), expected):
         close(ours.asnumpy(), theirs)
     assert run_command(main, ["import", str(tmp_path / "bert.params"), str(tmp_path / "x")]) == 2
     notes = json.loads((tmp_path / "m" / "config.json").read_text())["imported_from"]["notes"]
-    assert any("pooler.weight" in note for note in notes)
+    assert any("classifier.weight" in note for note in notes)
+    report = import_params(tmp_path / "bert.params", tmp_path / "typed", heads=architecture.heads)
+    assert any("no tokenizer says which token separates" in note for note in report.notes)
+    typed = bort.load(tmp_path / "typed")
+    np.testing.assert_array_equal(typed.token_type_embed[0].weight.data().asnumpy(),
+                                  network.token_type_embed[0].weight.data().asnumpy())
+    np.testing.assert_array_equal(typed.pooler[0], network.pooler.weight.data().asnumpy())
+    ids, valid, positions = pair_batch(4)
+    types = mx.nd.array(np.random.default_rng(0).integers(0, 2, ids.shape), dtype="int32")
+    outputs = network(ids, types, valid, positions)
+    for ours, there in zip(typed(ids, valid, positions, types), (outputs[0], outputs[-1])):
+        close(ours.asnumpy(), there.asnumpy())
 
 
 # ---- transformers
@@ -184,7 +195,7 @@ def test_berts_with_two_token_types_agree_on_single_texts(hub, tmp_path, archite
     twin = shaken(getattr(hub, kind)(config))
     twin.save_pretrained(tmp_path / "hf")
     with pytest.raises(BortError, match="--token-types fold"):
-        import_folder(tmp_path / "hf", tmp_path / "x")
+        import_folder(tmp_path / "hf", tmp_path / "x", token_types="refuse")
     import_folder(tmp_path / "hf", tmp_path / "m", token_types="fold")
     same_outputs(bort.load(tmp_path / "m"), twin, "bert")
 
@@ -256,7 +267,6 @@ def test_the_pipelines_inputs_agree_too(hub, tmp_path, real_data, layout):
     """transformers' own tokenizer, one separator, no types, and the positions that it counts itself."""
     import torch
 
-    from bort.backend.mxnet import mx
     from bort.tasks.encoding import encode_pair
 
     tokenizer = bort.load_tokenizer(real_data / "bpe")
