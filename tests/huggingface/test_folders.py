@@ -252,11 +252,12 @@ def test_token_types_may_be_folded_or_refused(exported, tmp_path):
 
 def test_other_parts_are_reported_or_refused(exported, tmp_path):
     retensor(exported, lambda tensors: {**tensors, "bert.pooler.dense.weight": np.zeros((8, 8)),
-                                        "bert.pooler.dense.bias": np.zeros(8), "cls.seq_relationship.bias": np.zeros(2),
+                                        "bert.pooler.dense.bias": np.zeros(8),
+                                        "cls.seq_relationship.bias": np.zeros(2),
                                         "bert.embeddings.position_ids": np.arange(24.0)[None],
                                         "cls.predictions.decoder.bias": tensors["cls.predictions.bias"]})
     report = import_folder(exported, tmp_path / "a")
-    assert any("have them: cls.seq_relationship (1" in note for note in report.notes)
+    assert any("has them: cls.seq_relationship (1" in note for note in report.notes)
     assert equal(bort.load(tmp_path / "a"), trained(pooler=True)), "a pooler of zeros is carried"
     assert any("bert.pooler, cls.seq" in note for note in import_folder(exported, tmp_path / "b",
                                                                         body_only=True).notes)
