@@ -15,7 +15,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 from bort.architecture import ROBERTA_VOCAB_SIZE, Architecture, parse
 from bort.checkpoints import model_folder
-from bort.downloads.http import extract, fetch, mirrored
+from bort.downloads.archives import extract
+from bort.downloads.http import Terms, fetch, mirrored
 from bort.errors import BortError
 from bort.files import PathLike, read_json
 from bort.models import Bert, Classifier, initialize
@@ -237,7 +238,7 @@ def _fetch_first(addresses: Sequence[str], target: Path, entry: Entry) -> Option
         packed = target.with_name(address.rsplit("/", 1)[-1]) if address.endswith(".zip") else target
         try:
             fetch([address], packed, None if packed != target else _checksums().get(target.name),
-                  progress=False, max_bytes=MAX_MODEL_BYTES, timeout=20, wait=0.2)
+                  Terms(MAX_MODEL_BYTES, timeout=20, wait=0.2, progress=False))
             if packed != target:
                 _unpack(packed, target)
             if entry.sha1:
@@ -297,8 +298,8 @@ def _vocabulary(root: Optional[PathLike], mirrors: Sequence[str]) -> Any:
     else:
         try:
             for name, checksum in VOCABULARY_FILES.items():
-                fetch(mirrored(f"{FAIRSEQ}/{name}", mirrors), target / name, checksum, progress=False,
-                      max_bytes=16 << 20, timeout=20, wait=0.2)
+                fetch(mirrored(f"{FAIRSEQ}/{name}", mirrors), target / name, checksum,
+                      Terms(16 << 20, timeout=20, wait=0.2, progress=False))
             return vocab_of(load_tokenizer(target))
         except BortError as error:
             failures.append(str(error).split("\nFetch it")[0])

@@ -205,7 +205,7 @@ def test_describe_counts_tokens_with_a_tokenizer_and_names_absent_splits(real_da
     (["describe", "--task", "CoLA", "--data-dir", "nowhere"], "CoLA needs train.tsv"),
     (["describe", "--task", "nothing", "--data-dir", "x"], "unknown task"),
     (["describe", "--task", "CoLA", "--data-dir", "x", "--split", "evaluation"], "has no split"),
-    (["validate", "nowhere.tsv", "--task", "CoLA"], "not found"),
+    (["validate", "nowhere.tsv", "--task", "CoLA"], "nowhere.tsv: cannot be read"),
     (["download", "--task", "Embedded", "--data-dir", "x"], "no published files")])
 def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
     assert run(*arguments) == 2
