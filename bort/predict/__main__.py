@@ -2,7 +2,7 @@
 import sys
 
 from bort.errors import run_command
-from bort.predict.predictor import main
+from bort.predict.command import main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

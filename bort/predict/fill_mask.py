@@ -1,10 +1,8 @@
-"""``python -m bort.predict fill-mask``: the likeliest tokens at the masks of a text."""
+"""The likeliest tokens at the masks of a text: ``python -m bort.predict fill-mask``."""
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
-from typing import Any, Iterator, List, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional
 
 import numpy as np
 
@@ -18,10 +16,6 @@ from bort.text.tokenizers.base import Tokenizer
 
 logger = logging.getLogger("bort.predict")
 MASKS = ("<mask>", "[MASK]")
-EXAMPLES = """examples:
-  python -m bort.predict fill-mask bort --text "The capital of France is <mask>."
-  python -m bort.predict fill-mask bort.params --architecture bort --tokenizer ~/.mxnet/models --text "A <mask> day."
-"""
 
 
 class Candidate(NamedTuple):
@@ -53,7 +47,8 @@ class MaskFiller:
         arrays = model_folder.fit(network, stored.arrays, str(model))
         problem = None
         if inspection.mlm_head_state(arrays, stored.config) != "trained":
-            problem = "its MLM head is random (as in the published conversion of Bort), so that its tokens mean nothing"
+            problem = ("its MLM head is random (as in the published conversion of Bort), so that its tokens "
+                       "mean nothing")
         elif isinstance(network, Classifier):
             problem = "it was fine-tuned as a classifier, and its MLM head was not trained along"
         if problem and not force:
@@ -82,6 +77,9 @@ class MaskFiller:
         _, logits = self.model(mx.nd.array(token_ids, dtype="int32"), mx.nd.array(valid_length),
                                mx.nd.array([masks], dtype="int32"))
         scores = logits.asnumpy()[0].astype(np.float64)
+        if not np.isfinite(scores).all():
+            raise BortError("the model's outputs are not finite: its parameters are damaged (python -m "
+                            "bort.checkpoints verify)")
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
         order = np.argsort(-scores[:, :self.tokenizer.vocab_size], axis=1, kind="stable")[:, :top]
@@ -114,34 +112,3 @@ def encode_masked(tokenizer: Tokenizer, text: str) -> List[int]:
     for number, row in enumerate(tokenizer.encode_batch(pieces)):
         ids += ([tokenizer.mask_id] if number else []) + row
     return ids + [tokenizer.eos_id]
-
-
-def _texts(args: argparse.Namespace) -> Iterator[str]:
-    yield from args.text or ()
-    if not args.text:
-        yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
-
-
-def main(argv: Optional[List[str]] = None) -> int:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m bort.predict fill-mask", epilog=EXAMPLES,
-                                     description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", help="a model folder or a .params file")
-    parser.add_argument("--text", action="append",
-                        help="a text with <mask> in it; may be repeated (default: lines of stdin)")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="tokens per mask (default: 5)")
-    parser.add_argument("--force", action="store_true", help="use the MLM head even if it is of no use")
-    parser.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
-    parser.add_argument("--architecture", metavar="D,A,H,I", help="of a bare .params file")
-    parser.add_argument("--heads", type=int, metavar="A", help="of a bare .params file, instead")
-    args = parser.parse_args(argv)
-    if args.top < 1:
-        raise BortError(f"--top must be positive, not {args.top}")
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    filler = MaskFiller(args.model, args.tokenizer, args.force, args.architecture, args.heads)
-    for text in _texts(args):
-        for number, candidates in enumerate(filler(text, args.top), start=1):
-            for candidate in candidates:
-                print(f"{number}\t{candidate.probability:.4f}\t{candidate.token}\t{candidate.text}")
-    return 0

@@ -1,33 +1,16 @@
-"""Classify texts or fill masks with a trained model: ``Predictor`` in Python, ``python -m bort.predict`` in
-the shell.
+"""``Predictor``: a fine-tuned model answers texts.
 
 A window of inputs is read, tokenised in a thread of its own, sorted by length, run in batches, and given out
-in the
-order it came: memory does not grow with the input, and tokenising overlaps with the network.
+in the order it came: memory does not grow with the input, and tokenising overlaps with the network.
 """
 from __future__ import annotations
 
-import argparse
 import contextlib
-import logging
 import queue
-import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    IO,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Union,
-)
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -35,49 +18,58 @@ from bort.batching import pad_batch
 from bort.checkpoints import inspection, model_folder
 from bort.engines.calibration import EXAMPLES as CALIBRATION_EXAMPLES
 from bort.engines.calibration import Batch, batches_of, calibration_batches
-from bort.engines.mxnet_compiled import DTYPES, check_dtype, compile_for_inference
-from bort.engines.onnxruntime import parameters_digest
 from bort.errors import BortError
-from bort.files import PathLike, atomic_write
+from bort.files import PathLike
 from bort.models import Classifier
-from bort.predict.records import (
-    FORMATS,
-    JsonWriter,
-    PlainTask,
-    Record,
-    Texts,
-    TsvWriter,
-    given_records,
-    in_windows,
-    open_input,
-    read_records,
-    write_rows,
-)
+from bort.predict.records import PlainTask, Record, Texts, given_records, in_windows
+from bort.predict.running import EngineOptions, inference_function, open_engine
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.encoding import encode_pair
 from bort.tasks.labels import output_order
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.base import Tokenizer
 
-ENGINES = ("mxnet", "onnx")
 WINDOW_BATCHES = 64
 QUEUED_WINDOWS = 2
-EXAMPLES = """examples:
-  python -m bort.predict runs/sst2/model --input sentences.txt              one text per line
-  python -m bort.predict runs/rte/model --input pairs.tsv --output out.tsv  two columns, or sentence1 and sentence2
-  python -m bort.predict runs/copa/model --task COPA --input test.jsonl     official records, official answers
-  cat reviews.txt | python -m bort.predict model.params --heads 8 --tokenizer ~/.mxnet/models --input -
-  python -m bort.predict fill-mask bort --text "The capital of France is <mask>."
-
-Output: one JSON line per input line, or columns when --output ends in .tsv. An unreadable line gives an "error".
-"""
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def inference_function(model: Classifier, dtype: str = "float32", calibration: Sequence[Batch] = ()) -> Run:
-    """``run(token_ids (B, T) int32, valid_length (B,) float32)`` -> outputs (B, C), by ``models.fused``'s graphs."""
-    compiled = compile_for_inference(model, dtype, calibration)
-    return lambda token_ids, valid_length: compiled(token_ids, valid_length).asnumpy()
+@dataclass(frozen=True)
+class Options(EngineOptions):
+    """How a :class:`Predictor` reads its inputs, beside the engine's options.
+
+    Attributes:
+        batch_size: sequences per batch.
+        max_length: longer inputs are cut, as the task says; by default the length that the model was
+            fine-tuned with.
+        encoding: "paper" or "released", the task's input format; by default the one that the model was
+            fine-tuned on.
+        architecture, heads: of a bare ``.params`` file.
+
+    Raises:
+        BortError: a value is none of those, or two do not go together.
+    """
+
+    batch_size: int = 32
+    max_length: Optional[int] = None
+    encoding: Optional[str] = None
+    architecture: Optional[str] = None
+    heads: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise BortError(f"batch_size must be positive, not {self.batch_size}")
+
+
+class _Opened(NamedTuple):
+    """A classifier as it was found; ``arrays`` is None where the network has them already."""
+
+    network: Classifier
+    where: str
+    tokenizer: Tokenizer
+    arrays: Optional[Dict[str, np.ndarray]] = None
+    folder: Optional[Path] = None
+    trained_length: Optional[int] = None
 
 
 class Predictor:
@@ -87,80 +79,43 @@ class Predictor:
         model: a model folder or ``.params`` file, or a loaded :class:`Classifier`.
         tokenizer: a tokenizer or its folder; by default the one in the model's folder.
         task: the task whose format the inputs have, by name; by default the one the model was fine-tuned for.
-        batch_size: sequences per batch.
-        max_length: longer inputs are cut, as the task says; by default the length that the model was
-            fine-tuned with.
-        engine: "mxnet", or "onnx": the file ``onnx`` (by default ``model.onnx`` in the model's folder).
-        architecture, heads: of a bare ``.params`` file.
-        dtype: "float32", "int8" or "bfloat16", what the engine "mxnet" computes in.
-        calibration: a text file or the task's data folder, from which int8 learns the ranges of activations;
-            by default it learns them from the first inputs it is given.
+        options: the fields of :class:`Options` by name.
 
     Raises:
-        BortError: the model is no classifier, has no tokenizer, or was not fine-tuned for that task; or this
-            machine computes slower in ``dtype`` than in float32; or the onnx file is not this model's.
+        BortError: the model is no classifier, has no tokenizer, or was not fine-tuned for that task; or the
+            engine cannot be had here.
+
+    Example::
+
+        predictor = bort.Predictor("runs/rte/model", engine="onnx")
+        predictor([("It rains.", "The street is wet.")])
+        # [{'line': 1, 'label': 'entailment', 'probabilities': {'entailment': 0.93, 'not_entailment': 0.07}}]
     """
 
     def __init__(self, model: Union[PathLike, Classifier], tokenizer: Union[None, PathLike, Tokenizer] = None,
-                 task: Optional[str] = None, batch_size: int = 32, max_length: Optional[int] = None,
-                 engine: str = "mxnet", onnx: Optional[PathLike] = None, architecture: Optional[str] = None,
-                 heads: Optional[int] = None, dtype: str = "float32",
-                 calibration: Optional[PathLike] = None) -> None:
-        if engine not in ENGINES:
-            raise BortError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
-        check_dtype(dtype)
-        if engine == "onnx" and dtype != "float32":
-            raise BortError("an onnx file computes in what it was exported for (python -m bort.export "
-                            "--int8); --dtype is for the engine mxnet")
-        if calibration is not None and dtype != "int8":
-            raise BortError("calibration data is for the dtype int8")
-        if batch_size < 1:
-            raise BortError(f"batch_size must be positive, not {batch_size}")
-        used = None
-        if isinstance(model, Classifier):
-            network, where, arrays = model, "this model", None
-        else:
-            stored, where = model_folder.read(model, architecture, heads), str(model)
-            network = model_folder.build(stored.config, str(stored.located.config_file))
-            if not isinstance(network, Classifier):
-                raise BortError(f"{where}: has no classification head: fine-tune it first (run_finetune.py); "
-                                "only fill-mask needs none")
-            if not isinstance(tokenizer, Tokenizer):
-                tokenizer = inspection.find_tokenizer(stored, tokenizer)
-            training = stored.config.get("training")
-            used = training.get("max_length") if isinstance(training, dict) else None
-            arrays: Any = stored.arrays
-            if engine == "mxnet":
-                # gradients would take as much memory again
-                network.collect_params().setattr("grad_req", "null")
-                model_folder.set_parameters(network, stored.arrays, where)
-            else:
-                onnx = onnx or stored.located.folder / "model.onnx"
-        if not isinstance(tokenizer, Tokenizer):
-            raise BortError(f"{where}: there is no tokenizer with it; give --tokenizer DIR")
-        if engine == "onnx" and onnx is None:
-            raise BortError("the onnx engine needs a file that python -m bort.export wrote; give --onnx FILE")
-        limit = network.max_length
-        self.tokenizer, self.batch_size = tokenizer, batch_size
-        self.max_length = max_length or (used if isinstance(used, int) and 8 <= used <= limit else limit)
+                 task: Optional[str] = None, **options: Any) -> None:
+        chosen = Options(**options)
+        opened = _open(model, tokenizer, chosen)
+        network, self.where = opened.network, opened.where
+        limit, trained = network.max_length, opened.trained_length
+        self.tokenizer, self.batch_size = opened.tokenizer, chosen.batch_size
+        self.max_length = chosen.max_length or (trained if trained and 8 <= trained <= limit else limit)
         if not 4 <= self.max_length <= limit:
-            raise BortError(f"max_length {self.max_length}: {where} takes from 4 to {limit} tokens")
-        self.task = _task(network, task)
+            raise BortError(f"max_length {self.max_length}: {self.where} takes from 4 to {limit} tokens")
+        self.task = _task(network, task, chosen.encoding)
         self._order = None if isinstance(self.task, PlainTask) else output_order(
-            getattr(network, "labels", None), network.num_outputs, self.task, where,
+            getattr(network, "labels", None), network.num_outputs, self.task, self.where,
             getattr(network, "task_name", None))
         self._direction = 1
-        self._network, self._run = network, None if engine == "mxnet" else _onnx_function(
-            onnx, network, model_folder.parameter_arrays(network) if arrays is None else model_folder.fit(
-                network, arrays, where), tokenizer)
-        if dtype != "int8" and engine == "mxnet":
-            self._run = inference_function(network, dtype)
-        elif calibration is not None:
-            self._run = inference_function(network, dtype, calibration_batches(calibration, tokenizer,
-                                                                               self.max_length,
-                                                                               None if isinstance(self.task,
-                                                                                                  PlainTask)
-                                                                               else self.task))
+        self._network = network
+        calibration: Sequence[Batch] = ()
+        if chosen.calibration is not None:
+            calibration = calibration_batches(chosen.calibration, self.tokenizer, self.max_length,
+                                              None if isinstance(self.task, PlainTask) else self.task)
+        # int8 without calibration data learns from the first inputs that it is given.
+        waits = chosen.dtype == "int8" and not calibration
+        self._run = None if waits else open_engine(network, chosen, opened.tokenizer, opened.arrays,
+                                                   opened.folder, calibration)
 
     def __call__(self, inputs: Iterable[Texts]) -> List[Dict[str, Any]]:
         """Predictions for all ``inputs``: texts, pairs of texts, or records with the task's members.
@@ -224,9 +179,13 @@ class Predictor:
                             self.task.truncation) for example in examples]
 
     def scores(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """The model's outputs (N, C) for token sequences, in the order of the task's labels."""
-        # Now up, now down: the graphs for the lengths that one window ended with are those that the next
-        # begins with.
+        """The model's outputs (N, C) for token sequences, in the order of the task's labels.
+
+        Raises:
+            BortError: they are not finite.
+        """
+        # By length, upwards and downwards in turn: a window begins with the graphs that the last one ended
+        # with.
         self._direction = -self._direction
         order = np.argsort([self._direction * len(sequence) for sequence in sequences], kind="stable")
         result: Optional[np.ndarray] = None
@@ -241,6 +200,9 @@ class Predictor:
             result = np.zeros((len(order), outputs.shape[1]), dtype=np.float32) if result is None else result
             result[batch] = outputs
         assert result is not None
+        if not np.isfinite(result).all():
+            raise BortError(f"{self.where}: its outputs are not finite and answer nothing: its training "
+                            "diverged or its parameters are damaged (python -m bort.checkpoints verify)")
         return result if self._order is None else result[:, self._order]
 
     def _predict(self, window: "_Window", strict: bool) -> Iterator[Dict[str, Any]]:
@@ -277,85 +239,38 @@ class _Window(NamedTuple):
     sequences: List[np.ndarray]
 
 
-def _task(model: Classifier, name: Optional[str]) -> Task:
+def _open(model: Union[PathLike, Classifier], tokenizer: Union[None, PathLike, Tokenizer],
+          options: Options) -> _Opened:
+    if isinstance(model, Classifier):
+        return _Opened(model, "this model", _needed(tokenizer, "this model"))
+    stored, where = model_folder.read(model, options.architecture, options.heads), str(model)
+    network = model_folder.build(stored.config, str(stored.located.config_file))
+    if not isinstance(network, Classifier):
+        raise BortError(f"{where}: has no classification head: fine-tune it first (run_finetune.py); "
+                        "only fill-mask needs none")
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = inspection.find_tokenizer(stored, tokenizer)
+    training = stored.config.get("training")
+    length = training.get("max_length") if isinstance(training, dict) else None
+    arrays = None
+    if options.engine == "mxnet":
+        # gradients would take as much memory again
+        network.collect_params().setattr("grad_req", "null")
+        model_folder.set_parameters(network, stored.arrays, where)
+    else:
+        arrays = model_folder.fit(network, stored.arrays, where)
+    return _Opened(network, where, _needed(tokenizer, where), arrays, stored.located.folder,
+                   length if isinstance(length, int) else None)
+
+
+def _needed(tokenizer: Any, where: str) -> Tokenizer:
+    if not isinstance(tokenizer, Tokenizer):
+        raise BortError(f"{where}: there is no tokenizer with it; give --tokenizer DIR")
+    return tokenizer
+
+
+def _task(model: Classifier, name: Optional[str], encoding: Optional[str]) -> Task:
     recorded = getattr(model, "task_name", None)
     if name is None and recorded is None:
         return PlainTask(getattr(model, "labels", None), model.num_outputs)
-    return get_task(name or recorded, getattr(model, "encoding", None) or "paper")
-
-
-def _onnx_function(path: Any, network: Classifier, arrays: Mapping[str, np.ndarray],
-                   tokenizer: Tokenizer) -> Run:
-    """The exported file, which must be this model's: another one's answers would look as good."""
-    from bort.engines.onnxruntime import OnnxRunner
-
-    runner = OnnxRunner(path)
-    runner.require(part="classifier", num_outputs=network.num_outputs, task=getattr(network, "task_name",
-                                                                                    None),
-                   labels=getattr(network, "labels", None), vocab_size=network.vocab_size,
-                   parameters=parameters_digest(arrays))
-    if runner.settings.get("tokenizer") is not None:
-        runner.require(tokenizer=tokenizer.fingerprint)
-    return lambda token_ids, valid_length: np.asarray(runner(token_ids, valid_length))
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    result = argparse.ArgumentParser(prog="python -m bort.predict", epilog=EXAMPLES,
-                                     description="Classify texts with a fine-tuned model.",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("model", metavar="MODEL",
-                        help="a model folder or a .params file with a head ('fill-mask' as "
-                        "first argument fills masks instead)")
-    result.add_argument("--input", required=True, metavar="FILE",
-                        help="what to classify; - is standard input")
-    result.add_argument("--task", help="the task whose format and labels to use (default: the model's own)")
-    result.add_argument("--format", choices=FORMATS, default="auto",
-                        help="of the input (default: by its name or first line)")
-    result.add_argument("--output", metavar="FILE",
-                        help="where to write, columns if it ends in .tsv (default: stdout)")
-    result.add_argument("--strict", action="store_true", help="stop at the first line that cannot be read")
-    result.add_argument("--batch-size", type=int, default=32, metavar="N",
-                        help="sequences per batch (default: 32)")
-    result.add_argument("--max-length", type=int, metavar="N",
-                        help="cut longer inputs (default: as fine-tuned)")
-    result.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
-    result.add_argument("--architecture", metavar="D,A,H,I", help="of a bare .params file")
-    result.add_argument("--heads", type=int, metavar="A", help="of a bare .params file, instead")
-    result.add_argument("--engine", choices=ENGINES, default="mxnet",
-                        help="what runs the network (default: mxnet)")
-    result.add_argument("--dtype", choices=DTYPES, default="float32",
-                        help="what the mxnet engine computes in")
-    result.add_argument("--calibration", metavar="DATA",
-                        help="for --dtype int8: a text file or the task's data folder "
-                        "(default: the first inputs)")
-    result.add_argument("--onnx", metavar="FILE", help="for --engine onnx (default: model.onnx in MODEL)")
-    return result
-
-
-def main(argv: Optional[List[str]] = None) -> int:
-    """Run the command; bad lines and a summary go to stderr."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if arguments[:1] == ["fill-mask"]:
-        from bort.predict import fill_mask
-
-        return fill_mask.main(arguments[1:])
-    args = parser().parse_args(arguments)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    predictor = Predictor(args.model, args.tokenizer, args.task, args.batch_size, args.max_length,
-                          args.engine, args.onnx, args.architecture, args.heads, args.dtype, args.calibration)
-    columns = args.output is not None and Path(args.output).suffix.lower() == ".tsv"
-    with contextlib.ExitStack() as stack:
-        source = stack.enter_context(open_input(args.input))
-        target: IO[str] = sys.stdout if args.output is None else stack.enter_context(
-                                                                                     atomic_write(
-                                                                                                  args.output))
-        rows = predictor.stream(read_records(source, predictor.task, args.format, args.input))
-        bad, lines = write_rows(rows, (TsvWriter if columns else JsonWriter)(target, predictor.task),
-                                args.input, args.strict)
-        if lines and bad == lines:
-            raise BortError(f"{args.input}: none of its {lines} lines could be read; is --format or --task "
-                            "another?")
-    if bad:
-        print(f"{args.input}: {bad} of {lines} lines could not be read", file=sys.stderr)
-    return 0
+    return get_task(name or recorded, encoding or getattr(model, "encoding", None) or "paper")

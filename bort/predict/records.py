@@ -1,36 +1,18 @@
-"""What ``bort.predict`` reads and writes: lines, TSV or JSON lines in, TSV or JSON lines out, one after the
-other."""
+"""Inputs of a prediction as examples of its task: texts, pairs of texts, or the task's official records."""
 from __future__ import annotations
 
-import json
-import sys
-from contextlib import contextmanager
-from pathlib import Path
-from typing import (
-    IO,
-    Any,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from bort.errors import BortError
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.jsonl import JsonlTask, is_idx
 from bort.tasks.race import RaceTask
-from bort.tasks.reading import MAX_LINE_BYTES, BadRow, parse_record, shorten
+from bort.tasks.reading import BadRow, listed, shorten
 
-FORMATS = ("auto", "lines", "tsv", "jsonl")
-_SUFFIXES = {".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".txt": "lines"}
-GENERIC = (("sentence",), ("sentence1", "sentence2"))
+GENERIC = (("sentence",), ("text",), ("sentence1", "sentence2"))
 """Columns and members that any task of one or two texts takes, beside the names of its own files."""
+WINDOW_CHARACTERS = 8_000_000
+"""Characters of text after which a window is full, however few its records are."""
 Texts = Union[str, Sequence[str], Mapping[str, Any]]
 
 
@@ -104,98 +86,12 @@ def _mapping_split(task: Task, record: Dict[str, Any], idx: Any) -> Split:
     elif isinstance(task, RaceTask):
         split.examples = task.passage(record, str(idx), "test")
     else:
-        wanted = " or ".join(", ".join(names) for names in text_names(task))
-        raise BadRow(f"expected the members {wanted}, found "
-                     f"{', '.join(map(shorten, list(record)[:8])) or 'none'}")
+        wanted = " or ".join(listed(names) for names in text_names(task))
+        found = listed(shorten(name) for name in list(record)[:8])
+        raise BadRow(f"expected the members {wanted}, found {found or 'none'}")
+    if not split.examples:
+        raise BadRow("expected questions, found none")
     return split
-
-
-def _lines(stream: IO[bytes]) -> Iterator[Tuple[int, Union[str, BadRow]]]:
-    """``(number, text)`` of every line, ended by LF alone; what cannot be a line is a BadRow. Memory is
-    bounded."""
-    number = 0
-    while True:
-        raw = stream.readline(MAX_LINE_BYTES + 1)
-        if not raw:
-            return
-        number += 1
-        if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
-            while raw and not raw.endswith(b"\n"):
-                raw = stream.readline(MAX_LINE_BYTES)
-            yield number, BadRow(f"expected a line of at most {MAX_LINE_BYTES:,} bytes")
-            continue
-        try:
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            yield number, BadRow(f"expected UTF-8 text, found byte 0x{raw[error.start]:02x}")
-            continue
-        text = text[:-1] if text.endswith("\n") else text
-        yield number, text[:-1] if text.endswith("\r") else text
-
-
-class _TsvReader:
-    """Cells to texts: by a header's names if the first line is one, else by position."""
-
-    def __init__(self, task: Task) -> None:
-        self.choices = text_names(task)
-        self.headerless = tuple(getattr(task, "headerless", ()))
-        self.columns: Optional[List[int]] = None
-        self.width = 0
-
-    def header(self, line: str) -> bool:
-        """Whether ``line`` is a header, which is then followed."""
-        cells = line.split("\t")
-        for names in self.choices:
-            if all(name in cells for name in names):
-                self.columns, self.width = [cells.index(name) for name in names], len(cells)
-                return True
-        return False
-
-    def texts(self, line: str) -> List[str]:
-        cells = line.split("\t")
-        if self.columns is not None:
-            if len(cells) != self.width:
-                raise BadRow(f"expected {self.width} tab-separated fields, found {len(cells)}")
-            return [cells[column] for column in self.columns]
-        if len(cells) > 2 and len(cells) == len(self.headerless):
-            return [cells[self.headerless.index(name)] for name in self.choices[0]]
-        return cells
-
-
-def guess_format(name: str, first: str) -> str:
-    """The format of an input by its name, else by its first line."""
-    known = _SUFFIXES.get(Path(name).suffix.lower())
-    if known:
-        return known
-    return "jsonl" if first.lstrip().startswith("{") else "tsv" if "\t" in first else "lines"
-
-
-def read_records(stream: IO[bytes], task: Task, form: str = "auto", name: str = "-") -> Iterator[Record]:
-    """Every line of a binary stream as a :class:`Record`, in order; a TSV header is no record.
-
-    Args:
-        form: "lines" (a text each), "tsv" (the texts in columns), "jsonl", or "auto" by ``name`` and the
-            first line.
-    """
-    reader: Optional[_TsvReader] = None
-    for number, line in _lines(stream):
-        try:
-            if isinstance(line, BadRow):
-                raise line
-            if form == "auto":
-                form = guess_format(name, line)
-            if form == "tsv" and reader is None:
-                reader = _TsvReader(task)
-                if number == 1 and reader.header(line):
-                    continue
-            if not line.strip():
-                raise BadRow("expected some text, the line is empty")
-            value: Any = parse_record(line) if form == "jsonl" else reader.texts(line) if reader else line
-            if form == "jsonl" and not isinstance(value, dict):
-                raise BadRow(f"expected a JSON object, found {shorten(value)!r}")
-            yield Record(number, example_split(task, value, number - 1))
-        except BadRow as error:
-            yield Record(number, None, str(error))
 
 
 def given_records(task: Task, inputs: Iterable[Texts]) -> Iterator[Record]:
@@ -207,89 +103,20 @@ def given_records(task: Task, inputs: Iterable[Texts]) -> Iterator[Record]:
             yield Record(number, None, str(error))
 
 
-@contextmanager
-def open_input(name: str) -> Iterator[IO[bytes]]:
-    """A binary stream of the file ``name``, or of standard input for "-".
-
-    Raises:
-        BortError: the file cannot be opened.
-    """
-    if name == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        stream = open(name, "rb")
-    except OSError as error:
-        raise BortError(f"{name}: cannot be read ({error.strerror})") from error
-    with stream:
-        try:
-            yield stream
-        except IsADirectoryError as error:
-            raise BortError(f"{name}: a folder, not a file") from error
-
-
-class TsvWriter:
-    """Rows of predictions as columns: line, label or score, then the probability of each label."""
-
-    def __init__(self, stream: IO[str], task: Task) -> None:
-        self.stream = stream
-        self.names = [] if task.labels is None else [str(task.spell(index))
-                                                     for index in range(len(task.labels))]
-        self.value = "score" if task.is_regression else "label"
-        stream.write("\t".join(["line", self.value, *self.names, "error"]) + "\n")
-
-    def write(self, row: Dict[str, Any]) -> None:
-        if "predictions" in row:
-            raise BortError("this task asks several things of one record, which columns cannot hold: use "
-                            "JSON output")
-        cells = [str(row["line"]), str(row.get(self.value, "")),
-                 *(f"{row['probabilities'][name]:.6f}" if "probabilities" in row else ""
-                   for name in self.names), " ".join(str(row.get("error", "")).split())]
-        self.stream.write("\t".join(cells) + "\n")
-
-
-class JsonWriter:
-    """Rows of predictions as JSON lines."""
-
-    def __init__(self, stream: IO[str], task: Task) -> None:
-        self.stream = stream
-
-    def write(self, row: Dict[str, Any]) -> None:
-        self.stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 def in_windows(records: Iterable[Record], size: int) -> Iterator[List[Record]]:
-    """Consecutive records with about ``size`` examples together; never fewer than one record."""
+    """Consecutive records with about ``size`` examples together; never fewer than one record.
+
+    Long texts end a window sooner, after :data:`WINDOW_CHARACTERS`.
+    """
     window: List[Record] = []
-    count = 0
+    count = characters = 0
     for record in records:
         window.append(record)
-        count += len(record.split.examples) if record.split else 0
-        if count >= size or len(window) >= size:
+        if record.split:
+            count += len(record.split)
+            characters += sum(len(text) for example in record.split.examples for text in example.segments)
+        if count >= size or len(window) >= size or characters >= WINDOW_CHARACTERS:
             yield window
-            window, count = [], 0
+            window, count, characters = [], 0, 0
     if window:
         yield window
-
-
-def write_rows(rows: Iterable[Dict[str, Any]], writer: Union[TsvWriter, JsonWriter], where: str,
-               strict: bool) -> Tuple[int, int]:
-    """Write answers as they come, and say on stderr which lines of ``where`` were bad.
-
-    Returns:
-        How many lines were bad, and how many there were.
-
-    Raises:
-        BortError: a line is bad and ``strict`` is set.
-    """
-    bad = lines = 0
-    for row in rows:
-        lines += 1
-        if "error" in row:
-            bad += 1
-            message = f"{where}:{row['line']}: {row['error']}"
-            if strict:
-                raise BortError(message)
-            print(message, file=sys.stderr)
-        writer.write(row)
-    return bad, lines

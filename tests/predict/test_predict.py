@@ -16,10 +16,11 @@ import bort
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import BortError, run_command
 from bort.models import Bert, Classifier, initialize
-from bort.predict import predictor as predictor_module
+from bort.predict import command
 from bort.predict.fill_mask import MaskFiller, encode_masked
-from bort.predict.predictor import Predictor
-from bort.predict.records import PlainTask, Record, example_split, guess_format, read_records
+from bort.predict.predictor import QUEUED_WINDOWS, Predictor
+from bort.predict.inputs import guess_format, read_records
+from bort.predict.records import PlainTask, Record, example_split
 from bort.tasks.encoding import encode, encode_pair
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.loading import train_sentencepiece
@@ -67,7 +68,7 @@ def softmax(values):
 
 def run(capsys, *arguments):
     """Exit code, parsed stdout rows and stderr of the command."""
-    code = run_command(predictor_module.main, [str(argument) for argument in arguments])
+    code = run_command(command.main, [str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return code, [json.loads(line) for line in captured.out.splitlines()], captured.err
 
@@ -167,7 +168,7 @@ def test_bad_lines_are_reported_with_their_number_and_the_rest_goes_on(make, tmp
 
 
 def test_a_line_of_any_length_costs_bounded_memory(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("bort.predict.records.MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr("bort.predict.inputs.MAX_LINE_BYTES", 1000)
     (tmp_path / "x.txt").write_bytes(b"a cat\n" + b"x" * 100_000 + b"\nthe dog\n" + b"y" * 5000)
     with open(tmp_path / "x.txt", "rb") as stream:
         records = list(read_records(stream, PlainTask(None, 2), "lines"))
@@ -290,7 +291,7 @@ def test_models_that_cannot_predict_say_why(make, tokenizer, tmp_path):
 
 
 def test_streaming_reads_no_more_than_a_few_windows_ahead_and_stops_when_told(make, monkeypatch):
-    monkeypatch.setattr(predictor_module, "WINDOW_BATCHES", 2)
+    monkeypatch.setattr("bort.predict.predictor.WINDOW_BATCHES", 2)
     predictor = Predictor(make(2), batch_size=2)
     read = []
 
@@ -305,13 +306,13 @@ def test_streaming_reads_no_more_than_a_few_windows_ahead_and_stops_when_told(ma
     rows = predictor.stream(endless())
     assert [next(rows)["line"] for _ in range(9)] == list(range(1, 10))
     # Two windows given out and the third begun, two queued, one waiting to be queued: 4 examples each.
-    assert max(read) <= 12 + 4 * (predictor_module.QUEUED_WINDOWS + 2)
+    assert max(read) <= 12 + 4 * (QUEUED_WINDOWS + 2)
     rows.close()
     assert threading.active_count() == before
 
 
 def test_memory_does_not_grow_with_the_input(make, monkeypatch):
-    monkeypatch.setattr(predictor_module, "WINDOW_BATCHES", 4)
+    monkeypatch.setattr("bort.predict.predictor.WINDOW_BATCHES", 4)
     predictor = Predictor(make(2), batch_size=8)
     text = " ".join(WORDS[:10])
 
@@ -426,12 +427,12 @@ def test_masks_are_filled_with_the_models_likeliest_tokens(trained_mlm, tokenize
         for candidate, token in zip(candidates, np.argsort(-weights, kind="stable")):
             assert candidate.probability == pytest.approx(weights[token], rel=1e-5)
             assert candidate.token in (tokenizer.decode([token]).strip(), tokenizer.id_to_token(int(token)))
-    assert run_command(predictor_module.main, ["fill-mask", str(trained_mlm), "--text", "a <mask>", "--top",
+    assert run_command(command.main, ["fill-mask", str(trained_mlm), "--text", "a <mask>", "--top",
                                                "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and lines[0].startswith("1\t0.")
     for text, problem in (("no mask", "no <mask>"), ("<mask> " + "the cat " * 30, "the model takes 24")):
-        assert run_command(predictor_module.main, ["fill-mask", str(trained_mlm), "--text", text]) == 2
+        assert run_command(command.main, ["fill-mask", str(trained_mlm), "--text", text]) == 2
         assert problem in capsys.readouterr().err
 
 
@@ -439,13 +440,13 @@ def test_masks_are_not_filled_by_random_or_stale_heads(make, tokenizer, tmp_path
     fresh = Bert(tiny_bert().architecture, tokenizer.vocab_size, 24)
     initialize(fresh, 0)
     bort.save(fresh, tmp_path / "fresh", tokenizer)
-    assert run_command(predictor_module.main, ["fill-mask", str(tmp_path / "fresh"), "--text",
+    assert run_command(command.main, ["fill-mask", str(tmp_path / "fresh"), "--text",
                                                "a <mask>"]) == 2
     assert "MLM head is random" in capsys.readouterr().err
     with pytest.raises(BortError, match="fine-tuned as a classifier"):
         MaskFiller(make(2))
     for folder in (tmp_path / "fresh", make(2)):
-        assert run_command(predictor_module.main, ["fill-mask", str(folder), "--text", "a <mask>", "--force",
+        assert run_command(command.main, ["fill-mask", str(folder), "--text", "a <mask>", "--force",
                                                    "--top", "1"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 1
     assert parameter_arrays(fresh)["decoder.3.bias"].sum() == 0
