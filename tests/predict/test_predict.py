@@ -18,8 +18,8 @@ from bort.errors import BortError, run_command
 from bort.models import Bert, Classifier, initialize
 from bort.predict import command
 from bort.predict.fill_mask import MaskFiller, encode_masked
-from bort.predict.predictor import QUEUED_WINDOWS, Predictor
 from bort.predict.inputs import guess_format, read_records
+from bort.predict.predictor import QUEUED_WINDOWS, Predictor
 from bort.predict.records import PlainTask, Record, example_split
 from bort.tasks.encoding import encode, encode_pair
 from bort.tasks.registry import get_task
@@ -82,8 +82,8 @@ def test_predictions_are_the_models_own_in_the_order_given(make, tokenizer):
     rows = predictor(inputs)
     assert [row["line"] for row in rows] == list(range(1, 24))
     for texts, row in zip(inputs, rows):
-        segments = (texts,) if isinstance(texts, str) else tuple(texts.values()) if isinstance(texts,
-                                                                                               dict) else texts
+        segments = tuple(texts.values()) if isinstance(texts, dict) else texts
+        segments = (segments,) if isinstance(segments, str) else segments
         expected = softmax(reference(model, tokenizer, segments))
         np.testing.assert_allclose([row["probabilities"][name] for name in "xyz"], expected, atol=1e-5)
         assert row["label"] == "xyz"[int(expected.argmax())]
@@ -386,11 +386,11 @@ def test_an_exported_file_of_another_model_is_refused(make, tokenizer, tmp_path)
     with pytest.raises(BortError, match="part"):
         predictor(folder, tmp_path / "encoder.onnx")
     words = train_sentencepiece([text.upper() for text in sentences(300, 1)], tokenizer.vocab_size)
-    for name, changes, exported_with in (("num_outputs", dict(outputs=3), tokenizer),
-                                         ("task", dict(task="CoLA"), tokenizer),
-                                         ("labels", dict(labels=["1", "0"]), tokenizer),
+    for name, changes, exported_with in (("num_outputs", {"outputs": 3}, tokenizer),
+                                         ("task", {"task": "CoLA"}, tokenizer),
+                                         ("labels", {"labels": ["1", "0"]}, tokenizer),
                                          ("tokenizer", {}, words)):
-        other = bort.load(make(**{**dict(outputs=2, task="SST-2", labels=["0", "1"]), **changes}))
+        other = bort.load(make(**{"outputs": 2, "task": "SST-2", "labels": ["0", "1"], **changes}))
         onnx_export.export(other, tmp_path / name / "o.onnx", tokenizer=exported_with)
         with pytest.raises(BortError, match=f"{name}.*export it again"):
             predictor(folder, tmp_path / name / "o.onnx")
