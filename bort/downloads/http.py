@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -48,6 +48,10 @@ class Terms:
     timeout: float = 30.0
     wait: float = 1.0
     progress: bool = True
+
+    def at_most(self, max_bytes: int) -> "Terms":
+        """The same for files of at most that size."""
+        return replace(self, max_bytes=max_bytes)
 
 
 class DownloadError(BortError):

@@ -48,7 +48,7 @@ def test_round_trip_is_exact(tmp_path):
 def test_every_truncation_is_a_clear_error(tmp_path):
     write_ndarrays(tmp_path / "f", some_arrays())
     data = (tmp_path / "f").read_bytes()
-    for end in range(0, len(data)):
+    for end in range(len(data)):
         (tmp_path / "t").write_bytes(data[:end])
         with pytest.raises(BortError, match="truncated or not"):
             read_ndarrays(tmp_path / "t")

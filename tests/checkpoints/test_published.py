@@ -11,7 +11,7 @@ import pytest
 
 import bort
 from bort.architecture import PRESETS
-from bort.checkpoints import published
+from bort.checkpoints import catalogue, published_vocabulary
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import BortError
 from bort.models import Bert
@@ -25,8 +25,8 @@ TOKENS = ["<s>", "<pad>", "</s>", "<unk>", *(f"word{index}" for index in range(3
 @pytest.fixture(autouse=True)
 def tiny_zoo(monkeypatch, tmp_path):
     """Tiny models under the published names, no folders of this machine, and no network."""
-    for name, entry in list(published.MODELS.items()):
-        monkeypatch.setitem(published.MODELS, name, entry._replace(architecture=TINY))
+    for name, entry in list(catalogue.MODELS.items()):
+        monkeypatch.setitem(catalogue.MODELS, name, entry._replace(architecture=TINY))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("BORT_OFFLINE", "1")
     for variable in ("BORT_HOME", "MXNET_HOME", "BORT_MIRRORS"):
@@ -35,7 +35,7 @@ def tiny_zoo(monkeypatch, tmp_path):
 
 def write_vocabulary(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{published.DATASET}-2b804f8f.vocab").write_text(json.dumps({"idx_to_token": TOKENS}))
+    (folder / f"{catalogue.DATASET}-2b804f8f.vocab").write_text(json.dumps({"idx_to_token": TOKENS}))
 
 
 def same(left, right):
@@ -46,7 +46,7 @@ def same(left, right):
 def test_the_presets_are_the_published_architectures():
     import importlib
 
-    fresh = importlib.util.module_from_spec(importlib.util.find_spec("bort.checkpoints.published"))
+    fresh = importlib.util.module_from_spec(importlib.util.find_spec("bort.checkpoints.catalogue"))
     fresh.__spec__.loader.exec_module(fresh)
     assert {name: str(entry.architecture) for name, entry in fresh.MODELS.items()} == {
         "bort_4_8_768_1024": "4,8,1024,768", "bort_2_16_512_1024": "2,16,1024,512",
@@ -56,7 +56,7 @@ def test_the_presets_are_the_published_architectures():
 
 @pytest.mark.parametrize("place", ["home", "mxnet", "bort", "bort models", "root"])
 @pytest.mark.parametrize("file", ["bort.params", "bort_4_8_768_1024.params",
-                                  f"bort_4_8_768_1024_{published.DATASET}.params"])
+                                  f"bort_4_8_768_1024_{catalogue.DATASET}.params"])
 def test_weights_are_found_where_gluonnlp_and_we_keep_them(tmp_path, monkeypatch, place, file):
     folder = {"home": tmp_path / "home" / ".mxnet" / "models", "mxnet": tmp_path / "mx" / "models",
               "bort": tmp_path / "b", "bort models": tmp_path / "b" / "models", "root": tmp_path / "r"}[place]
@@ -66,7 +66,7 @@ def test_weights_are_found_where_gluonnlp_and_we_keep_them(tmp_path, monkeypatch
     if place.startswith("bort"):
         monkeypatch.setenv("BORT_HOME", str(tmp_path / "b"))
     released_file(folder / file, tiny_bert(5), "float16")
-    model, vocab = bort.get_model("bort_4_8_768_1024", dataset_name=published.DATASET, pretrained=True,
+    model, vocab = bort.get_model("bort_4_8_768_1024", dataset_name=catalogue.DATASET, pretrained=True,
                                   ctx=None, use_pooler=True, use_decoder=False, use_classifier=False,
                                   root=folder if place == "root" else None)
     assert isinstance(model, Bert) and model.mlm_layer_norm_eps == 1e-12 and model.layer_norm_eps == 1e-5
@@ -80,8 +80,9 @@ def test_the_vocabulary_is_gluonnlps_own(real_data):
 
     path = next((real_data / "bpe").glob("*.vocab"))
     official = gluonnlp.Vocab.from_json(path.read_text())
-    for tokenizer in (published._gluonnlp_tokens(path), bort.load_tokenizer(real_data / "bpe")):
-        ours = published.vocab_of(tokenizer)
+    for tokenizer in (published_vocabulary.read_gluonnlp_tokens(path),
+                      bort.load_tokenizer(real_data / "bpe")):
+        ours = published_vocabulary.vocab_of(tokenizer)
         assert json.loads(ours.to_json()) == json.loads(official.to_json())
         assert (ours.padding_token, ours.bos_token, ours.eos_token, ours.mask_token, ours.unknown_token) == (
             "<pad>", "<s>", "</s>", "<mask>", "<unk>")
@@ -99,11 +100,11 @@ def test_pretrained_takes_a_path_or_nothing(tmp_path):
     fresh = [bort.get_model("bort_2_16_512_1024", pretrained=False, root=tmp_path, seed=seed)[0]
              for seed in (1, 1, 2)]
     assert same(*fresh[:2]) and not same(*fresh[1:])
-    vocab = published.vocab_of(TOKENS)
+    vocab = published_vocabulary.vocab_of(TOKENS)
     assert bort.get_model("bort_2_16_512_1024", vocab=vocab, pretrained=False,
                           root=tmp_path / "empty")[1] is vocab
     with pytest.raises(BortError, match="40 ids, the vocabulary 39"):
-        bort.get_model("bort_4_8_768_1024", vocab=published.vocab_of(TOKENS[:-2] + ["<mask>"]),
+        bort.get_model("bort_4_8_768_1024", vocab=published_vocabulary.vocab_of(TOKENS[:-2] + ["<mask>"]),
                        pretrained=tmp_path / "m")
 
 
@@ -126,7 +127,7 @@ def test_wrong_requests_are_named(tmp_path):
 
 def test_a_damaged_file_is_noticed_by_its_name_or_by_the_checksum_beside_it(tmp_path):
     write_vocabulary(tmp_path)
-    path = tmp_path / f"bort_4_8_768_1024_{published.DATASET}-00000000.params"
+    path = tmp_path / f"bort_4_8_768_1024_{catalogue.DATASET}-00000000.params"
     released_file(path, tiny_bert(5))
     with pytest.raises(BortError, match="SHA1"):
         bort.get_model("bort_4_8_768_1024", root=tmp_path)
@@ -175,8 +176,8 @@ def weights(tmp_path):
 def online(monkeypatch):
     """Downloads are allowed, and the published addresses lead nowhere."""
     monkeypatch.setenv("BORT_OFFLINE", "")
-    for name, entry in list(published.MODELS.items()):
-        monkeypatch.setitem(published.MODELS, name, entry._replace(url=None))
+    for name, entry in list(catalogue.MODELS.items()):
+        monkeypatch.setitem(catalogue.MODELS, name, entry._replace(url=None))
 
 
 def test_mirrors_are_tried_in_order_and_checksums_decide(tmp_path, monkeypatch, online, weights, caplog):
@@ -210,50 +211,29 @@ def test_gluonnlps_archives_are_unpacked_and_checked(tmp_path, monkeypatch, onli
     root = tmp_path / "r"
     write_vocabulary(root)
     buffer = io.BytesIO()
-    name = f"roberta_12_768_12_{published.DATASET}"
+    name = f"roberta_12_768_12_{catalogue.DATASET}"
     digest = hashlib.sha1(weights).hexdigest()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(f"{name}-{digest[:8]}.params", weights)
     with serve(Site({"/x.zip": buffer.getvalue()})) as site:
-        entry = published.MODELS["roberta_12_768_12"]._replace(url=f"{site.url}/x.zip", sha1=digest)
-        monkeypatch.setitem(published.MODELS, "roberta_12_768_12", entry)
+        entry = catalogue.MODELS["roberta_12_768_12"]._replace(url=f"{site.url}/x.zip", sha1=digest)
+        monkeypatch.setitem(catalogue.MODELS, "roberta_12_768_12", entry)
         model, _ = bort.get_model("roberta_12_768_12", root=root)
         assert same(model, tiny_bert(9)) and model.mlm_layer_norm_eps == 1e-5
-        assert sorted(path.suffix for path in root.iterdir() if not path.name.startswith(".")) == [".params",
-                                                                                                   ".vocab"]
+        left = sorted(path.suffix for path in root.iterdir() if not path.name.startswith("."))
+        assert left == [".params", ".vocab"]
         (root / f"{name}-{digest[:8]}.params").unlink()
-        monkeypatch.setitem(published.MODELS, "roberta_12_768_12", entry._replace(sha1="0" * 40))
+        monkeypatch.setitem(catalogue.MODELS, "roberta_12_768_12", entry._replace(sha1="0" * 40))
         with pytest.raises(BortError, match="SHA1"):
             bort.get_model("roberta_12_768_12", root=root)
         assert not list(root.glob("*.params"))
 
 
 def test_the_vocabulary_is_fetched_with_its_checksums(tmp_path, monkeypatch, online, real_data):
-    files = {f"/{name}": (real_data / "bpe" / name).read_bytes() for name in published.VOCABULARY_FILES}
+    files = {f"/{name}": (real_data / "bpe" / name).read_bytes() for name in published_vocabulary.FILES}
     with serve(Site(files)) as site:
-        vocab = published._vocabulary(tmp_path / "r", [site.url])
+        vocab = published_vocabulary.find_or_fetch_vocabulary(tmp_path / "r", [site.url])
         assert len(vocab) == 50265 and vocab["Ġthe"] == 5
-        assert len(published._vocabulary(tmp_path / "r", [])) == 50265
+        assert len(published_vocabulary.find_or_fetch_vocabulary(tmp_path / "r", [])) == 50265
         assert len(site.requests) == 3
     assert bort.load_tokenizer(tmp_path / "r").vocab_size == 50265
-
-
-def test_the_flags_that_the_readme_promises_exist():
-    """Its table maps the flags of the original's scripts to ours; ours are all in some command's help."""
-    import re
-    import subprocess
-    import sys
-
-    from tests.tiny import ROOT
-
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("### The original scripts' flags")[1].split("\n## ")[0]
-    cells = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
-    ours = set(re.findall(r"--[a-z-]+", " ".join(part for cell in cells for part in re.findall(r"`([^`]+)`",
-                                                                                               cell))))
-    assert len(ours) > 40
-    known = ""
-    for command in (["run_finetune.py"], ["run_pretrain.py"], ["-m", "bort.text", "prepare"]):
-        known += subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, check=True,
-                                stdout=subprocess.PIPE).stdout.decode()
-    assert not [flag for flag in ours if not re.search(rf"{flag}\b", known)]
