@@ -1,0 +1,114 @@
+"""The steps of the showcase: commands that the runners understand, their states, what a failure leaves."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+import run_finetune
+import run_pretrain
+import run_search
+from benchmarks import showcase
+from benchmarks.harness import showcase_tables
+from benchmarks.harness.showcase_plan import Plan, Step
+from bort.errors import BortError
+from tests.tiny_tasks import make_task
+
+PARSERS = {
+    "run_pretrain.py": run_pretrain.arguments,
+    "run_search.py": run_search.arguments,
+    "run_finetune.py": run_finetune.arguments,
+}
+
+
+@pytest.fixture()
+def line(tmp_path):
+    """A command line over the data of two tasks."""
+    make_task("SST-2", tmp_path / "data" / "glue" / "SST-2", rows=6)
+    make_task("CB", tmp_path / "data" / "superglue" / "CB", rows=6)
+    (tmp_path / "data" / "text").mkdir()
+    (tmp_path / "data" / "text" / "a.txt").write_text("Some text.\n")
+    return ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "run")]
+
+
+def test_every_step_is_a_command_that_the_runners_read(line):
+    plan = Plan(showcase.arguments([*line, "--scale", "0.01"]))
+    steps = plan.steps()
+    assert plan.tasks == ["SST-2", "CB"] and len({step.name for step in steps}) == len(steps)
+    for step in steps:
+        script, *rest = step.command
+        if script in PARSERS:
+            if "--train" in rest and step.name == "mlm-head":  # an option of the runner of its own
+                place = rest.index("--train")
+                rest = rest[:place] + rest[place + 2 :]
+            args = PARSERS[script]([*rest, "--resume"])
+            assert str(step.ends).startswith(args.output)
+    names = [step.name for step in steps]
+    assert names.index("teacher") < names.index("search-3") < names.index("kd-0") < names.index("SST-2-full")
+    fine = next(step.command for step in steps if step.name == "SST-2-half-budget")
+    assert fine[-3] != "{half}" and "{half}" not in fine
+
+
+def test_the_student_is_the_one_the_search_found(line):
+    plan = Plan(showcase.arguments(line))
+    assert plan.student_tuple() == "FOUND"
+    plan.found.parent.mkdir(parents=True)
+    found = {"architecture": {"depth": 2, "heads": 4, "hidden": 128, "intermediate": 256}}
+    plan.found.write_text(json.dumps(found))
+    assert plan.student_tuple() == "2,4,128,256"
+    assert Plan(showcase.arguments([*line, "--student", "3,4,128,128"])).student_tuple() == "3,4,128,128"
+
+
+def test_a_step_that_ended_is_left_alone_and_a_failure_is_shown(tmp_path):
+    ends = tmp_path / "one" / "end.txt"
+    code = f"import pathlib; p = pathlib.Path({str(ends)!r}); p.parent.mkdir(); p.write_text('x')"
+    step = Step("one", "a step", ("-c", code), ends, resumable=False)
+    run = showcase.Run(tmp_path)
+    assert run.state(step) == "to do"
+    run.execute(step)
+    run = showcase.Run(tmp_path)
+    assert run.state(step) == "done" and run.table([step])[0]["peak MiB"] > 0
+    assert run.state(step._replace(command=("-c", "pass"))) == "cut off"
+    ends.unlink()
+    assert run.state(step) == "cut off"
+    bad = Step("two", "a step", ("-c", "import sys; sys.exit('no luck')"), tmp_path / "two" / "x", False)
+    with pytest.raises(BortError, match="step two failed(.|\n)*no luck"):
+        run.execute(bad)
+    assert showcase.Run(tmp_path).state(bad) == "cut off"
+
+
+def test_tables_of_a_run_with_nothing_in_it_are_empty(tmp_path):
+    tables, notes = showcase_tables.tables_of(tmp_path, ["SST-2"], {"SST-2": str(tmp_path)})
+    assert tables == {} and notes == []
+
+
+def test_a_teacher_that_does_not_know_the_task_is_told_from_one_that_does():
+    assert showcase_tables.knows({"accuracy": 0.86}, {"accuracy": 0.5})
+    assert not showcase_tables.knows({"accuracy": 0.6}, {"accuracy": 0.5})
+    assert not showcase_tables.knows({"mcc": 0.3, "accuracy": 0.7}, {"mcc": 0.0, "accuracy": 0.69})
+
+
+def test_distillation_beside_mlm(tmp_path):
+    for method, curve in (("kd", (0.2, 0.3, 0.4)), ("mlm", (0.1, 0.2, 0.3))):
+        folder = tmp_path / f"{method}-0"
+        folder.mkdir()
+        rows = [{"step": 10 * (n + 1), "eval_mlm_accuracy": value} for n, value in enumerate(curve)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "results.json").write_text(json.dumps({"eval_mlm_loss": 3.0, "seconds": 36.0}))
+    mlm, kd = showcase_tables.table_3(tmp_path)
+    assert (mlm["step of 30.0%"], kd["step of 30.0%"]) == (30, 20)
+    assert kd["best MLM accuracy (%)"] == 40 and mlm["hours"] == pytest.approx(0.01)
+    assert (
+        "step 20 instead of 30"
+        in showcase_tables.headline([mlm, kd], {"Tables 4 and 5, dev sets": []})[0]["here"]
+    )
+
+
+def test_list_runs_nothing(line, capsys, monkeypatch):
+    monkeypatch.setattr(showcase.Run, "execute", lambda self, step: sys.exit("ran"))
+    assert showcase.main([*line, "--list"]) == 0
+    assert "| SST-2-scarce |" in capsys.readouterr().out
+    with pytest.raises(BortError, match="the steps are"):
+        showcase.main([*line, "--only", "nothing"])
