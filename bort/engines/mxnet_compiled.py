@@ -17,6 +17,7 @@ import numpy as np
 
 from bort.backend.mxnet import AMX, autograd, mx
 from bort.engines import mxnet_graph, mxnet_int8
+from bort.engines.cpu import BFLOAT16_FLAGS, EXACT_INT8_FLAGS, INT8_FLAGS, cpu_flags
 from bort.errors import BortError
 from bort.models.bert import Bert, check_inputs
 from bort.models.classifier import Classifier
@@ -30,11 +31,6 @@ MAX_GRAPH_BYTES = 1 << 30
 MAX_PRODUCT_BYTES = 256 << 20
 """Of the above for graphs of plain products, which hold no weights and are made again in some 20 ms."""
 FLAGS = (("static_alloc", True), ("static_shape", True))
-BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
-INT8_FLAGS = ("avx512f", "avx2")
-EXACT_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")
-"""Instructions that add 8-bit products in 32 bits. Without them pairs are added in 16, where large ones are
-cut off."""
 Batch = Tuple[Any, ...]
 
 
@@ -59,18 +55,6 @@ def trim(token_ids: np.ndarray, valid_length: np.ndarray, max_length: int = 512,
     if target <= width:
         return token_ids[:, :target]
     return np.pad(token_ids, ((0, 0), (0, target - width)))
-
-
-def cpu_flags() -> frozenset:
-    """Instruction sets of this processor as Linux names them; empty where that cannot be read."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                if line.startswith("flags"):
-                    return frozenset(line.partition(":")[2].split())
-    except OSError:
-        pass
-    return frozenset()
 
 
 def check_dtype(dtype: str, device: Any = None) -> None:
@@ -323,6 +307,7 @@ def compile_for_inference(model: Union[Bert, Classifier], dtype: str = "float32"
         compiled.calibrate(calibration)
         if not cpu_flags().intersection(EXACT_INT8_FLAGS):
             warnings.warn("this CPU has no VNNI: int8 adds products in pairs of 16 bits, which can overflow; "
-                          "hold the accuracy on your task against float32's (python -m benchmarks.int8_accuracy)",
+                          "hold the accuracy on your task against float32's "
+                          "(python -m benchmarks.int8_accuracy)",
                           stacklevel=2)
     return compiled

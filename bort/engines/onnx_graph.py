@@ -5,13 +5,17 @@ Standard operators of opset 17 only; dynamic batch and length; inputs and output
     token_ids (B, T) int64, valid_length (B,) float32 [, masked_positions (B, M) int64]
     encoder: sequence (B, T, H)     classifier: scores (B, C)     mlm: logits (B, M, V)
 
+and for engines only, with rows (N,) int64, positions counted through the batch, as third input:
+
+    masked_states: states (N, H), what the MLM head multiplies with the vocabulary matrix
+
 Q, K and V are one product, their scale is in the weights, and a classifier's last layer computes position 0
 only. Nothing here imports MXNet.
 """
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -19,11 +23,14 @@ from bort.architecture import Architecture
 from bort.errors import BortError
 
 PARTS = ("encoder", "classifier", "mlm")
+"""What a file may hold. Engines also build the part "masked_states"."""
 OPSET = 17
 IR_VERSION = 8
 MASKED_SCORE = -1e4
 HEAD_PREFIX = "head_"
 """Nodes of the classification and MLM heads; quantization leaves them in float32."""
+LEAST_WEIGHTS = 1024
+"""Elements from which on an array is one of :func:`split_weights`."""
 
 
 class Network(NamedTuple):
@@ -51,13 +58,29 @@ def build(network: Network, arrays: Mapping[str, np.ndarray], part: str, metadat
     Raises:
         BortError: the part is unknown, or a classifier without a head is asked for.
     """
-    if part not in PARTS:
+    if part not in (*PARTS, "masked_states"):
         raise BortError(f"part {part!r} is unknown; choose one of {', '.join(PARTS)}")
+    return _builder(network, arrays, part).build(metadata)
+
+
+def split_weights(network: Network, arrays: Mapping[str, np.ndarray], part: str
+                  ) -> Tuple[Any, Dict[str, np.ndarray]]:
+    """The same graph without its large arrays, which are inputs of it instead, and these by name.
+
+    For engines that can take weights where they lie. Copying them in and out of a ``ModelProto`` takes most
+    of the time that reading one takes, and bounds it to 2 GiB.
+    """
+    builder = _builder(network, arrays, part)
+    model = builder.build({}, split=True)
+    return model, builder.large()
+
+
+def _builder(network: Network, arrays: Mapping[str, np.ndarray], part: str) -> "_Builder":
     if part == "classifier" and network.head is None:
         raise BortError("this model has no classification head: export its encoder or mlm part")
     plain = {name[5:] if name.startswith("bort.") else name: np.asarray(array, "float32")
              for name, array in arrays.items()}
-    return _Builder(network, plain, part).build(metadata)
+    return _Builder(network, plain, part)
 
 
 class _Builder:
@@ -103,7 +126,12 @@ class _Builder:
         return self.op("Mul", name, [self.op("Mul", f"{name}_product", [x, grown]),
                                      self.constant("half", np.array(0.5, "float32"))])
 
-    def build(self, metadata: Mapping[str, str]) -> Any:
+    def large(self) -> Dict[str, np.ndarray]:
+        """The weights of :func:`split_weights`."""
+        return {name: value for name, value in self.constants.items()
+                if value.dtype == np.float32 and value.size >= LEAST_WEIGHTS}
+
+    def build(self, metadata: Mapping[str, str], split: bool = False) -> Any:
         from onnx import TensorProto, helper, numpy_helper
 
         x = self.embed()
@@ -119,15 +147,21 @@ class _Builder:
             inputs.append(helper.make_tensor_value_info("masked_positions", TensorProto.INT64,
                                                         ["batch", "masked"]))
             output, shape = self.vocabulary_logits(x), ["batch", "masked", self.network.vocab_size]
+        elif self.part == "masked_states":
+            inputs.append(helper.make_tensor_value_info("rows", TensorProto.INT64, ["count"]))
+            output, shape = self.states_at_rows(x), ["count", self.hidden]
         else:
             real = self.op("Cast", "real", ["inside"], to=TensorProto.FLOAT)
             rows = self.op("Unsqueeze", "real_rows", [real, self.integers("last", -1)])
             output = self.op("Mul", "sequence", [x, rows])
             shape = ["batch", "length", self.hidden]
+        apart = self.large() if split else {}
+        inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape)
+                   for name, value in apart.items()]
+        kept = [numpy_helper.from_array(value, name) for name, value in self.constants.items()
+                if name not in apart]
         graph = helper.make_graph(self.nodes, f"bort_{self.part}", inputs,
-                                  [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
-                                  [numpy_helper.from_array(value, name) for name,
-                                   value in self.constants.items()])
+                                  [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)], kept)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)],
                                   ir_version=IR_VERSION, producer_name="bort")
         helper.set_model_props(model, dict(metadata))
@@ -234,8 +268,16 @@ class _Builder:
                                                   self.integers("last", -1)])
         x = self.op("GatherND", f"{HEAD_PREFIX}hidden", [self.op("Mul", "sequence", [x, real]), indices],
                     batch_dims=1)
-        x = self.gelu(self.stored(x, f"{HEAD_PREFIX}dense", "decoder.0"), f"{HEAD_PREFIX}gelu")
-        x = self.norm(x, f"{HEAD_PREFIX}norm", "decoder.2", self.network.mlm_epsilon)
+        x = self.masked_lm_dense(x)
         product = self.op("MatMul", f"{HEAD_PREFIX}product", [
             x, self.op("Transpose", f"{HEAD_PREFIX}words", ["word_weight"], perm=[1, 0])])
         return self.op("Add", "logits", [product, self.constant("vocab_bias", self.arrays["decoder.3.bias"])])
+
+    def states_at_rows(self, x: str) -> str:
+        flat = self.op("Reshape", "all_rows", [x, self.integers("flat_shape", -1, self.hidden)])
+        states = self.masked_lm_dense(self.op("Gather", f"{HEAD_PREFIX}hidden", [flat, "rows"], axis=0))
+        return self.op("Identity", "states", [states])
+
+    def masked_lm_dense(self, x: str) -> str:
+        x = self.gelu(self.stored(x, f"{HEAD_PREFIX}dense", "decoder.0"), f"{HEAD_PREFIX}gelu")
+        return self.norm(x, f"{HEAD_PREFIX}norm", "decoder.2", self.network.mlm_epsilon)

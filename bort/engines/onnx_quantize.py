@@ -71,8 +71,8 @@ def quantize(model: Any, path: PathLike, method: str, batches: Sequence[Batch] =
     try:
         from onnxruntime import quantization
     except ImportError as error:
-        raise BortError(
-                        f"quantization needs onnxruntime and onnx: pip install onnxruntime onnx [{error}]") from error
+        raise BortError("quantization needs onnxruntime and onnx: pip install onnxruntime onnx "
+                        f"[{error}]") from error
     if method not in METHODS:
         raise BortError(f"int8 method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     if method == "static" and not batches:

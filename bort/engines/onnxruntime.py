@@ -1,4 +1,6 @@
-"""Run an exported model with onnxruntime and numpy alone; texts also need the ``tokenizers`` package.
+"""ONNX Runtime: exported files, and networks of this process (:class:`OnnxRuntimeEngine`).
+
+An exported model needs onnxruntime and numpy alone; texts also need the ``tokenizers`` package.
 
     runner = OnnxRunner("sst2.onnx")
     runner.classify(["a gripping film"])       # [{"label": "1", "probabilities": {"0": 0.02, "1": 0.98}}]
@@ -9,23 +11,124 @@ Importing this module imports neither MXNet nor the model code.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
+import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from bort.engines.onnx_graph import PARTS
+from bort.engines import onnx_graph, onnx_quantize
+from bort.engines.base import Batch, Engine, Report, Unavailable, check_batch
+from bort.engines.cpu import openmp_threads
 from bort.errors import BortError
-from bort.files import PathLike
+from bort.files import PathLike, parse_json
 from bort.tasks.encoding import encode_pair
 from bort.text.tokenizers.loading import Tokenizer, load_tokenizer
 
 FORMAT = "bort-onnx-1"
+KIND = "onnxruntime"
+POSITIONS = {"mlm": "masked_positions", "masked_states": "rows"}
+"""Part to the name of the input that holds its positions."""
+MAX_MODEL_BYTES = 2 ** 31
 
 
-class OnnxRunner:
+def import_onnxruntime() -> ModuleType:
+    """The package ``onnxruntime``.
+
+    Raises:
+        Unavailable: it is not installed, or its library cannot be loaded.
+    """
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        raise Unavailable(f"onnxruntime is not installed: pip install 'bort[onnx]' [{error}]") from error
+    return onnxruntime
+
+
+def open_session(source: Union[PathLike, bytes], where: str, threads: Optional[int] = None) -> Any:
+    """An ``InferenceSession`` of a file, or of a file's content.
+
+    Args:
+        where: what to call it in messages.
+        threads: for one call; by default ``OMP_NUM_THREADS`` when that is set, else onnxruntime's choice.
+
+    Raises:
+        Unavailable: onnxruntime is missing.
+        BortError: onnxruntime cannot load it.
+    """
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised as well, and said in one line
+    options.intra_op_num_threads = threads or openmp_threads()
+    try:
+        return onnxruntime.InferenceSession(source if isinstance(source, bytes) else str(source), options,
+                                            providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base below Exception
+        raise BortError(f"{where}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
+
+
+class OnnxRuntimeEngine(Engine):
+    """A session of one of :mod:`bort.engines.onnx_graph`'s graphs.
+
+    Args:
+        session: of :func:`open_session`.
+        part: one of ``PARTS``.
+        vocab_size, max_length: of the network.
+        where: what to call it in messages.
+    """
+
+    def __init__(self, session: Any, part: str, vocab_size: int, max_length: int, precision: str = "float32",
+                 where: str = "the network") -> None:
+        self.session, self.part, self.where = session, part, where
+        self.max_length, self._vocab_size = max_length, vocab_size
+        outputs = session.get_outputs()[0].shape[-1] if part == "classifier" else 0
+        self.num_outputs = outputs if isinstance(outputs, int) else 0
+        self.report = Report(KIND, import_onnxruntime().__version__, precision)
+
+    def __call__(self, token_ids: Any, valid_length: Any, positions: Optional[Any] = None) -> np.ndarray:
+        """As :meth:`Engine.__call__`; a classifier's batch is cut to its longest sequence."""
+        ids, lengths = np.asarray(token_ids), np.asarray(valid_length)
+        batch = (ids, lengths) if positions is None else (ids, lengths, np.asarray(positions))
+        check_batch(self, self._vocab_size, batch)
+        if self.part == "classifier":
+            ids = ids[:, :int(lengths.max())]
+        feed = {"token_ids": ids.astype("int64"), "valid_length": lengths.astype("float32")}
+        if positions is not None:
+            feed[POSITIONS[self.part]] = batch[2].astype("int64")
+        try:
+            return self.session.run(None, feed)[0]
+        except Exception as error:
+            raise BortError(f"{self.where}: loads, but cannot be run ({str(error).splitlines()[0]}); it is "
+                            "damaged or of another version: export it again (python -m bort.export)"
+                            ) from error
+
+
+def make(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str, precision: str,
+         calibration: Sequence[Batch]) -> Engine:
+    """The engine of a network's part; see :func:`bort.engines.engine.open_engine`.
+
+    int8 is "dynamic": ranges are those of each batch, so ``calibration`` is not needed.
+    """
+    import_onnxruntime()
+    if precision == "bfloat16":
+        raise Unavailable("onnxruntime has no bfloat16 on CPUs; take openvino, or float32")
+    try:
+        model = onnx_graph.build(facts, arrays, part, {})
+        if model.ByteSize() >= MAX_MODEL_BYTES:
+            raise Unavailable("onnxruntime takes networks up to 2 GiB")
+        with tempfile.TemporaryDirectory(prefix="bort-") as folder:
+            path = Path(folder) / "model.onnx"
+            if precision == "int8":
+                onnx_quantize.quantize(model, path, "dynamic")
+            session = open_session(path if precision == "int8" else model.SerializeToString(), "the network")
+    except ImportError as error:
+        raise Unavailable(f"onnxruntime needs onnx to be given a network: pip install 'bort[onnx]' [{error}]"
+                          ) from error
+    return OnnxRuntimeEngine(session, part, facts.vocab_size, facts.max_length, precision)
+
+
+class OnnxRunner(OnnxRuntimeEngine):
     """A model exported by ``python -m bort.export``.
 
     Args:
@@ -42,38 +145,25 @@ class OnnxRunner:
     """
 
     def __init__(self, path: PathLike, threads: Optional[int] = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise BortError(f"onnxruntime is not installed: pip install onnxruntime [{error}]") from error
         self.path = Path(path)
         if not self.path.is_file():
             raise BortError(f"{path}: no such file; export it first: python -m bort.export MODEL {path}")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # OpenMP allows a number for each level of nesting: "2,1"; what is no number sets nothing, as there.
-        first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-        count = threads or (int(first) if first.isdecimal() else 0)
-        if count:
-            options.intra_op_num_threads = count
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options,
-                                                        providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions have no common base below Exception
-            raise BortError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
-        stored = dict(self.session.get_modelmeta().custom_metadata_map)
+        session = open_session(path, str(path), threads)
+        stored = dict(session.get_modelmeta().custom_metadata_map)
         if stored.get("bort") != FORMAT:
             raise BortError(f"{path}: not exported by this project (python -m bort.export)")
         try:
-            self.settings: Dict[str, Any] = json.loads(stored["settings"])
-            self.part: str = self.settings["part"]
-            fits = self.part in PARTS and all(isinstance(self.settings[key], int) for key in ("vocab_size",
-                                                                                              "max_length"))
-        except (KeyError, TypeError, ValueError):
+            self.settings: Dict[str, Any] = parse_json(stored["settings"], "its settings")
+            limits = [self.settings[key] for key in ("vocab_size", "max_length")]
+            fits = (self.settings["part"] in onnx_graph.PARTS
+                    and all(isinstance(limit, int) for limit in limits))
+        except (KeyError, TypeError, BortError):
             fits = False
         if not fits:
             raise BortError(f"{path}: what the export stored in it is damaged; export it again: python -m "
                             f"bort.export MODEL {path}")
+        super().__init__(session, self.settings["part"], *limits, where=str(path),
+                         precision="int8" if self.settings.get("int8") else "float32")
         self._tokenizer: Optional[Tokenizer] = None
 
     @property
@@ -100,44 +190,6 @@ class OnnxRunner:
                     f"has the {name} {self.settings.get(name)!r} instead of {value!r} of"
                 raise BortError(f"{self.path}: {what} this model; export it again: python -m bort.export "
                                 f"MODEL {self.path}")
-
-    def __call__(self, token_ids: Any, valid_length: Any,
-                 masked_positions: Optional[Any] = None) -> np.ndarray:
-        """Run the network.
-
-        Args:
-            token_ids: (B, T) integers; ``valid_length``: (B,) tokens that are not padding, from 1 to T.
-            masked_positions: (B, M) integers, for the part "mlm" and only for it.
-
-        Returns:
-            float32: sequence (B, T, H), zero in padded rows; scores (B, C); or logits (B, M, V).
-
-        Raises:
-            BortError: values are out of range, or shapes do not fit.
-        """
-        ids, lengths = np.asarray(token_ids), np.asarray(valid_length)
-        if ids.ndim != 2 or 0 in ids.shape or lengths.shape != ids.shape[:1]:
-            raise BortError(f"token_ids must be (batch, length) and valid_length (batch,), not {ids.shape} "
-                            f"and {lengths.shape}")
-        if ids.shape[1] > self.settings["max_length"]:
-            raise BortError(f"sequences of {ids.shape[1]} tokens are longer than max_length "
-                            f"{self.settings['max_length']}")
-        _check_range("token id", ids, 0, self.settings["vocab_size"] - 1)
-        _check_range("valid_length", lengths, 1, ids.shape[1])
-        if (masked_positions is None) == (self.part == "mlm"):
-            takes = "takes" if self.part == "mlm" else "takes no"
-            raise BortError(f"a file of the part {self.part!r} {takes} masked_positions")
-        if self.part == "classifier":
-            ids = ids[:, :int(lengths.max())]
-        feed = {"token_ids": ids.astype("int64"), "valid_length": lengths.astype("float32")}
-        if masked_positions is not None:
-            positions = np.asarray(masked_positions)
-            if positions.ndim != 2 or positions.shape[0] != len(ids) or 0 in positions.shape:
-                raise BortError(f"masked_positions must have the shape ({len(ids)}, M), not "
-                                f"{positions.shape}")
-            _check_range("masked position", positions, 0, ids.shape[1] - 1)
-            feed["masked_positions"] = positions.astype("int64")
-        return self.session.run(None, feed)[0]
 
     def encode(self, texts: Sequence[Union[str, Tuple[str, str]]]) -> Tuple[np.ndarray, np.ndarray]:
         """Texts, or pairs of texts, as ``token_ids`` (B, T) int64 and ``valid_length`` (B,) float32."""
@@ -190,8 +242,3 @@ def parameters_digest(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(np.ascontiguousarray(array, dtype="float32").data)
     return digest.hexdigest()
 
-
-def _check_range(what: str, values: np.ndarray, lowest: int, highest: int) -> None:
-    if not (values.min() >= lowest and values.max() <= highest):  # written so that NaN fails too
-        wrong = values[~((values >= lowest) & (values <= highest))][0]
-        raise BortError(f"{what} {wrong} is outside {lowest}..{highest}")

@@ -92,7 +92,8 @@ def test_padding_has_no_effect_and_numpy_inputs_serve():
     first, second = compiled(ids, valid), compiled(changed, valid.astype("int64"))
     np.testing.assert_array_equal(first.asnumpy(), second.asnumpy())
     assert compiled(ids.astype("int64"), valid, positions)[1].shape == (3, 2, VOCAB)
-    assert compiled.architecture == TINY and compiled.vocab_size == VOCAB and compiled.max_length == MAX_LENGTH
+    assert compiled.architecture == TINY and compiled.vocab_size == VOCAB
+    assert compiled.max_length == MAX_LENGTH
 
 
 def test_an_earlier_result_is_not_overwritten():

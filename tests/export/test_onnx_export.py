@@ -210,12 +210,27 @@ def test_unwritable_folders_threads_and_damaged_settings(tmp_path, monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", value)
         assert OnnxRunner(tmp_path / "x.onnx").part == "encoder"
     for settings in ("{", "[]", "{}", '{"part": "classifier"}',
-                     '{"part": "x", "vocab_size": 5, "max_length": 5}'):
+                     '{"part": "x", "vocab_size": 5, "max_length": 5}', '{"part":' + 100_000 * "["):
         model = exporter.to_onnx(tiny_bert(0), "encoder", {})
         next(entry for entry in model.metadata_props if entry.key == "settings").value = settings
         (tmp_path / "damaged.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(BortError, match="damaged.onnx.*export it again"):
             OnnxRunner(tmp_path / "damaged.onnx")
+
+
+def test_a_file_that_loads_and_does_not_run_gives_one_line(tmp_path, capfd):
+    exporter.export(tiny_bert(0), tmp_path / "e.onnx")
+    import onnx
+
+    model = onnx.load(str(tmp_path / "e.onnx"))
+    axis = next(given for given in model.graph.initializer if given.name == "axis_zero")
+    axis.CopyFrom(onnx.numpy_helper.from_array(np.array([7], dtype="int64"), "axis_zero"))
+    (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
+    runner = OnnxRunner(tmp_path / "bad.onnx")
+    capfd.readouterr()
+    with pytest.raises(BortError, match="bad.onnx: loads, but cannot be run.*export it again") as caught:
+        runner(np.array([[0, 1]]), np.array([2]))
+    assert "\n" not in str(caught.value) and not capfd.readouterr().err  # nothing of onnxruntime's own
 
 
 def test_the_runner_refuses_what_the_model_refuses(tmp_path):

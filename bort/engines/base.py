@@ -1,0 +1,165 @@
+"""What every engine is: a function from numpy arrays to numpy arrays. Nothing here imports MXNet.
+
+Shapes: B batch, T length, M masked positions of a sequence, N masked positions of a batch, H hidden, V
+vocabulary, C outputs.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterable, Iterator, Optional, Tuple
+
+import numpy as np
+
+from bort.errors import BortError
+
+KINDS = ("auto", "openvino", "onnxruntime", "mxnet")
+PRECISIONS = ("float32", "bfloat16", "int8", "auto")
+PARTS = ("encoder", "classifier", "mlm", "masked_states")
+"""What of a network is computed:
+
+* ``encoder``: hidden states (B, T, H), zero in padded rows;
+* ``classifier``: logits, or values in regression, (B, C);
+* ``mlm``: vocabulary logits (B, M, V) at positions (B, M) of the sequences;
+* ``masked_states``: what the vocabulary projection takes, (N, H), at positions (N,) counted through the
+  padded batch: b * T + t. Undefined in padded rows.
+"""
+Batch = Tuple[np.ndarray, ...]
+"""``token_ids`` (B, T) int32, ``valid_length`` (B,) float32, and for ``mlm`` and ``masked_states`` positions
+int32."""
+
+
+class Unavailable(BortError):
+    """An engine cannot be had here; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a user chooses: ``--engine`` and ``--precision``.
+
+    Attributes:
+        kind: one of :data:`KINDS`; "auto" takes the fastest that is installed and suits the machine.
+        precision: one of :data:`PRECISIONS`; "auto" takes the fastest whose answers to the calibration
+            inputs are float32's.
+    """
+
+    kind: str = "auto"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        for what, value, choices in (("engine", self.kind, KINDS), ("precision", self.precision, PRECISIONS)):
+            if value not in choices:
+                raise BortError(f"{what} {value!r} is unknown; choose one of {', '.join(choices)}")
+
+
+DEFAULT_OPTIONS = EngineOptions()
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much is to be computed before the weights change, or the process ends.
+
+    Attributes:
+        flops: of all forward passes together.
+        shapes: how many shapes the batches have.
+    """
+
+    flops: float
+    shapes: int = 1
+
+
+@dataclass
+class Report:
+    """How an engine came to be chosen: what run records keep.
+
+    Attributes:
+        difference: the largest from the plain network's outputs, relative to the largest of those.
+        refused: engine to the reason for which it was passed over.
+    """
+
+    kind: str
+    version: str
+    precision: str
+    difference: float = 0.0
+    refused: Dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> Dict[str, Any]:
+        """For a JSON record."""
+        return {"engine": self.kind, "version": self.version, "precision": self.precision,
+                "difference": float(f"{self.difference:.2g}"), **({"refused": self.refused} if self.refused
+                                                                 else {})}
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.version}, {self.precision}"
+
+
+class Engine:
+    """A network's part, ready to run; made by :func:`bort.engines.engine.open_engine`.
+
+    Attributes:
+        part: one of :data:`PARTS`.
+        report: which engine it is, and how it came to be chosen.
+        num_outputs: C of a classifier, 0 otherwise.
+        max_length: the longest sequence it takes.
+    """
+
+    part: str
+    report: Report
+    num_outputs: int
+    max_length: int
+
+    def __call__(self, token_ids: np.ndarray, valid_length: np.ndarray,
+                 positions: Optional[np.ndarray] = None) -> np.ndarray:
+        """The part's float32 outputs for one batch, as fast as one batch can be had.
+
+        Args:
+            token_ids: (B, T) integers below V; the content of padding has no effect.
+            valid_length: (B,) tokens of each sequence that are not padding, from 1 to T.
+            positions: integers, of the parts ``mlm`` and ``masked_states`` only.
+
+        Raises:
+            BortError: a value is out of range.
+        """
+        raise NotImplementedError
+
+    def map(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+        """The outputs of many batches, in their order and computed together where the engine gains by it."""
+        for batch in batches:
+            yield self(*batch)
+
+
+def check_batch(engine: Any, vocab_size: int, batch: Batch) -> None:
+    """Refuse values for which an engine would read what is not there.
+
+    Raises:
+        BortError: with the value and its limits.
+    """
+    ids, lengths = batch[0], batch[1]
+    if ids.ndim != 2 or 0 in ids.shape or lengths.shape != ids.shape[:1]:
+        raise BortError("token_ids must have the shape (batch, length) and valid_length (batch,), not "
+                        f"{ids.shape} and {lengths.shape}")
+    if ids.shape[1] > engine.max_length:
+        raise BortError(f"sequences of {ids.shape[1]} tokens are longer than max_length {engine.max_length}")
+    check_range("token id", ids, 0, vocab_size - 1)
+    check_range("valid_length", lengths, 1, ids.shape[1])
+    positions = batch[2] if len(batch) > 2 else None
+    masked = engine.part in ("mlm", "masked_states")
+    if (positions is None) == masked:
+        name = "rows" if engine.part == "masked_states" else "masked_positions"
+        raise BortError(f"the part {engine.part!r} takes {'' if masked else 'no '}{name}")
+    if positions is None:
+        return
+    if engine.part == "mlm":
+        if positions.ndim != 2 or positions.shape[0] != len(ids) or 0 in positions.shape:
+            raise BortError(f"masked_positions must have the shape ({len(ids)}, M), not {positions.shape}")
+        check_range("masked position", positions, 0, ids.shape[1] - 1)
+    else:
+        if positions.ndim != 1 or not positions.size:
+            raise BortError(f"rows must have the shape (N,), not {positions.shape}")
+        check_range("row", positions, 0, ids.size - 1)
+
+
+def check_range(what: str, values: np.ndarray, lowest: int, highest: int) -> None:
+    """Raise a BortError unless all ``values`` are from ``lowest`` to ``highest``."""
+    if not (values.min() >= lowest and values.max() <= highest):  # written so that NaN fails too
+        wrong = values[~((values >= lowest) & (values <= highest))][0]
+        raise BortError(f"{what} {wrong} is outside {lowest}..{highest}")

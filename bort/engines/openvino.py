@@ -1,0 +1,162 @@
+"""OpenVINO: this project's ONNX graph with the network's own weights, compiled for the processor at hand.
+
+OpenVINO reads the graph without its weights and takes these where they lie in memory, so that a network of
+300 MB is ready within some tenths of a second and nothing is written. Only the 8-bit form, whose making takes
+long, is kept in a folder (:mod:`bort.engines.int8_cache`).
+"""
+from __future__ import annotations
+
+import sys
+from collections import deque
+from types import ModuleType
+from typing import Any, Deque, Dict, Iterable, Iterator, Mapping, Optional, Sequence
+
+import numpy as np
+
+from bort.engines import onnx_graph
+from bort.engines.base import Batch, Engine, Report, Unavailable, check_batch
+from bort.engines.cpu import BFLOAT16_FLAGS, INT8_FLAGS, cpu_flags, openmp_threads
+
+KIND = "openvino"
+POSITIONS = {"mlm": "masked_positions", "masked_states": "rows"}
+"""Part to the name of the input that holds its positions."""
+WAITING_REQUESTS = 2
+"""Batches handed over beyond those that are being computed, so that no core waits for Python."""
+
+
+def import_openvino() -> ModuleType:
+    """The package ``openvino``, which sends nothing to anybody.
+
+    Its Python package counts imports and conversions through ``openvino_telemetry``, unless this cannot be
+    imported; NNCF likewise. An entry of None in ``sys.modules`` makes Python say so.
+
+    Raises:
+        Unavailable: it is not installed, or its library cannot be loaded.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import onnx  # noqa: F401
+        import openvino
+    except (ImportError, OSError) as error:
+        raise Unavailable(f"openvino is not installed: pip install 'bort[fast]' [{error}]") from error
+    return openvino
+
+
+def check_precision(precision: str) -> None:
+    """Refuse what this processor has no instructions for.
+
+    Raises:
+        Unavailable: with the reason.
+    """
+    wanted = {"bfloat16": (*BFLOAT16_FLAGS, "bf16"), "int8": (*INT8_FLAGS, "asimd")}.get(precision, ())
+    if wanted and not cpu_flags().intersection(wanted):
+        raise Unavailable(f"{precision} needs a CPU with {' or '.join(wanted)}; without these instructions "
+                          "it is no faster than float32")
+
+
+class OpenVinoEngine(Engine):
+    """A graph that OpenVINO has read, compiled for one batch at a time at once, for many when asked.
+
+    Args:
+        model: an ``openvino.Model`` with the inputs of :mod:`bort.engines.onnx_graph`.
+        part: one of ``PARTS``.
+        vocab_size, max_length: of the network.
+        precision: of the products: "float32", "bfloat16" or "int8" (the model itself is 8-bit then).
+        threads: 0 leaves the number to OpenVINO.
+    """
+
+    def __init__(self, model: Any, part: str, vocab_size: int, max_length: int, precision: str = "float32",
+                 threads: int = 0) -> None:
+        openvino = import_openvino()
+        self.part, self.max_length, self._vocab_size = part, max_length, vocab_size
+        self.num_outputs = model.outputs[0].partial_shape[1].get_length() if part == "classifier" else 0
+        self.report = Report(KIND, openvino.get_version().split("-")[0], precision)
+        self._model, self._threads = model, threads
+        self._request: Any = None
+        self._throughput: Any = None
+
+    def _compile(self, hint: str) -> Any:
+        openvino = import_openvino()
+        # Left to itself, OpenVINO computes in bfloat16 where the processor can.
+        low = self.report.precision == "bfloat16" or (self.report.precision == "int8"
+                                                      and "amx_bf16" in cpu_flags())
+        settings: Dict[str, Any] = {"PERFORMANCE_HINT": hint,
+                                    "INFERENCE_PRECISION_HINT": "bf16" if low else "f32",
+                                    # Pinned threads of two processes would share cores and leave others idle.
+                                    "ENABLE_CPU_PINNING": False}
+        if self._threads:
+            settings["INFERENCE_NUM_THREADS"] = self._threads
+        return openvino.Core().compile_model(self._model, "CPU", settings)
+
+    def _feed(self, batch: Batch) -> Dict[str, np.ndarray]:
+        arrays = tuple(np.asarray(array) for array in batch if array is not None)
+        check_batch(self, self._vocab_size, arrays)
+        feed = {"token_ids": arrays[0].astype(np.int64), "valid_length": arrays[1].astype(np.float32)}
+        if len(arrays) > 2:
+            feed[POSITIONS[self.part]] = arrays[2].astype(np.int64)
+        return feed
+
+    def __call__(self, token_ids: np.ndarray, valid_length: np.ndarray,
+                 positions: Optional[np.ndarray] = None) -> np.ndarray:
+        if self._request is None:
+            self._request = self._compile("LATENCY").create_infer_request()
+        feed = self._feed((token_ids, valid_length, positions))
+        self._request.infer(feed, share_inputs=True)
+        return self._request.get_output_tensor(0).data.copy()
+
+    def map(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+        """As :meth:`Engine.map`; several batches at a time, each by fewer threads, and Python prepares the
+        next ones meanwhile."""
+        if self._throughput is None:
+            self._throughput = self._compile("THROUGHPUT")
+        count = self._throughput.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + WAITING_REQUESTS
+        idle = deque(self._throughput.create_infer_request() for _ in range(count))
+        running: Deque[Any] = deque()
+        try:
+            for batch in batches:
+                if not idle:
+                    idle.append(running.popleft())
+                    yield _result(idle[-1])
+                request = idle.popleft()
+                request.start_async(self._feed(batch), share_inputs=True)
+                running.append(request)
+            while running:
+                yield _result(running.popleft())
+        finally:  # whoever asked may have had enough: the arrays of a batch must outlive its request
+            for request in running:
+                request.wait()
+
+
+def _result(request: Any) -> np.ndarray:
+    request.wait()
+    return request.get_output_tensor(0).data.copy()
+
+
+def read(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str) -> Any:
+    """The ``openvino.Model`` of a network's part, which shares memory with ``arrays`` where it can."""
+    openvino = import_openvino()
+    graph, weights = onnx_graph.split_weights(facts, arrays, part)
+    model = openvino.Core().read_model(graph.SerializeToString())
+    for parameter in list(model.get_parameters()):
+        name = parameter.get_friendly_name()
+        if name in weights:
+            constant = openvino.op.Constant(weights[name], shared_memory=True)
+            constant.set_friendly_name(name)
+            parameter.output(0).replace(constant.output(0))
+            model.remove_parameter(parameter)
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def make(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str, precision: str,
+         calibration: Sequence[Batch]) -> Engine:
+    """The engine of a network's part; see :func:`bort.engines.engine.open_engine`."""
+    import_openvino()
+    check_precision(precision)
+    if precision == "int8":
+        from bort.engines import openvino_int8
+
+        model = openvino_int8.quantized(facts, arrays, part, calibration)
+    else:
+        model = read(facts, arrays, part)
+    return OpenVinoEngine(model, part, facts.vocab_size, facts.max_length, precision, openmp_threads())
