@@ -4,7 +4,7 @@
 |---|---|
 | ``engine`` | chooses, checks and opens an engine |
 | ``base`` | what an engine is, what users choose |
-| ``openvino``, ``openvino_int8`` | OpenVINO, and its 8-bit form by NNCF |
+| ``openvino``, ``openvino_model``, ``openvino_int8`` | OpenVINO, and its 8-bit form by NNCF |
 | ``onnxruntime``, ``onnx_quantize`` | ONNX Runtime, exported files, and their 8-bit forms |
 | ``mxnet``, ``mxnet_compiled``, ``mxnet_graph``, ``mxnet_int8`` | MXNet's compiled graphs and its own int8 |
 | ``onnx_graph`` | the network as the ONNX graph that OpenVINO and ONNX Runtime read |

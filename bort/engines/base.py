@@ -23,6 +23,8 @@ PARTS = ("encoder", "classifier", "mlm", "masked_states")
 * ``masked_states``: what the vocabulary projection takes, (N, H), at positions (N,) counted through the
   padded batch: b * T + t. Undefined in padded rows.
 """
+POSITION_INPUTS = {"mlm": "masked_positions", "masked_states": "rows"}
+"""Part to the name of the input that holds its positions."""
 Batch = Tuple[np.ndarray, ...]
 """``token_ids`` (B, T) int32, ``valid_length`` (B,) float32, and for ``mlm`` and ``masked_states`` positions
 int32."""
@@ -144,7 +146,7 @@ def check_batch(engine: Any, vocab_size: int, batch: Batch) -> None:
     positions = batch[2] if len(batch) > 2 else None
     masked = engine.part in ("mlm", "masked_states")
     if (positions is None) == masked:
-        name = "rows" if engine.part == "masked_states" else "masked_positions"
+        name = POSITION_INPUTS.get(engine.part, "masked_positions")
         raise BortError(f"the part {engine.part!r} takes {'' if masked else 'no '}{name}")
     if positions is None:
         return

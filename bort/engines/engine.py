@@ -146,12 +146,12 @@ def _make(name: str, network: Any, part: str, precision: str, calibration: Seque
 
         return mxnet.make(network, part, precision, calibration, compiled=name == "mxnet")
     from bort.checkpoints.model_folder import parameter_arrays
-    from bort.engines import mxnet_graph, onnx_graph
+    from bort.engines import onnx_graph
 
     module = import_module(f"bort.engines.{name}")
     getattr(module, f"import_{name}")()  # before the weights are copied
-    facts = onnx_graph.Network(*mxnet_graph.spec_of(network)[:6])
-    return module.make(facts, parameter_arrays(network), part, precision, calibration)
+    return module.make(onnx_graph.network_of(network), parameter_arrays(network), part, precision,
+                       calibration)
 
 
 def plain_outputs(network: Any, part: str, batch: Batch) -> np.ndarray:
@@ -184,12 +184,16 @@ def _checked(engine: Engine, network: Any) -> float:
 
 
 def padded_batch(part: str, network: Any) -> Batch:
-    """Two random sequences, one of them padded, and positions where the part takes them."""
+    """Two random sequences, one of them padded, with two types of tokens and with positions where these
+    exist."""
     rng = np.random.default_rng(0)
     length = min(12, network.max_length)
     shorter = max(1, length // 2)
     ids = rng.integers(0, network.vocab_size, (2, length)).astype(np.int32)
     lengths = np.array([length, shorter], dtype=np.float32)
+    separator = getattr(network, "bort", network).separator_id
+    if separator is not None:
+        ids[:, shorter // 2] = separator  # both have tokens of two types
     if part == "mlm":
         return ids, lengths, np.array([[0, length - 1], [0, shorter - 1]], dtype=np.int32)
     if part == "masked_states":

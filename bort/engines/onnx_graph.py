@@ -47,6 +47,14 @@ class Network(NamedTuple):
     separator_id: Optional[int] = None
 
 
+def network_of(model: Any) -> Network:
+    """The :class:`Network` of a ``Bert`` or of a ``Classifier``."""
+    body = getattr(model, "bort", model)
+    return Network(body.architecture, body.vocab_size, body.max_length, body.layer_norm_eps,
+                   body.mlm_layer_norm_eps, getattr(model, "head", None), body.token_types,
+                   body.separator_id)
+
+
 def build(network: Network, arrays: Mapping[str, np.ndarray], part: str, metadata: Mapping[str, str]) -> Any:
     """The ``onnx.ModelProto`` of one part.
 

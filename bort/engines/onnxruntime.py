@@ -19,7 +19,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from bort.engines import onnx_graph, onnx_quantize
-from bort.engines.base import Batch, Engine, Report, Unavailable, check_batch
+from bort.engines.base import POSITION_INPUTS, Batch, Engine, Report, Unavailable, check_batch
 from bort.engines.cpu import openmp_threads
 from bort.errors import BortError
 from bort.files import PathLike, parse_json
@@ -28,8 +28,6 @@ from bort.text.tokenizers.loading import Tokenizer, load_tokenizer
 
 FORMAT = "bort-onnx-1"
 KIND = "onnxruntime"
-POSITIONS = {"mlm": "masked_positions", "masked_states": "rows"}
-"""Part to the name of the input that holds its positions."""
 MAX_MODEL_BYTES = 2 ** 31
 
 
@@ -95,7 +93,7 @@ class OnnxRuntimeEngine(Engine):
             ids = ids[:, :int(lengths.max())]
         feed = {"token_ids": ids.astype("int64"), "valid_length": lengths.astype("float32")}
         if positions is not None:
-            feed[POSITIONS[self.part]] = batch[2].astype("int64")
+            feed[POSITION_INPUTS[self.part]] = batch[2].astype("int64")
         try:
             return self.session.run(None, feed)[0]
         except Exception as error:

@@ -6,40 +6,19 @@ long, is kept in a folder (:mod:`bort.engines.int8_cache`).
 """
 from __future__ import annotations
 
-import sys
 from collections import deque
-from types import ModuleType
 from typing import Any, Deque, Dict, Iterable, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 
-from bort.engines import onnx_graph
-from bort.engines.base import Batch, Engine, Report, Unavailable, check_batch
+from bort.engines import onnx_graph, openvino_int8
+from bort.engines.base import POSITION_INPUTS, Batch, Engine, Report, Unavailable, check_batch
 from bort.engines.cpu import BFLOAT16_FLAGS, INT8_FLAGS, cpu_flags, openmp_threads
+from bort.engines.openvino_model import import_openvino, read
 
 KIND = "openvino"
-POSITIONS = {"mlm": "masked_positions", "masked_states": "rows"}
-"""Part to the name of the input that holds its positions."""
 WAITING_REQUESTS = 2
 """Batches handed over beyond those that are being computed, so that no core waits for Python."""
-
-
-def import_openvino() -> ModuleType:
-    """The package ``openvino``, which sends nothing to anybody.
-
-    Its Python package counts imports and conversions through ``openvino_telemetry``, unless this cannot be
-    imported; NNCF likewise. An entry of None in ``sys.modules`` makes Python say so.
-
-    Raises:
-        Unavailable: it is not installed, or its library cannot be loaded.
-    """
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        import onnx  # noqa: F401
-        import openvino
-    except (ImportError, OSError) as error:
-        raise Unavailable(f"openvino is not installed: pip install 'bort[fast]' [{error}]") from error
-    return openvino
 
 
 def check_precision(precision: str) -> None:
@@ -93,7 +72,7 @@ class OpenVinoEngine(Engine):
         check_batch(self, self._vocab_size, arrays)
         feed = {"token_ids": arrays[0].astype(np.int64), "valid_length": arrays[1].astype(np.float32)}
         if len(arrays) > 2:
-            feed[POSITIONS[self.part]] = arrays[2].astype(np.int64)
+            feed[POSITION_INPUTS[self.part]] = arrays[2].astype(np.int64)
         return feed
 
     def __call__(self, token_ids: np.ndarray, valid_length: np.ndarray,
@@ -132,30 +111,12 @@ def _result(request: Any) -> np.ndarray:
     return request.get_output_tensor(0).data.copy()
 
 
-def read(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str) -> Any:
-    """The ``openvino.Model`` of a network's part, which shares memory with ``arrays`` where it can."""
-    openvino = import_openvino()
-    graph, weights = onnx_graph.split_weights(facts, arrays, part)
-    model = openvino.Core().read_model(graph.SerializeToString())
-    for parameter in list(model.get_parameters()):
-        name = parameter.get_friendly_name()
-        if name in weights:
-            constant = openvino.op.Constant(weights[name], shared_memory=True)
-            constant.set_friendly_name(name)
-            parameter.output(0).replace(constant.output(0))
-            model.remove_parameter(parameter)
-    model.validate_nodes_and_infer_types()
-    return model
-
-
 def make(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str, precision: str,
          calibration: Sequence[Batch]) -> Engine:
     """The engine of a network's part; see :func:`bort.engines.engine.open_engine`."""
     import_openvino()
     check_precision(precision)
     if precision == "int8":
-        from bort.engines import openvino_int8
-
         model = openvino_int8.quantized(facts, arrays, part, calibration)
     else:
         model = read(facts, arrays, part)

@@ -18,10 +18,11 @@ from typing import Any, List, Mapping, Sequence
 
 import numpy as np
 
-from bort.engines import onnx_graph, openvino
+from bort.engines import onnx_graph
 from bort.engines.base import Batch, Unavailable
 from bort.engines.cpu import EXACT_INT8_FLAGS, cpu_flags
 from bort.engines.onnxruntime import parameters_digest
+from bort.engines.openvino_model import import_openvino, read
 
 logger = logging.getLogger("bort.engines")
 MAX_CACHE_BYTES = 4 << 30
@@ -47,7 +48,7 @@ def quantized(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part:
     known = _read(folder)
     if known is not None:
         return known
-    model = quantize(openvino.read(facts, arrays, part), part, calibration, kept)
+    model = quantize(read(facts, arrays, part), part, calibration, kept)
     _keep(model, folder)
     return model
 
@@ -58,7 +59,7 @@ def import_nncf() -> Any:
     Raises:
         Unavailable: it is not installed.
     """
-    openvino.import_openvino()  # which takes telemetry out of nncf's reach, too
+    import_openvino()  # which takes telemetry out of nncf's reach, too
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             import nncf
@@ -97,7 +98,7 @@ def _feed(part: str, batch: Batch) -> Mapping[str, np.ndarray]:
 
 def _digest(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str,
             calibration: Sequence[Batch], more: Sequence[str]) -> str:
-    version = openvino.import_openvino().get_version()
+    version = import_openvino().get_version()
     exact = sorted(cpu_flags().intersection(EXACT_INT8_FLAGS))
     digest = hashlib.sha256(repr([FORMAT, version, list(more), bool(exact), facts, part]).encode())
     digest.update(parameters_digest(arrays).encode())
@@ -120,7 +121,7 @@ def _read(folder: Path) -> Any:
     if not file.is_file():
         return None
     try:
-        model = openvino.import_openvino().Core().read_model(str(file))
+        model = import_openvino().Core().read_model(str(file))
         os.utime(folder)
         return model
     except (RuntimeError, OSError) as error:
@@ -136,7 +137,7 @@ def _keep(model: Any, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=str(folder.parent), prefix=".new-") as fresh:
             inside = Path(fresh) / "entry"
             inside.mkdir()
-            openvino.import_openvino().save_model(model, str(inside / "model.xml"), compress_to_fp16=False)
+            import_openvino().save_model(model, str(inside / "model.xml"), compress_to_fp16=False)
             if not folder.exists():
                 os.replace(inside, folder)
         _trim(folder)

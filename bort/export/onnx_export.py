@@ -46,12 +46,9 @@ COMMANDS = """examples:
 def to_onnx(model: Union[Bert, Classifier], part: str, settings: Dict[str, Any]) -> Any:
     """The ``onnx.ModelProto`` of a model's part, with ``settings`` stored in it as JSON."""
     bert = model.bort if isinstance(model, Classifier) else model
-    network = onnx_graph.Network(bert.architecture, bert.vocab_size, bert.max_length, bert.layer_norm_eps,
-                                 bert.mlm_layer_norm_eps, model.head if isinstance(model, Classifier)
-                                 else None, bert.token_types, bert.separator_id)
     stored = {"part": part, "vocab_size": bert.vocab_size, "max_length": bert.max_length,
               "architecture": bert.architecture.to_dict(), **settings}
-    return onnx_graph.build(network, model_folder.parameter_arrays(model), part,
+    return onnx_graph.build(onnx_graph.network_of(model), model_folder.parameter_arrays(model), part,
                             {"bort": FORMAT, "settings": json.dumps(stored)})
 
 

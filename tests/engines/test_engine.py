@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from bort.architecture import Architecture
 from bort.engines import engine as door
 from bort.engines import openvino as openvino_engine
 from bort.engines.base import EngineOptions, Unavailable, Work
@@ -76,6 +77,24 @@ def test_classifiers_give_many_batches_in_order(head, kind):
     body = open_or_skip(network, "encoder", kind)
     expected = plain_outputs(network.bort, "encoder", batches[0])
     np.testing.assert_allclose(body(*batches[0]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_token_types_and_heads_of_another_size(kind):
+    settings = {"token_types": 2, "separator_id": 7}
+    bert = tiny_bert(2, Architecture(2, 2, 8, 12, 3), **settings)
+    network = Classifier(bert, 2, "pooled", dropout=0.0)
+    network.initialize_head(1)
+    ids, valid, _ = given(4, 3, 11)
+    ids[:2, 2] = ids[0, 4] = 7
+    for part in (None, "encoder"):
+        engine = open_or_skip(network, part, kind)
+        expected = plain_outputs(network, engine.part, (ids, valid))
+        np.testing.assert_allclose(engine(ids, valid), expected, atol=1e-4)
+    single = ids.copy()
+    single[single == 7] = 8
+    assert np.abs(engine(single, valid)[2] - expected[2]).max() < 1e-4  # no separator, one type
+    assert (padded_batch("encoder", network)[0] == 7).any(axis=1).all()
 
 
 def test_an_error_among_the_batches_comes_through():
