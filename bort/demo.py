@@ -19,7 +19,8 @@ from typing import Any, Dict, List, Optional
 
 from bort.errors import BortError, run_command
 from bort.files import read_json, read_jsonl, write_json
-from bort.text.corpus.embedded import embedded_documents, write_embedded_task
+from bort.tasks.synthetic import write_embedded_task
+from bort.text.corpus.embedded import embedded_documents
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = "3,4,128,512"

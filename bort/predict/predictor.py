@@ -271,6 +271,7 @@ def _needed(tokenizer: Any, where: str) -> Tokenizer:
 
 def _task(model: Classifier, name: Optional[str], encoding: Optional[str]) -> Task:
     recorded = getattr(model, "task_name", None)
-    if name is None and recorded is None:
+    name = name or recorded
+    if name is None:
         return PlainTask(getattr(model, "labels", None), model.num_outputs)
-    return get_task(name or recorded, encoding or getattr(model, "encoding", None) or "paper")
+    return get_task(name, encoding or getattr(model, "encoding", None) or "paper")

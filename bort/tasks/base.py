@@ -11,7 +11,7 @@ import logging
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, Hashable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -34,13 +34,13 @@ class Example:
 
     ``segments`` holds one or two texts, for ``<s> A </s>`` or ``<s> A </s> B </s>``. ``label`` is a class
     index, a float in regression, or None. In question answering cast as classification, ``group`` is the
-    question's key and ``option`` the position of the answer that this example stands for.
+    question's key (hashable) and ``option`` the position of the answer that this example stands for.
     """
 
     idx: Any
     segments: Tuple[str, ...]
     label: Label = None
-    group: Optional[Hashable] = None
+    group: Any = None
     option: Optional[int] = None
 
 
@@ -80,7 +80,7 @@ class Split:
                             "none)")
         return np.asarray([example.label for example in self.examples])
 
-    def subset(self, indices: Sequence[int]) -> "Split":
+    def subset(self, indices: Union[Sequence[int], np.ndarray]) -> "Split":
         """The same split with only the examples at ``indices``, in that order."""
         return replace(self, examples=[self.examples[int(index)] for index in indices])
 
@@ -273,7 +273,7 @@ class Task:
 
     def spell(self, value: Union[int, float]) -> Any:
         """A class index (or regression value) as the leaderboard takes it."""
-        return value if self.labels is None else self.labels[value]
+        return value if self.labels is None else self.labels[int(value)]
 
     def write_submission(self, split: Split, scores: np.ndarray, folder: PathLike) -> Path:
         """Write :attr:`submission` into ``folder`` (made if missing), atomically; the path written.

@@ -55,15 +55,15 @@ def describe(task: Task, data_dir: PathLike, tokenizer: Optional[Tokenizer] = No
               "labels"]
     rows: List[List[str]] = []
     for name in there:
-        split = task.read(data_dir, name)
-        cells = [name, str(split.rows), str(split.bad_rows), str(len(split))]
+        found = task.read(data_dir, name)
+        cells = [name, str(found.rows), str(found.bad_rows), str(len(found))]
         if tokenizer is not None:
-            lengths = token_lengths(split, tokenizer)
+            lengths = token_lengths(found, tokenizer)
             cells += [f"{lengths.mean():.1f}", f"{np.median(lengths):.0f}",
                       f"{np.percentile(lengths, 95):.0f}", str(lengths.max()),
                       f"{100 * np.mean(lengths > max_length):.2f}%"]
-        units = ", ".join(f"{count} {unit}" for unit, count in split.counts.items())
-        rows.append([*cells, label_counts(task, split) + (f" ({units})" if units else "")])
+        units = ", ".join(f"{count} {unit}" for unit, count in found.counts.items())
+        rows.append([*cells, label_counts(task, found) + (f" ({units})" if units else "")])
     absent = [split for split in task.splits if split not in there]
     note = f"\nnot there: {', '.join(absent)}" if absent and not splits else ""
     encoding = "" if task.encoding == "paper" else f", encoding {task.encoding}"

@@ -126,7 +126,7 @@ def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (),
     sources = SOURCES.get(task.name)
     if sources is None:
         raise BortError(f"{task.name} has no published files; the embedded task is made by "
-                        "bort.text.corpus.embedded")
+                        "bort.tasks.synthetic.write_embedded_task")
     folder = task_folder(task, data_dir)
     if not force and not from_files and all(task.available(folder, split) for split in task.splits):
         return folder

@@ -202,7 +202,7 @@ def _encoded(arrays: Dict[str, np.ndarray], truncated: int, key: str) -> Encoded
 
 
 def _crc(array: np.ndarray) -> int:
-    return zlib.crc32(array.tobytes() if not array.flags.c_contiguous else memoryview(array).cast("B"))
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
 
 
 def _store(folder: Path, key: str, arrays: Dict[str, np.ndarray], truncated: int) -> None:

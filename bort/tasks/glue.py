@@ -10,10 +10,10 @@ import logging
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from bort.tasks.base import Example, Label, Split, Task
-from bort.tasks.reading import BadRow, column_positions, numbered_lines, read_rows, shorten
+from bort.tasks.reading import BadRow, column_positions, numbered_lines, read_rows, shorten, whole_number
 from bort.tasks.submission import Tsv
 
 ENTAILMENT = ("entailment", "not_entailment")
@@ -23,7 +23,6 @@ ENTAILMENT_SYNONYMS = (("entail", "entailed", "entails"), ("non_entailment", "no
 MNLI_SYNONYMS = (("entail", "entailed", "entails"), (), ("contradict", "contradicts", "contradictory"))
 FALSE_TRUE_SYNONYMS = (("false", "no"), ("true", "yes"))
 _SENTENCES = ("sentence1", "sentence2")
-MAX_INDEX_DIGITS = 12
 
 logger = logging.getLogger("bort.tasks")
 
@@ -82,7 +81,7 @@ class _RowReader:
         self.task, self.path, self.result = task, path, result
         self.is_test = result.name == "test"
         self.header: Optional[Callable[[str], None]] = self.take_header
-        self.seen = set()
+        self.seen: Set[int] = set()
         if task.headerless and not self.is_test:
             self.header = None
             self._place(list(task.headerless))
@@ -109,10 +108,7 @@ class _RowReader:
         label = None if self.label is None else self.task.class_of(cells[self.label].strip())
         idx = position
         if self.index is not None and self.is_test:
-            text = cells[self.index].strip()
-            if not (text.isascii() and text.isdigit() and len(text) <= MAX_INDEX_DIGITS):
-                raise BadRow(f"expected a number as the index, found {shorten(text)!r}")
-            idx = int(text)
+            idx = whole_number(cells[self.index])
             if idx in self.seen:
                 raise BadRow(f"expected every index once, found {idx} again")
             self.seen.add(idx)

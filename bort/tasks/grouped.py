@@ -2,7 +2,7 @@
 answers it."""
 from __future__ import annotations
 
-from typing import Dict, Hashable, List
+from typing import Any, Dict, List
 
 import numpy as np
 
@@ -18,13 +18,13 @@ class GroupedTask(Task):
     """A task whose examples are options of questions (:attr:`Example.group`), at most one of which is
     chosen."""
 
-    def chosen(self, split: Split, scores: np.ndarray) -> Dict[Hashable, int]:
+    def chosen(self, split: Split, scores: np.ndarray) -> Dict[Any, int]:
         """Group -> index of its example with the highest positive probability; the first of equals.
 
         Groups are in the order of the split.
         """
         margins = positive_margins(self.check_scores(split, scores)).tolist()
-        best: Dict[Hashable, int] = {}
+        best: Dict[Any, int] = {}
         for index, example in enumerate(split.examples):
             current = best.setdefault(example.group, index)
             if margins[index] > margins[current]:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from bort.tasks.base import Example, Label, Split, Task
 from bort.tasks.reading import BadRow, parse_record, read_rows, shorten
@@ -54,7 +54,7 @@ class IdxReader:
 
     def __init__(self, split: str) -> None:
         self.required = split == "test"
-        self.seen = set()
+        self.seen: Set[Any] = set()
 
     def take(self, record: Any, otherwise: Any) -> Any:
         """The record's idx; ``otherwise`` where there is none and none is needed."""

@@ -20,6 +20,7 @@ logger = logging.getLogger("bort.tasks")
 MAX_ROWS = 5_000_000
 """More rows than this stop the reader; the largest official file (MNLI or QQP) has 400,000."""
 MAX_DIGITS = 30
+MAX_INDEX_DIGITS = 12
 BAD_HANDFUL = 5
 BAD_SHARE = 0.01
 """Bad rows stop the run when there are more than ``BAD_HANDFUL`` of them *and* they are more than
@@ -175,6 +176,14 @@ def parse_record(text: str) -> Any:
         raise BadRow(f"expected a JSON object ({error.msg} at column {error.pos + 1})") from error
     except (RecursionError, ValueError) as error:
         raise BadRow(f"expected a JSON object ({type(error).__name__}: {error})") from error
+
+
+def whole_number(cell: str) -> int:
+    """The index that a cell spells. Raises BadRow when it spells none."""
+    text = cell.strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_INDEX_DIGITS):
+        raise BadRow(f"expected a number as the index, found {shorten(text)!r}")
+    return int(text)
 
 
 @contextlib.contextmanager

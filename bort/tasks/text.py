@@ -64,9 +64,9 @@ def locate_span(text: str, span: str, word_index: int) -> Tuple[int, int]:
     """Characters of a WSC span that is given as a text and the index of its first white-space-separated word.
 
     The two disagree in some official rows ("Emma" is the word "Emma's", "it" is some words further on), so
-    the span is the occurrence of the text nearest to that word: as whole words in this case, else in any case,
-    else anywhere. Where the text does not occur at all, the span reaches from its first word to its last, with
-    other words between them ("Kamenev, Zinoviev, and Stalin"); else it is the words at the index.
+    the span is the occurrence of the text nearest to that word: as whole words in this case, else in any
+    case, else anywhere. Where the text does not occur at all, the span reaches from its first word to its
+    last, with others between them ("Kamenev, Zinoviev, and Stalin"); else it is the words at the index.
 
     Raises:
         ValueError: the text does not occur and there is no word of that index, or it is absurdly long.
@@ -90,8 +90,8 @@ def locate_span(text: str, span: str, word_index: int) -> Tuple[int, int]:
 
 
 def _stretch(text: str, span: str, near: int) -> Optional[Tuple[int, int]]:
-    """The part of ``text`` that holds the words of ``span`` in order ("and" and "or" apart) and begins nearest
-    to the character ``near``; None where there is none."""
+    """The part of ``text`` that holds the words of ``span`` in order, "and" and "or" left out, and begins
+    nearest to the character ``near``; None where there is none."""
     wanted = [word for word in re.findall(r"\w+", span.lower()) if word not in ("and", "or")]
     words = [(match[0].lower(), match.start(), match.end()) for match in re.finditer(r"\w+", text)]
     begins = [index for index, word in enumerate(words) if word[0] in wanted[:1]]

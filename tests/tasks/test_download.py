@@ -188,7 +188,8 @@ def test_download_and_describe_commands(site, tmp_path, capsys):
     assert run("download", "--task", "cola", "--data-dir", tmp_path) == 0
     assert run("describe", "--task", "CoLA", "--data-dir", tmp_path) == 0
     out = capsys.readouterr().out
-    assert "CoLA: CoLA is there" in out and "split  rows  bad  examples  labels" in out and "train     6    0" in out
+    for line in ("CoLA: CoLA is there", "split  rows  bad  examples  labels", "train     6    0"):
+        assert line in out
 
 
 def test_describe_counts_tokens_with_a_tokenizer_and_names_absent_splits(real_data, tmp_path, capsys):

@@ -41,18 +41,18 @@ def test_private_characters_of_the_data_are_not_taken_for_markers(tmp_path):
 def test_wsc_marks_both_spans_and_its_released_form_names_them(tmp_path):
     make_task("WSC", tmp_path)
     text = read_one("WSC", tmp_path).examples[0].segments[0]
-    assert text.startswith(f"{MARKER}The captain{MARKER}  thanked the crew since {MARKER}") and text.count(
-                                                                                                           MARKER) == 4
+    assert text.startswith(f"{MARKER}The captain{MARKER}  thanked the crew since {MARKER}")
+    assert text.count(MARKER) == 4
     released = read_one("WSC", tmp_path, encoding="released").examples[0].segments
-    assert released[1] in ("he means The captain", "they means The captain") and MARKER not in "".join(
-                                                                                                       released)
+    assert released[1] in ("he means The captain", "they means The captain")
+    assert MARKER not in "".join(released)
 
 
 @pytest.mark.parametrize("text, span, index, found", [
     ("Emma's mother saw Emma", "Emma", 0, "Emma"),  # the word is "Emma's": the nearest whole word
     ("a b  c c d", "C", 3, "c"),  # double spaces, and another case
     ("use it here", "it", 2, "it"),  # the index is one off
-    ("Lev Kamenev, Stalin's ally", "Kamenev and Zinoviev", 1, "Kamenev, Stalin's ally"),  # not in the text at all
+    ("Lev Kamenev, Stalin's ally", "Kamenev and Zinoviev", 1, "Kamenev, Stalin's ally"),  # not in the text
     ("a (b) c", "(b)", 1, "(b)"),
 ])
 def test_wsc_spans_whose_text_and_index_disagree(text, span, index, found):
@@ -96,8 +96,8 @@ def test_copa_becomes_two_pairs_or_one_input_as_released(tmp_path):
 
 
 def test_multirc_is_lightly_cleaned():
-    assert tidy(
-                "<b>Sent 1: </b>The the dog ran .<br>Who ran ??  It\u00ad was..") == "The dog ran. Who ran? It was."
+    typed = "<b>Sent 1: </b>The the dog ran .<br>Who ran ??  It\u00ad was.."
+    assert tidy(typed) == "The dog ran. Who ran? It was."
     assert tidy("Wait... Mr. B. had had 3.5 a.m.") == "Wait... Mr. B. had had 3.5 a.m."
 
 
@@ -105,9 +105,8 @@ def test_multirc_pairs_each_question_with_each_answer(tmp_path):
     make_task("MultiRC", tmp_path, rows=2)
     split = read_one("MultiRC", tmp_path)
     assert len(split) == 12 and split.counts == {"questions": 4, "answers": 12}
-    assert split.examples[4].idx == (0, 1, 4) and split.examples[4].group == (0,
-                                                                              1) and split.examples[
-                                                                                                    4].option == 1
+    fifth = split.examples[4]
+    assert (fifth.idx, fifth.group, fifth.option) == ((0, 1, 4), (0, 1), 1)
     assert "??" not in split.examples[0].segments[1] and "  " not in split.examples[0].segments[0]
 
 

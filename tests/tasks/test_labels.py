@@ -13,8 +13,8 @@ from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import BortError, run_command
 from bort.export import onnx_export
 from bort.finetuning import experiment
-from bort.finetuning.teacher import open_teacher
 from bort.finetuning.scoring import score
+from bort.finetuning.teacher import open_teacher
 from bort.models import Classifier
 from bort.predict.predictor import Predictor
 from bort.tasks.base import Example, Split
@@ -195,8 +195,8 @@ def test_a_teachers_logits_are_in_the_tasks_order(place):
     tokenizer = experiment.choose_tokenizer(place / "ours", None)
     data = experiment.read_task("MNLI", place, tokenizer, 24)
     train = data.train
-    scores = [open_teacher(place / name, tokenizer, data.task, 24).of_split(train.split, train.tokens.token_ids)
-              for name in ("ours", "imported")]
+    teachers = [open_teacher(place / name, tokenizer, data.task, 24) for name in ("ours", "imported")]
+    scores = [teacher.of_split(train.split, train.tokens.token_ids) for teacher in teachers]
     assert (scores[0] == scores[1]).all()
     with pytest.raises(BortError, match="foreign: its labels are x, y, z"):
         open_teacher(place / "foreign", tokenizer, data.task, 24)

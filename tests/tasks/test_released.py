@@ -50,8 +50,9 @@ def test_boolq_is_cut_evenly(tmp_path):
     record = {"passage": "a b c d e f g h i", "question": "q r s t u v", "idx": 0, "label": True}
     assert segments("BoolQ", tmp_path, record) == [(record["passage"], record["question"])]
     words = WordTokenizer()
-    ids = {encoding: encode(get_task("BoolQ", encoding), get_task("BoolQ", encoding).read(tmp_path, "train"), words,
-                            14).token_ids[0].tolist() for encoding in ("paper", "released")}
+    ids = {}
+    for task in (get_task("BoolQ"), get_task("BoolQ", "released")):
+        ids[task.encoding] = encode(task, task.read(tmp_path, "train"), words, 14).token_ids[0].tolist()
     s, e = words.bos_id, words.eos_id
     assert ids["released"] == [s, *words.encode("a b c d e f"), e, *words.encode("q r s t u"), e]
     assert ids["paper"] == [s, *words.encode("a b c d e"), e, *words.encode("q r s t u v"), e]
@@ -73,7 +74,8 @@ def test_copa_is_one_input(tmp_path):
 
 
 def test_wic_marks_nothing_and_needs_no_places(tmp_path):
-    record = {"word": "bank", "sentence1": "The bank shut ", "sentence2": "Banks rise", "idx": 0, "label": True}
+    record = {"word": "bank", "sentence1": "The bank shut ", "sentence2": "Banks rise", "idx": 0,
+              "label": True}
     assert segments("WiC", tmp_path, record) == [("The bank shut ", "Banks rise")]
 
 
