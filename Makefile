@@ -1,5 +1,6 @@
 # `make demo` and `make test` set up what they need in .venv and are quick the second time.
 # Override with make PYTHON=/path/to/python3.11, make test TESTS=tests/models, make test WORKERS=1.
+# BORT_TEST_DATA=FOLDER make test also runs the few tests that want real data (laid out as for benchmarks).
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin

@@ -57,7 +57,8 @@ class Run:
         known = self.done.get(step.name)
         if known is not None and known.command == shlex.join(step.command) and step.ends.exists():
             return "done"
-        return "cut off" if known is not None or step.ends.parent.exists() else "to do"
+        begun = step.resumable and step.ends.parent.exists()
+        return "cut off" if known is not None or begun else "to do"
 
     def table(self, steps: Sequence[Step]) -> List[Dict[str, Any]]:
         """A row for each step: state, minutes and memory."""

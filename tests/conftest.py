@@ -22,12 +22,14 @@ settings.register_profile("suite", deadline=None, derandomize=True,
                           suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.load_profile("suite")
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+REAL_DATA = "BORT_TEST_DATA"
+"""Environment variable that names a folder with bpe/, glue/, superglue/ and race/, as benchmarks take it."""
 
 
 @pytest.fixture
 def real_data() -> Path:
-    """The folder of real data beside a developer's checkout; tests that want it skip where it is absent."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("no ../shared/data beside this checkout")
-    return SHARED_DATA
+    """The folder of real data that the environment names; tests that want it skip without one."""
+    folder = Path(os.environ.get(REAL_DATA, ""))
+    if REAL_DATA not in os.environ or not folder.is_dir():
+        pytest.skip(f"{REAL_DATA} names no folder of real data")
+    return folder

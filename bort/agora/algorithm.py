@@ -10,8 +10,7 @@
 
 The paper names the parts (Timaeus, Socrates, tau, Theta, balanced labels, repeated iterations); its companion
 has the pseudo-code. Stopping rules, ties, budgets, the order of sources and the treatment of more than two
-classes are this project's (``../shared/reference/algorithms.md``). :meth:`Agora.run` is the loop above,
-written out.
+classes are this project's. :meth:`Agora.run` is the loop above, written out.
 """
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 * NumPy 1.24 removed the aliases (``np.bool`` and friends) that MXNet 1.9.1 uses at import.
 * OpenMP reads its settings once, when the library is loaded. One thread per core (divided among the Horovod
-  ranks of this machine) and an active wait policy are worth up to 1.7x on a CPU
-  (``../shared/reference/performance.md``).
+  ranks of this machine) and an active wait policy are worth up to 1.7x on a CPU.
 * Idle threads of OpenMP only keep spinning while all of them together fit the cores. MXNet computes in a
   thread of its own, with one team; copying large arrays in parallel would give the main thread another, whose
   sleep puts an end to
