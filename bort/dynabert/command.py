@@ -39,6 +39,9 @@ from bort.training.console import say
 from bort.training.run_folder import RunFolder, on_root
 
 KEPT_FILE = "kept.json"
+IMPORTANCE_BATCH = 32
+"""Absolute values are added batch by batch, so the result depends on the batch; it must not depend on how
+many ranks share the training's."""
 
 
 @dataclass
@@ -90,7 +93,7 @@ class DynabertRun:
                 source = train if options.importance_on == "train" else TrainingData(
                     data.dev.tokens.token_ids, data.dev.tokens.labels)
                 rewire_classifier(model, measure_importance(
-                    teacher, source, options.adaptive.importance_examples, settings.batch_size,
+                    teacher, source, options.adaptive.importance_examples, IMPORTANCE_BATCH,
                     self.tokenizer.pad_id, settings.seed))
             more = self.augmented(train, settings.seed)
             say(f"{data.task.name}: {len(train)} training examples, {len(more) - len(train)} copies; "

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from bort.dynabert.__main__ import main
 from bort.dynabert.adaptive import open_supernet
 from bort.errors import BortError, run_command
 from tests.tasks.test_end_to_end import vocabulary  # noqa: F401  a fixture
+from tests.tiny import ROOT, needs_horovod, two_rank_environment
 from tests.tiny_tasks import make_task
 
 
@@ -119,6 +122,26 @@ def test_a_supernet_is_searched_by_real_errors(finished, tmp_path):
         top["size"] * top["speed"] * row["loss"])
     assert row["W"] == pytest.approx(expected)
     assert set(parameter_arrays(bort.load(tmp_path / "best")))
+
+
+@needs_horovod
+def test_two_ranks_equal_one_with_twice_the_batch(finished, tmp_path):
+    name, data, teacher, run = finished
+    if name != "SST-2":
+        pytest.skip("one task is enough")
+    options = ["--task", name, "--data-dir", str(data), "--max-length", "48", "--lr", "1e-3", "--algorithm",
+               "dynabert", "--teacher", str(teacher), "--epochs", "1", "--widths", "1,0.5", "--depths",
+               "1,0.5", "--dropout", "0", "--importance-examples", "8", "--augment", "mlm,noise",
+               "--augment-copies", "1"]
+    assert run_finetune.main([*options, "--batch-size", "8", "--output", str(tmp_path / "one")]) == 0
+    command = ["horovodrun", "-np", "2", sys.executable, str(ROOT / "run_finetune.py"), *options,
+               "--batch-size", "4", "--output", str(tmp_path / "two")]
+    done = subprocess.run(command, env=two_rank_environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "two"))
+    assert two["ranks"] == 2
+    for ours, theirs in zip(one["history"], two["history"]):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
 
 
 def test_the_supernet_search_by_hand():
