@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from bort.errors import BortError, run_command
+from bort.errors import RESUME, BortError, run_command
 
 
 def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -178,4 +178,4 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, interrupted=RESUME))

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from bort.errors import BortError, run_command
+from bort.errors import RESUME, BortError, run_command
 
 
 def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -161,4 +161,4 @@ def train(args: argparse.Namespace, method: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, interrupted=RESUME))

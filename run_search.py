@@ -32,7 +32,7 @@ import sys
 from typing import Any, Dict, List, Optional, Tuple
 
 from bort.architecture import PAPER_SPACE
-from bort.errors import BortError, run_command
+from bort.errors import RESUME, BortError, run_command
 
 PRESETS: Dict[str, Dict[str, Any]] = {
     "paper": {},
@@ -164,4 +164,4 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, interrupted=RESUME))

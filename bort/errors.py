@@ -4,8 +4,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
-from typing import Callable, List, Optional
+import threading
+from types import FrameType
+from typing import Callable, Iterator, List, Optional
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
@@ -15,46 +18,86 @@ class BortError(ValueError):
     one."""
 
 
-def run_command(main: Callable[[Optional[List[str]]], Optional[int]],
-                argv: Optional[List[str]] = None) -> int:
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or the signal ``number``; the message says what was saved and how to go on."""
+
+    def __init__(self, message: str = "", number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+RESUME = "interrupted; the same command with --resume goes on"
+
+
+def run_command(main: Callable[[Optional[List[str]]], Optional[int]], argv: Optional[List[str]] = None,
+                interrupted: str = "interrupted") -> int:
     """Call ``main(argv)`` and turn its outcome into an exit code.
 
     0 is success, 2 bad input (:class:`BortError`, printed as one ``error: ...`` line without a traceback) or
-    an output that cannot be written, 130 an interrupt from the keyboard, 141 a closed output pipe. Other
-    exceptions are bugs and keep their traceback.
+    an output that cannot be written, 130 an interrupt from the keyboard, 143 SIGTERM, 141 a closed output
+    pipe. Other exceptions are bugs and keep their traceback.
+
+    Args:
+        interrupted: the line for an interrupt that says nothing itself, such as :data:`RESUME`.
     """
     try:
-        code = int(main(argv) or 0)
-        _flush()
+        with _sigterm_interrupts():
+            code = int(main(argv) or 0)
+        if sys.stdout is not None:  # it is None where the command was started with >&-
+            sys.stdout.flush()
         return code
     except BortError as error:
-        return _failed(str(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output went away (`... | head`)
-        _give_up_stdout()
+        _say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt as error:
+        _say(str(error) or interrupted)
+        return 128 + getattr(error, "number", signal.SIGINT)
+    except BrokenPipeError:
+        # The reader of our output went away (`... | head`).
+        _abandon_stdout()
         return 141
     except OSError as error:
         # Files are written under their names; what has none is standard output, on a disk that is full.
         if error.filename is not None or error.errno not in _UNWRITABLE:
             raise
-        _give_up_stdout()
-        return _failed(f"standard output cannot be written ({error.strerror})")
+        _abandon_stdout()
+        _say(f"error: standard output cannot be written ({error.strerror})")
+        return 2
 
 
-def _failed(message: str) -> int:
-    with contextlib.suppress(OSError):
-        _flush()
-    print(f"error: {message}", file=sys.stderr)
-    return 2
-
-
-def _flush() -> None:
-    if sys.stdout is not None:  # it is None where the command was started with >&-
+def _say(line: str) -> None:
+    """A line of its own on standard error, below whatever progress bars are still drawn there."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
+    with contextlib.suppress(OSError, AttributeError):  # None: there is no such stream
         sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        print(" ".join(line.splitlines()), file=sys.stderr)
 
 
-def _give_up_stdout() -> None:
-    """Python would complain again when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _abandon_stdout() -> None:
+    """Drop what could not be printed; Python would complain again when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that it cleans up and says how to go on."""
+    if threading.current_thread() is not threading.main_thread() \
+            or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    owner = os.getpid()
+
+    def interrupt(number: int, _: Optional[FrameType]) -> None:
+        if os.getpid() != owner:  # a forked worker, which its pool ends in this way
+            os._exit(128 + number)
+        raise Interrupted(number=number)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -23,6 +23,7 @@ from bort.errors import BortError
 from bort.finetuning import losses
 from bort.models import Classifier
 from bort.training.console import progress
+from bort.training.interruption import Interruption
 from bort.training.optimizer import BertAdam
 from bort.training.run_folder import RunFolder, finite
 from bort.training.schedules import make_schedule
@@ -175,33 +176,40 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
                           advice=f"use a smaller --lr (it is {settings.lr:g}) or a longer --warmup")
     update = TrainingStep(optimizer, rate, options, ["loss"], state)
     lengths = np.array([len(ids) for ids in data.token_ids])
-    bar = progress(total=total, initial=state.step, desc=title, unit="step")
-    while state.epoch < settings.epochs and not state.finished:
-        batches = shuffled_batches(lengths, per_step, np.random.default_rng([settings.seed, 1, state.epoch]))
-        while state.batch < len(batches) and state.step < total:
-            batch = batches[state.batch]
+    elements = sum(parameter.data().size for _, parameter in optimizer.parameters)
+    with progress(total=total, initial=state.step, desc=title, unit="step") as bar, \
+            Interruption(run, elements) as interruption:
+        while state.epoch < settings.epochs and not state.finished:
+            batches = shuffled_batches(lengths, per_step,
+                                       np.random.default_rng([settings.seed, 1, state.epoch]))
+            while state.batch < len(batches) and state.step < total:
+                batch = batches[state.batch]
 
-            def backward(chunk: np.ndarray) -> Dict[str, Any]:
-                return {"loss": _backward(model, data, chunk, len(batch), state.loss_scale, settings, pad_id)}
+                def backward(chunk: np.ndarray) -> Dict[str, Any]:
+                    return {"loss": _backward(model, data, chunk, len(batch), state.loss_scale, settings,
+                                              pad_id)}
 
-            done = update(chunks(share(batch, rank, size), settings.batch_size), backward)
-            state.batch += 1
-            if done.finite:
-                state.loss_sum += done.figures["loss"]
-                state.counted += 1
-            bar.update(1)
-            if run and state.step % max(1, total // 200) == 0:
-                run.log({"step": state.step, "epoch": state.epoch, "loss": state.mean_loss,
-                         "lr": rate(state.step - 1), "gradient_norm": done.norm})
-            if stop_when is not None and stop_when():
-                raise KeyboardInterrupt
-            if run and state.step % checkpoint_interval == 0 and state.batch < len(batches):
+                with interruption.step():
+                    done = update(chunks(share(batch, rank, size), settings.batch_size), backward)
+                state.batch += 1
+                if done.finite:
+                    state.loss_sum += done.figures["loss"]
+                    state.counted += 1
+                bar.update(1)
+                if run and state.step % max(1, total // 200) == 0:
+                    run.log({"step": state.step, "epoch": state.epoch, "loss": state.mean_loss,
+                             "lr": rate(state.step - 1), "gradient_norm": done.norm})
+                if stop_when is not None and stop_when():
+                    raise KeyboardInterrupt
+                wanted = state.step % checkpoint_interval == 0 and state.batch < len(batches)
+                if run and (wanted or interruption.requested):
+                    _save(run, state, model, optimizer, best)
+                if interruption.requested:
+                    raise interruption.saved(state.step)
+            _end_epoch(model, evaluate, settings, state, best, run, bar)
+            state.finished |= state.step >= total
+            if run:
                 _save(run, state, model, optimizer, best)
-        _end_epoch(model, evaluate, settings, state, best, run, bar)
-        state.finished |= state.step >= total
-        if run:
-            _save(run, state, model, optimizer, best)
-    bar.close()
     set_parameters(model, _body_names(best), "the best epoch")
     metrics = {name: math.nan if value is None else value
                for name, value in state.history[state.best_epoch]["metrics"].items()}

@@ -28,6 +28,7 @@ from bort.masked_lm.teacher import masked_states, on_device
 from bort.models import Bert
 from bort.training.console import progress
 from bort.training.events import EventWriter
+from bort.training.interruption import Interruption
 from bort.training.optimizer import BertAdam
 from bort.training.plots import draw_curves, summary
 from bort.training.run_folder import RunFolder, on_root
@@ -290,11 +291,14 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
             _save_model(student, run, "best", corpus, settings, now)
         on_root(draw_now_and_then)
 
-    with progress(total=settings.steps, initial=now.step, desc=run.path.name, unit="step") as bar:
+    elements = sum(parameter.data().size for _, parameter in training.optimizer.parameters)
+    with progress(total=settings.steps, initial=now.step, desc=run.path.name, unit="step") as bar, \
+            Interruption(run, elements) as interruption:
         if now.step == 0:
             evaluate()
         while now.step < settings.steps:
-            done = training.step()
+            with interruption.step():
+                done = training.step()
             bar.update(1)
             if now.step % intervals.log == 0 or now.step == settings.steps:
                 row = {**training.window(), "gradient_norm": done.norm}
@@ -303,8 +307,10 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
                 bar.set_postfix_str(summary(row))
             if now.step % intervals.evaluate == 0 or now.step == settings.steps:
                 evaluate()
-            if now.step % intervals.checkpoint == 0 and now.step < settings.steps:
+            if interruption.requested or now.step % intervals.checkpoint == 0 and now.step < settings.steps:
                 training.save(run, intervals.keep)
+            if interruption.requested:
+                raise interruption.saved(now.step)
             if after_step is not None:
                 after_step(now.step)
     events.close()

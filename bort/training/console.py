@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any, Iterable, List, Mapping, Optional, Sequence
 
@@ -10,14 +11,40 @@ from tqdm import tqdm
 from bort.backend import distributed
 from bort.files import atomic_write
 
+SECONDS_BETWEEN_LINES = 600
+"""Of a progress bar that goes to a file or pipe."""
+
+
+class _Lines(tqdm):
+    """A progress bar where nothing can be drawn over: one line when it has ended, and one every ten minutes."""
+
+    _printed: Optional[float] = None
+
+    def display(self, msg: Optional[str] = None, pos: Optional[int] = None) -> None:
+        now = time.monotonic()
+        if self._printed is None:  # where tqdm draws an empty bar
+            self._printed = now
+        elif now - self._printed >= SECONDS_BETWEEN_LINES:
+            self._printed = now
+            self._print()
+
+    def _print(self) -> None:
+        print(str(self), file=self.fp, flush=True)
+
+    def close(self) -> None:
+        if not self.disable:
+            if self.leave:
+                self._print()
+            self.disable = True
+
 
 def progress(iterable: Optional[Iterable] = None, **settings: Any) -> tqdm:
-    """A tqdm bar on standard error, shown by the root rank only; a file or pipe gets a line every 30
-    seconds."""
-    terminal = sys.stderr.isatty()
-    settings.setdefault("mininterval", 0.2 if terminal else 30)
-    settings.setdefault("dynamic_ncols", terminal)
-    return tqdm(iterable, file=sys.stderr, disable=not distributed.is_root(), **settings)
+    """A tqdm bar on standard error, shown by the root rank only; a file or pipe gets one line for each bar
+    (none for those that would vanish, ``leave=False``), and a line every ten minutes of a long one."""
+    settings = {"file": sys.stderr, "disable": not distributed.is_root(), **settings}
+    if sys.stderr.isatty():
+        return tqdm(iterable, **{"mininterval": 0.2, "dynamic_ncols": True, **settings})
+    return _Lines(iterable, **settings)
 
 
 def say(text: str) -> None:
