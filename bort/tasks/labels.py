@@ -102,7 +102,7 @@ def output_order(labels: Optional[Sequence[str]], num_outputs: int, task: Task, 
         return None
     classes = _names(wanted)
     found = [classes.get(_plain(name)) for name in own]
-    if sorted(index for index in found if index is not None) != list(range(num_outputs)):
+    if sorted(-1 if index is None else index for index in found) != list(range(num_outputs)):
         raise BortError(f"{where}: its labels are {', '.join(map(str, own[:8]))}; {task.name} has "
                         f"{', '.join(wanted.labels)}: it was fine-tuned for another task")
     order = np.argsort(np.asarray(found))

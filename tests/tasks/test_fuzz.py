@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 
 import numpy as np
 import pytest
@@ -11,20 +11,18 @@ from hypothesis import strategies as st
 
 from bort.errors import BortError
 from bort.tasks import TASKS, encode, get_task
+from bort.tasks.labels import output_order
 from bort.tasks.text import locate_span, tidy
 from bort.tasks.validation import validate_submission
+from tests.fuzz import EXAMPLES, JUNK, damaged, replaced
 from tests.tiny_tasks import WordTokenizer, make_task
 
-EXAMPLES = int(os.environ.get("BORT_FUZZ_EXAMPLES", "5"))
-"""Per task; a few hundred make a thorough run by hand."""
 READERS = [name for name in TASKS if name not in ("RACE-M", "RACE-H", "MNLI-mm", "AX-g", "RTE", "WNLI",
                                                   "QNLI")]
 """One task for each way of reading."""
 JSON_TASKS = [(name, encoding) for name in READERS for encoding in ("paper", "released")
               if get_task(name).suite in ("superglue", "race") and get_task(name, encoding).encoding
               == encoding]
-JUNK = st.one_of(st.none(), st.booleans(), st.integers(-10, 10**25), st.floats(), st.text(max_size=6),
-                 st.lists(st.integers(), max_size=2), st.just({}), st.just([]), st.just({"idx": 1}))
 KEYS = st.sampled_from(["idx", "label", "passage", "questions", "answers", "id"])
 NESTED = st.recursive(JUNK, lambda inner: st.one_of(st.lists(inner, max_size=3),
                                                     st.dictionaries(KEYS, inner, max_size=4)), max_leaves=8)
@@ -57,37 +55,9 @@ def test_broken_bytes(name, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     make_task(name, folder, rows=3)
     path = data.draw(st.sampled_from(files_of(folder)))
-    content = bytearray(path.read_bytes())
-    kind = data.draw(st.sampled_from(["cut", "flip", "insert", "noise", "repeat"]))
-    place = data.draw(st.integers(0, len(content)))
-    if kind == "cut":
-        del content[place:]
-    elif kind == "flip" and place < len(content):
-        content[place] = data.draw(st.integers(0, 255))
-    elif kind == "insert":
-        content[place:place] = data.draw(st.one_of(st.binary(max_size=20),
-                                                   st.sampled_from([b"[" * 3000, b"\t" * 1000, b"9" * 5000,
-                                                                    b"\n" * 500, b"\0", b"x" * 200_000,
-                                                                    b"\xef\xbb\xbf", b'\\ud800',
-                                                                    b"_" * 300])))
-    elif kind == "noise":
-        content = bytearray(data.draw(st.binary(max_size=300)))
-    else:
-        content = content * 3
-    path.write_bytes(content)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
     for split in get_task(name).splits:
         read_and_use(get_task(name), folder, split)
-
-
-def replaced(value, path, junk):
-    """``value`` with ``junk`` in place of what ``path``, a list of choices, leads to."""
-    if not path or not isinstance(value, (dict, list)) or not value:
-        return junk
-    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-    key = keys[path[0] % len(keys)]
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[key] = replaced(value[key], path[1:], junk)
-    return copy
 
 
 @pytest.mark.parametrize("name, encoding", JSON_TASKS)
@@ -115,6 +85,43 @@ def test_any_submission_is_accepted_or_refused(name, content, tmp_path_factory):
         validate_submission(path, get_task(name))
     except BortError as error:
         assert str(error)
+
+
+@settings(max_examples=20 * EXAMPLES)
+@given(data=st.data())
+def test_a_damaged_encoding_cache_is_remade(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    task = get_task("RTE")
+    make_task("RTE", folder, rows=3)
+    split = task.read(folder, "train")
+    encoded = encode(task, split, WordTokenizer(), 16, folder / "cache")
+    expected = [ids.tolist() for ids in encoded.token_ids]  # what is mapped must not be cut short
+    path = data.draw(st.sampled_from(files_of(folder / "cache")))
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    again = encode(task, split, WordTokenizer(), 16, folder / "cache")
+    assert [ids.tolist() for ids in again.token_ids] == expected
+    assert again.labels.tolist() == encoded.labels.tolist()
+    shutil.rmtree(folder)
+
+
+LABELS = st.one_of(st.none(), st.lists(st.one_of(st.text(max_size=4), st.sampled_from(
+    ["0", "1", "entailment", "Not Entailment", "neutral", "CONTRADICTION", "true", "no", "LABEL_0"])),
+    max_size=5))
+
+
+@settings(max_examples=100 * EXAMPLES)
+@given(labels=LABELS, outputs=st.integers(1, 4), name=st.sampled_from(TASKS),
+       encoding=st.sampled_from(["paper", "released"]),
+       recorded=st.sampled_from([None, "CB", "SST-2", "other"]))
+def test_any_labels_give_an_order_or_are_refused(labels, outputs, name, encoding, recorded):
+    task = get_task(name, encoding)
+    try:
+        order = output_order(labels, outputs, task, "model", recorded)
+    except BortError as error:
+        assert str(error).startswith("model: ") and "\n" not in str(error)
+        return
+    assert order is None or sorted(order.tolist()) == list(range(outputs))
+    assert outputs == task.num_outputs or task.folds(outputs)
 
 
 @given(text=st.text(st.sampled_from("the ?!.,;<b>Sent 1:/br_\u00ad\n\t"), max_size=60))

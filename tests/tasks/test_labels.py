@@ -48,6 +48,11 @@ def test_the_order_by_name(task, labels, order):
     assert (found is None) == (order is None) and (order is None or found.tolist() == order)
 
 
+def test_more_names_than_outputs_are_refused():
+    with pytest.raises(BortError, match="its labels are , 0, 1"):
+        output_order(["", "0", "1"], 2, get_task("SST-2"), "model")
+
+
 @pytest.mark.parametrize("task, labels", [
     ("MNLI-m", ["x", "y", "z"]), ("SST-2", ["entailment", "not_entailment"]), ("RTE", ["1", "0"]),
     ("SST-2", ["negative", "neg"]), ("MNLI-m", ["entailment", "entailment", "neutral"]),
