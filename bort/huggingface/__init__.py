@@ -19,7 +19,9 @@ never dropped in silence:
 """
 from __future__ import annotations
 
+from bort.huggingface.conversion import Report
 from bort.huggingface.exporting import export_folder
-from bort.huggingface.importing import Report, import_folder, import_params
+from bort.huggingface.gluonnlp import import_params
+from bort.huggingface.importing import import_folder
 
 __all__ = ["Report", "export_folder", "import_folder", "import_params"]

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import List, Optional
 
 from bort.errors import BortError, run_command
+from bort.huggingface.conversion import TOKEN_TYPES, Report
 from bort.huggingface.exporting import DTYPES, MLM_CHOICES, export_folder
-from bort.huggingface.importing import TOKEN_TYPES, Report, import_folder, import_params
+from bort.huggingface.gluonnlp import import_params
+from bort.huggingface.importing import import_folder
 from bort.huggingface.names import LAYOUTS
 from bort.huggingface.packages import PACKAGES, package_folder
 
@@ -84,7 +86,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     if args.command == "export":
         report = export_folder(args.source, args.out, args.architecture, args.heads, args.tokenizer,
-                               args.dtype, args.layout, args.mlm_head)
+                               dtype=args.dtype, layout=args.layout, mlm_head=args.mlm_head)
     else:
         report = _import(args)
     print(report.folder)

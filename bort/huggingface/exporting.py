@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -13,10 +14,9 @@ from bort.checkpoints.inspection import find_tokenizer, mlm_head_state
 from bort.errors import BortError
 from bort.files import PathLike, atomic_write, read_bytes, write_json
 from bort.huggingface import names
-from bort.huggingface.heads import pad_heads, scaled
-from bort.huggingface.importing import CONFIG_FILE, Report, config_of
+from bort.huggingface.conversion import CONFIG_FILE, Report, config_of
+from bort.huggingface.heads import HEAD_LAYER, TRAINING_REMARK, WITHOUT_TANH, pad_heads, scaled
 from bort.huggingface.model_card import CARD_FILE, SIGNATURE, find_results, model_card
-from bort.huggingface.narrow import fill_heads
 from bort.huggingface.output import refuse_foreign
 from bort.huggingface.tensor_files import SAFETENSORS_FILE, write_safetensors
 from bort.huggingface.tensors import Lazy, Makers
@@ -29,9 +29,23 @@ MLM_CHOICES = ("auto", "keep", "drop")
 MAX_CARD_BYTES = 16 << 20
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a model is written.
+
+    Attributes:
+        dtype: "float32" or "float16".
+        layout: "bert" (what a Bort is at Hugging Face) or "roberta" (leading position rows, and ``lm_head``).
+        mlm_head: "keep", "drop", or "auto": keep it if it is trained. A classifier has none at Hugging Face.
+    """
+
+    dtype: str = "float32"
+    layout: str = "bert"
+    mlm_head: str = "auto"
+
+
 def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] = None,
-                  heads: Optional[int] = None, tokenizer: Optional[PathLike] = None, dtype: str = "float32",
-                  layout: str = "bert", mlm_head: str = "auto") -> Report:
+                  heads: Optional[int] = None, tokenizer: Optional[PathLike] = None, **form: str) -> Report:
     """Make a folder for transformers of a model folder or a bare ``.params`` file.
 
     Args:
@@ -39,13 +53,12 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
         out: the folder to write: ``config.json``, ``model.safetensors``, the tokenizer's files and a model
             card.
         tokenizer: a folder to take the tokenizer from instead of the model's own.
-        dtype: "float32" or "float16".
-        layout: "bert" (what a Bort is at Hugging Face) or "roberta" (leading position rows, and ``lm_head``).
-        mlm_head: "keep", "drop", or "auto": keep it if it is trained. A classifier has none at Hugging Face.
+        form: members of :class:`Form`.
 
     Raises:
         BortError: the source is broken, or cannot be expressed as asked.
     """
+    chosen = Form(**form)
     stored = model_folder.read(source, architecture, heads)
     out = Path(out)
     if out.resolve() == stored.located.folder.resolve():
@@ -55,26 +68,55 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
     shapes = model_folder.expected_shapes(model)
     arrays = model_folder.fit(model, stored.arrays, str(stored.located.parameters))
     found = find_tokenizer(stored, tokenizer)
-    notes: List[str] = []
+    config["tokenizer"] = None if found is None else {"kind": found.kind, "fingerprint": found.fingerprint}
     makers: Makers = {name: _as_float32(array) for name, array in arrays.items()}
-    config = fill_heads(makers, shapes, config, str(source))
-    head = "classifier" if config.get("head") else _mlm_choice(stored, mlm_head, notes)
+    lost: List[str] = []
+    head = "classifier" if config.get("head") else _mlm_choice(stored, chosen.mlm_head, lost)
     special = {f"{key}_token_id": getattr(found, f"{key}_id", default)
                for key, default in (("bos", 0), ("pad", 1), ("eos", 2))}
-    settings = names.write_config(config, layout, head, dtype, special)
+    settings = names.write_config(config, chosen.layout, head, chosen.dtype, special)
+    remarks = _express(makers, shapes, config, settings, head, chosen, lost)
+    refuse_foreign(out, (CONFIG_FILE, SAFETENSORS_FILE, CARD_FILE), found is not None, _is_export(out))
+    target, target_shapes = _target(makers, shapes, chosen.layout, {**settings, **config}, head)
+    if found is None:
+        lost.append("a tokenizer: the model's folder has none (--tokenizer DIR adds one)")
+    else:
+        note = write_tokenizer(found, out, config["max_length"], config.get("token_types", 0) > 1)
+        lost += [note] if note else []
+    write_safetensors(out / SAFETENSORS_FILE, target, target_shapes, chosen.dtype)
+    results = find_results(stored.located.folder)
+    with atomic_write(out / CARD_FILE) as stream:
+        stream.write(model_card(config, settings["architectures"][0], chosen.dtype, results, lost, remarks))
+    write_json(out / CONFIG_FILE, settings)
+    for note in lost:
+        logger.warning("%s: not exported: %s", source, note)
+    for remark in remarks:
+        logger.warning("%s: %s", source, remark)
+    return Report(out, lost + remarks)
+
+
+def _express(makers: Makers, shapes: Dict[str, Tuple[int, ...]], config: Mapping[str, Any],
+             settings: Dict[str, Any], head: Optional[str], form: Form, lost: List[str]) -> List[str]:
+    """Bring into transformers' classes what they have no member for; what they cannot say goes into
+    ``settings`` under a key of our own.
+
+    Returns:
+        What a user of the folder has to know.
+    """
     ours: Dict[str, Any] = {"mlm_layer_norm_eps": float(config["mlm_layer_norm_eps"])}
+    remarks: List[str] = []
     if head == "classifier":
-        ours["head"] = scaled(makers, config["head"], settings["hidden_size"], dtype)
-        shapes.update((f"classifier.3.{part}", makers[f"classifier.3.{part}"]().shape) for part in ("weight",
-                                                                                                    "bias"))
-        shapes.update((f"classifier.1.{part}", makers[f"classifier.1.{part}"]().shape) for part in ("weight",
-                                                                                                    "bias"))
-        notes.append("the MLM head: transformers' classifiers have none")
+        ours["head"] = scaled(makers, config["head"], settings["hidden_size"], form.dtype)
+        shapes.update((name, makers[name]().shape) for name in
+                      (f"classifier.{layer}.{part}" for layer in (1, 3) for part in ("weight", "bias")))
+        lost.append("the MLM head: transformers' classifiers have none")
+        if config["head"]["kind"] in WITHOUT_TANH:
+            remarks.append(TRAINING_REMARK.format(kind=config["head"]["kind"], layer=HEAD_LAYER[form.layout]))
     elif head == "mlm" and config["mlm_layer_norm_eps"] != config["layer_norm_eps"]:
-        place = {"bert": "cls.predictions.transform.LayerNorm", "roberta": "lm_head.layer_norm"}[layout]
-        notes.append(f"the MLM head's own epsilon, {config['mlm_layer_norm_eps']:g}: transformers uses the "
-                     f"encoder's, {config['layer_norm_eps']:g}, there too. For equal logits set "
-                     f"model.{place}.eps")
+        place = {"bert": "cls.predictions.transform.LayerNorm", "roberta": "lm_head.layer_norm"}[form.layout]
+        lost.append(f"the MLM head's own epsilon, {config['mlm_layer_norm_eps']:g}: transformers uses the "
+                    f"encoder's, {config['layer_norm_eps']:g}, there too. For equal logits set "
+                    f"model.{place}.eps")
     if config.get("separator_id") is not None:
         ours["separator_id"] = config["separator_id"]
     whole = Architecture.from_dict(config["architecture"])
@@ -82,22 +124,7 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
         settings["num_attention_heads"] = pad_heads(makers, shapes, whole)
         ours["heads"] = whole.heads
     settings[names.OUR_KEY] = ours
-    config["tokenizer"] = None if found is None else {"kind": found.kind, "fingerprint": found.fingerprint}
-    refuse_foreign(out, (CONFIG_FILE, SAFETENSORS_FILE, CARD_FILE), found is not None, _is_export(out))
-    target, target_shapes = _target(makers, shapes, layout, {**settings, **config}, head)
-    if found is None:
-        notes.append("a tokenizer: the model's folder has none (--tokenizer DIR adds one)")
-    else:
-        note = write_tokenizer(found, out, config["max_length"], config.get("token_types", 0) > 1)
-        notes += [note] if note else []
-    write_safetensors(out / SAFETENSORS_FILE, target, target_shapes, dtype)
-    results = find_results(stored.located.folder)
-    with atomic_write(out / CARD_FILE) as stream:
-        stream.write(model_card(config, settings["architectures"][0], dtype, results, notes))
-    write_json(out / CONFIG_FILE, settings)
-    for note in notes:
-        logger.warning("%s: not exported: %s", source, note)
-    return Report(out, notes)
+    return remarks
 
 
 def _is_export(out: Path) -> bool:

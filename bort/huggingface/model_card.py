@@ -33,7 +33,7 @@ def find_results(folder: Path) -> Optional[Dict[str, Any]]:
 
 
 def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Optional[Mapping[str, Any]],
-               notes: Sequence[str]) -> str:
+               notes: Sequence[str], remarks: Sequence[str] = ()) -> str:
     """The card's text.
 
     Args:
@@ -42,6 +42,7 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
         dtype: of the exported file.
         results: the run's ``results.json``.
         notes: what the export left out or could not express.
+        remarks: what a user of the folder has to know.
     """
     architecture = Architecture.from_dict(config["architecture"])
     has_tokenizer = isinstance(config.get("tokenizer"), Mapping)
@@ -77,6 +78,8 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
               + " There are no token types."]
     lines += _results(results)
     lines += _records(config)
+    if remarks:
+        lines += ["", "## Before you use it", "", *(f"- {remark}" for remark in remarks)]
     if notes:
         lines += ["", "## What this export does not hold", "", *(f"- {note}" for note in notes)]
     lines += ["", "## Paper", "",

@@ -323,3 +323,15 @@ def test_the_table_of_names_is_one_to_one():
         assert {name[5:] if name.startswith("bort.") else name for name in parameter_arrays(model)} == set(
             name_map(layout, 2, True, True))
         assert len(HEAD_NAMES[layout]) == 4
+
+
+# ---- training on an exported head
+
+@pytest.mark.parametrize("layout, layer", [("bert", "model.bert.pooler"),
+                                           ("roberta", "model.classifier.dense")])
+@pytest.mark.parametrize("head", ["linear", "linear_extra", "pooled"])
+def test_the_export_of_a_head_without_tanh_says_what_to_freeze(tmp_path, caplog, head, layout, layer):
+    bort.save(classifier(head), tmp_path / "m")
+    notes = export_folder(tmp_path / "m", tmp_path / "hf", layout=layout).notes
+    for text in (" ".join(notes), caplog.text, (tmp_path / "hf" / "README.md").read_text()):
+        assert (f"freeze the first of the two: {layer}.requires_grad_(False)" in text) == (head != "pooled")

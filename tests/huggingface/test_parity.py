@@ -302,3 +302,23 @@ def test_fill_mask_gives_the_same_tokens_as_the_pipeline(hub, tmp_path, real_dat
     for ours, there in zip(MaskFiller(tmp_path / "m")(text, top=5)[0], pipeline(text, top_k=5)):
         assert ours.probability == pytest.approx(there["score"], rel=1e-5)
         assert ours.token == there["token_str"].strip()
+
+
+@pytest.mark.parametrize("layout, frozen", [("bert", "bert.pooler"), ("roberta", "classifier.dense")])
+def test_an_exported_linear_head_can_be_trained_on_as_the_export_says(hub, tmp_path, layout, frozen):
+    import torch
+
+    bort.save(classifier("linear", 2, vocab_size=40), tmp_path / "m")
+    export_folder(tmp_path / "m", tmp_path / "hf", layout=layout)
+    model = hub.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf").eval()
+    model.get_submodule(frozen).requires_grad_(False)
+    ids = torch.arange(4, 36).reshape(4, 8)
+    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=2e-5)
+    losses = []
+    for _ in range(3):
+        loss = model(input_ids=ids, labels=torch.tensor([0, 1, 0, 1])).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[0] > losses[1] > losses[2] > losses[0] - 0.1
