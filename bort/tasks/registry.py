@@ -47,3 +47,23 @@ def get_task(name: str, encoding: str = "paper") -> Task:
     hint = f" (did you mean {guess}?)" if guess else ""
     raise BortError(f"unknown task {name!r}{hint}; there are {', '.join(TASKS)}. RTE is GLUE's, "
                     "SuperGLUE-RTE is SuperGLUE's")
+
+
+def register(task: Task) -> Task:
+    """Make ``task`` known by its name, to every command of this process; returns it.
+
+    Raises:
+        BortError: there is a task of that name.
+    """
+    taken = {name.lower() for name in (*TASKS, *ALIASES)}
+    if not task.name or task.name.lower() in taken:
+        raise BortError(f"there is a task named {task.name!r} already")
+    _BY_NAME[task.name] = task
+    TASKS.append(task.name)
+    return task
+
+
+def unregister(name: str) -> None:
+    """Forget a task that :func:`register` was given."""
+    del _BY_NAME[name]
+    TASKS.remove(name)

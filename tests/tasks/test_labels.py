@@ -181,6 +181,19 @@ def test_three_classes_are_folded_into_two_by_predict_only(place):
     assert first == {"idx": "0", "label": answer}
 
 
+def test_the_diagnostic_set_is_scored_directly(place):
+    folder = place / "AX"
+    folder.mkdir()
+    (folder / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n" + "".join(
+        f"{index}\t{text}\t{TEXTS[-1]}\n" for index, text in enumerate(TEXTS)))
+    for name in ("ours", "imported"):
+        finetune(place, f"ax-{name}", "--predict-only", "--model", str(place / name), "--task", "AX")
+    lines = submission(place, "ax-ours", "AX.tsv").splitlines()
+    assert lines == submission(place, "ax-imported", "AX.tsv").splitlines() and len(lines) == len(TEXTS) + 1
+    answer = Predictor(place / "ours", task="AX")([(TEXTS[0], TEXTS[-1])])[0]
+    assert lines[1].split("\t")[1] == answer["label"]
+
+
 def test_further_fine_tuning_learns_and_saves_the_tasks_order(place, capsys):
     for name in ("ours", "imported"):
         finetune(place, f"on-{name}", "--model", str(place / name))
