@@ -1,28 +1,37 @@
 r"""Pre-train a member of the family, alone or distilled from a teacher (section 4 of the paper).
 
     python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large --output runs/bort
-    python run_pretrain.py --architecture 4,4,256,1024 --data SHARDS --method mlm --lr 1e-3 --output
-    runs/teacher python run_pretrain.py --architecture best.json --data SHARDS --teacher runs/teacher/model
-    --cache-teacher 64 \
-        --output runs/kd
-    horovodrun -np 8 python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large
-    --batch-size 32 \
-        --total-batch-size 1024 --output runs/bort
+    python run_pretrain.py --architecture 4,4,256,1024 --data SHARDS --method mlm --lr 1e-3 --output runs/teacher
+    python run_pretrain.py --architecture best.json --data SHARDS --teacher runs/teacher/model \
+        --cache-teacher 64 --output runs/kd
+    horovodrun -np 8 python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large \
+        --batch-size 32 --total-batch-size 1024 --output runs/bort
     python run_pretrain.py ... --resume        # the same command again: goes on from the last checkpoint
 
+    # A model without an MLM head becomes a teacher: first the head alone, then all of it.
+    python run_pretrain.py --init minilm --data SHARDS --method mlm --train head --output runs/head
+    python run_pretrain.py --init runs/head/model --data SHARDS --method mlm --output runs/minilm
+
+    # Before self-supervised training, choose batch, rate and warmup on a subset, as the paper did.
+    python run_pretrain.py --architecture bort --data SHARDS --method mlm --subset 20000 --steps 300 \
+        --grid total-batch-size=256,1024 lr=1e-4,3e-4,1e-3 warmup-ratio=0.01,0.05 --output runs/grid
+
 SHARDS is made by `python -m bort.text prepare`. The output gets metrics.jsonl, curves.png, checkpoints/,
-best/ and model/ (model folders for run_finetune.py) and results.json.
+best/ and model/ (model folders for run_finetune.py) and results.json; with --grid a folder for each
+combination, and grid.json.
 """
 from __future__ import annotations
 
 import argparse
 import math
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from bort.errors import RESUME, BortError, run_command
+
+if TYPE_CHECKING:
+    from bort.pretraining.loop import Settings
 
 
 def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -34,6 +43,12 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
                       help="a preset (bort, bert-base, ...), D,A,H,I, or the best.json of a search")
     what.add_argument("--init", help="start from this model folder or .params file instead of random weights")
     what.add_argument("--data", required=True, help="folder made by python -m bort.text prepare")
+    what.add_argument("--train", choices=("all", "head"), default="all",
+                      help="head: the MLM head alone, on a fixed body (default all)")
+    what.add_argument("--subset", type=int, default=0, metavar="N",
+                      help="train on N sequences only, drawn from --seed (default 0: all)")
+    what.add_argument("--grid", nargs="+", metavar="NAME=V,V",
+                      help="one training for each combination of lr, warmup-ratio and total-batch-size; a table")
     what.add_argument("--output", required=True, help="run folder; a run in it needs --resume")
     what.add_argument("--resume", action="store_true", help="go on with the run in --output")
     what.add_argument("--seed", type=int, default=0,
@@ -93,70 +108,71 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> int:
-    args = arguments(argv)
+def settings_of(args: argparse.Namespace, method: str) -> "Settings":
+    """Everything that decides what is learned."""
+    from bort.masked_lm.losses import LossWeights
+    from bort.pretraining.inputs import batches_of_step
+    from bort.pretraining.loop import Settings
+
+    loss = LossWeights(mlm_weight=1.0, kd_weight=0.0) if method == "mlm" else LossWeights(
+        mlm_weight=args.mlm_weight, kd_weight=args.kd_weight, temperature=args.temperature,
+        kd_formula=args.kd_formula)
+    # Students of any seed share a cache, whose masks are repeated.
+    mask_seed = args.mask_seed if args.mask_seed is not None else 0 if args.cache_teacher else args.seed
+    batch_size, accumulate = batches_of_step(args.batch_size, args.accumulate, args.max_tokens,
+                                             args.total_batch_size)
+    return Settings(
+        steps=args.steps, batch_size=batch_size, accumulate=accumulate, max_tokens=args.max_tokens, lr=args.lr,
+        schedule=args.schedule, warmup_ratio=args.warmup_ratio, clip=args.clip, weight_decay=args.weight_decay,
+        seed=args.seed, mask_passes=args.mask_passes or (1 if args.cache_teacher else 0), dtype=args.dtype,
+        max_skipped=args.max_skipped, loss=loss, mask_seed=None if mask_seed == args.seed else mask_seed,
+        train=args.train)
+
+
+def train(args: argparse.Namespace, output: Path) -> Dict[str, Any]:
+    """One training in ``output``; its results."""
+    from bort.pretraining.loop import Intervals
+    from bort.pretraining.run import DataOptions, StudentOptions, TeacherOptions, run_pretraining
+
     method = args.method or ("kd" if args.teacher else "mlm")
     if (method == "kd") != (args.teacher is not None):
         raise BortError(f"--method {method} {'needs' if args.teacher is None else 'takes no'} --teacher")
     if args.cache_teacher and method == "mlm":
         raise BortError("--cache-teacher needs --method kd")
-    from bort.backend import distributed
+    data = DataOptions(folder=args.data, mask_ratio=args.mask_ratio, whole_words=args.whole_words,
+                       subset=args.subset)
+    student = StudentOptions(architecture=args.architecture, init=args.init, dropout=args.dropout,
+                             max_length=args.max_length)
+    teacher = None if args.teacher is None else TeacherOptions(
+        path=args.teacher, architecture=args.teacher_architecture, cache_top_k=args.cache_teacher,
+        cache_folder=args.cache_folder)
+    intervals = Intervals(log=args.log_interval, evaluate=args.eval_interval,
+                          checkpoint=args.checkpoint_interval, keep=args.keep,
+                          evaluation_sequences=args.eval_sequences, tensorboard=args.tensorboard)
+    return run_pretraining(data, student, settings_of(args, method), output, teacher, intervals, args.resume)
 
+
+def main(argv: Optional[List[str]] = None) -> int:
+    args = arguments(argv)
+    from bort.backend import distributed
+    from bort.pretraining import grid
+    from bort.training.console import say
+
+    output = Path(args.output)
     distributed.expect_long_steps()
     with distributed.context():  # the device inputs are put on; MXNet's own default is the CPU
-        return train(args, method)
+        if args.grid:
+            def run(point: grid.Point, folder: Path) -> Dict[str, Any]:
+                values = {name.replace("-", "_"): value for name, value in point.items()}
+                return train(argparse.Namespace(**{**vars(args), **values}), folder)
 
-
-def train(args: argparse.Namespace, method: str) -> int:
-    from bort.masked_lm.losses import LossWeights
-    from bort.pretraining import inputs, loop
-    from bort.training.console import say
-    from bort.training.run_folder import RunFolder
-
-    weights = (args.mlm_weight, args.kd_weight, args.temperature, args.kd_formula)
-    loss = LossWeights(1.0, 0.0) if method == "mlm" else LossWeights(*weights)
-    passes = args.mask_passes or (1 if args.cache_teacher else 0)
-    mask_seed = args.mask_seed if args.mask_seed is not None else 0 if args.cache_teacher else args.seed
-    batches = inputs.batches_of_step(args.batch_size, args.accumulate, args.max_tokens, args.total_batch_size)
-    settings = loop.Settings(args.steps, *batches, args.max_tokens, args.lr, args.schedule, args.warmup_ratio,
-                             args.clip, args.weight_decay, args.seed, passes, args.dtype, args.max_skipped,
-                             loss, None if mask_seed == args.seed else mask_seed)
-    intervals = loop.Intervals(args.log_interval, args.eval_interval, args.checkpoint_interval, args.keep,
-                                   args.eval_sequences, args.tensorboard)
-    corpus, facts = inputs.read_corpus(args.data, args.mask_ratio, args.whole_words)
-    student = inputs.make_student(args.architecture, args.init, corpus.tokenizer, args.seed, args.dropout,
-                                  args.max_length)
-    teacher_files = None
-    if method == "kd":
-        teacher_files = inputs.teacher_for(args.teacher, corpus, args.teacher_architecture)
-        facts.update(inputs.teacher_facts(teacher_files, args.teacher_architecture))
-    described: Dict[str, Any] = {
-        "method": method, **asdict(settings), **facts, "architecture": student.architecture.to_dict(),
-        "init": args.init, "dropout": student.dropout, "cache_teacher": args.cache_teacher,
-        # They decide what best/ holds.
-        "eval_interval": args.eval_interval, "eval_sequences": args.eval_sequences,
-        "max_length": None if student.max_length == corpus.max_length else student.max_length}
-    with RunFolder(args.output, described, args.resume) as run:
-        results = run.results
-        if results is None:
-            teacher: Any = None
-            if args.cache_teacher:
-                options = inputs.CacheOptions(
-                    folder=args.cache_folder or Path(args.data) / "teacher-cache", top_k=args.cache_teacher,
-                    passes=passes, mask_seed=mask_seed, temperature=args.temperature)
-                teacher = inputs.cached_teacher(options, teacher_files, corpus, facts, student)
-                say("teacher cache: {positions:,} positions, KL to the teacher {mean_kl_nats:.4f} nats on "
-                    "average and {max_kl_nats:.3f} at most, {mean_mass_outside:.2%} of the mass spread evenly".format(
-                                                                                                                      **teacher.error))
-            elif method == "kd":
-                teacher = inputs.live_teacher(teacher_files, args.temperature, student.vocab_size, args.dtype)
-            results = loop.pretrain(student, corpus, settings, run, teacher, intervals)
-        else:
-            loop.draw_missing_curves(run)
-    results = {name: math.nan if value is None else value for name, value in results.items()}
+            for line in grid.table(grid.search_grid(grid.parse_grid(args.grid), run, output)):
+                say(line)
+            return 0
+        results = train(args, output)
+    shown = {name: math.nan if value is None else value for name, value in results.items()}
     say("{steps} steps, {tokens:,} tokens, {seconds:.0f} s ({tokens_per_second:,.0f} tokens/s): evaluation "
-        "MLM loss {eval_mlm_loss:.3f}, accuracy {eval_mlm_accuracy:.2%}; {0}".format(Path(args.output)
-                                                                                     / "model", **results))
+        "MLM loss {eval_mlm_loss:.3f}, accuracy {eval_mlm_accuracy:.2%}; {0}".format(output / "model", **shown))
     return 0
 
 

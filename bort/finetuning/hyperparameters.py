@@ -107,6 +107,15 @@ def convergent_set(task: str) -> ConvergentSet:
     return CHS[task]
 
 
+LARGE_TASKS = frozenset({"SST-2", "QNLI", "QQP", "MNLI", "MNLI-m", "MNLI-mm"})
+"""The four largest tasks (section 5.1)."""
+
+
+def batch_size_of(task: str) -> int:
+    """The paper's batch size: 8, and 16 for the four largest tasks (section 5.1)."""
+    return 16 if task in LARGE_TASKS else 8
+
+
 def product_grid(lr: Sequence[float], weight_decay: Sequence[float], warmup: Sequence[float],
                  seed: Sequence[int]) -> List[Theta]:
     """All combinations, the seed varying fastest."""

@@ -178,7 +178,7 @@ def head_backward(states: Any, weight: Any, bias: Any, labels: np.ndarray, weigh
 
     Args:
         states: (N, H), the head's hidden states; recorded, if a gradient is to go on.
-        weight, bias: parameters (V, H) and (V,).
+        weight, bias: parameters (V, H) and (V,); ``weight`` may be frozen (``grad_req="null"``).
         labels: (N,) integers.
         teacher: see :data:`Teacher`.
         add: add to the projection's gradients instead of replacing them.
@@ -197,12 +197,16 @@ def head_backward(states: Any, weight: Any, bias: Any, labels: np.ndarray, weigh
     state_gradient = nd.zeros_like(leaf)
     mlm = kd = 0.0
     correct = 0
+    frozen = weight.grad_req == "null"
     for start in range(0, count, rows):
         stop = min(start + rows, count)
         part, part_gradient = leaf[start:stop], state_gradient[start:stop]
         kind = "add" if add or start else "write"
-        autograd.mark_variables([part, matrix, offset], [part_gradient, weight.grad(), bias.grad()],
-                                ["write", kind, kind])
+        if frozen:
+            autograd.mark_variables([part], [part_gradient], ["write"])
+        else:
+            autograd.mark_variables([part, matrix, offset], [part_gradient, weight.grad(), bias.grad()],
+                                    ["write", kind, kind])
         with autograd.record():
             recorded = nd.FullyConnected(part, matrix, offset, num_hidden=vocabulary)
         # Its memory serves twice: a linear layer's backward pass does not look at its output.
@@ -214,6 +218,9 @@ def head_backward(states: Any, weight: Any, bias: Any, labels: np.ndarray, weigh
         if scale != 1:
             scores *= scale
         recorded.backward(scores.astype(recorded.dtype, copy=False))
+        if frozen:  # oneDNN's layer has no gradient of the bias without one of the matrix
+            gradient = scores.sum(axis=0).astype(bias.dtype, copy=False)
+            bias.grad()[:] = bias.grad() + gradient if kind == "add" else gradient
         mlm += float(losses.mlm.sum().asscalar())
         kd += float(losses.kd.sum().asscalar()) if losses.kd is not None else 0.0
         correct += int(losses.correct.sum())

@@ -251,7 +251,10 @@ class Bert(gluon.HybridBlock):
         Arguments and errors are those of :meth:`states_at`, ``rows`` the masked positions; returns (N, H), of
         which ``decoder[3]`` makes the logits (N, V).
         """
-        states = self.states_at(token_ids, valid_length, rows)
+        return self.mlm_states(self.states_at(token_ids, valid_length, rows))
+
+    def mlm_states(self, states: Any) -> Any:
+        """The MLM head without its last layer: what ``decoder[3]`` takes, (N, H), from hidden states (N, H)."""
         for layer in list(self.decoder)[:-1]:
             states = layer(states)
         return states

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
+
+import numpy as np
 
 from bort.architecture import parse
 from bort.backend import distributed
 from bort.checkpoints import model_folder, vocabulary
 from bort.errors import BortError
 from bort.files import PathLike
+from bort.masked_lm.batches import Sequences
 from bort.masked_lm.masking import MaskingPolicy
 from bort.masked_lm.teacher import LiveTeacher, MaskedLMTeacher, open_teacher
 from bort.models import Bert, Classifier, initialize
@@ -46,6 +49,35 @@ def read_corpus(folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = 
     facts = {"data": hashlib.sha256(json.dumps([shards, train.fingerprint]).encode("utf-8")).hexdigest(),
              "mask_ratio": mask_ratio, "whole_words": whole_words}
     return Corpus(train, dev, policy, tokenizer.pad_id, tokenizer, train.max_length), facts
+
+
+class Subset:
+    """Some sequences of a corpus, as a corpus."""
+
+    def __init__(self, data: Sequences, indices: np.ndarray) -> None:
+        self._data, self._indices = data, indices
+        self.lengths = np.asarray(data.lengths)[indices]
+        self.fingerprint = data.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._data[int(self._indices[index])]
+
+
+def subset_of(corpus: Corpus, count: int, seed: int) -> Corpus:
+    """The corpus with ``count`` training sequences, drawn from ``seed``; all of them for 0.
+
+    Raises:
+        BortError: ``count`` is negative.
+    """
+    if count < 0:
+        raise BortError(f"--subset must not be negative, not {count}")
+    if not 0 < count < len(corpus.train):
+        return corpus
+    chosen = np.random.default_rng([seed, 0x535542]).choice(len(corpus.train), count, replace=False)
+    return replace(corpus, train=Subset(corpus.train, np.sort(chosen)))
 
 
 def batches_of_step(batch_size: Optional[int], accumulate: Optional[int], max_tokens: int,

@@ -45,6 +45,7 @@ from bort.training.step import (
 
 EVALUATION_TOKENS = 8192
 SECONDS_BETWEEN_DRAWINGS = 60
+TRAINABLE = ("all", "head")
 DROPOUT_STREAM = (0x505245,)
 FIGURES = (*LossSums._fields, "tokens")
 """Of a step: both losses, right predictions and masked positions, and all tokens; sums."""
@@ -55,7 +56,8 @@ class Settings:
     """What determines the result of a training. ``batch_size`` and ``max_tokens`` are per rank and
     micro-batch.
 
-    ``seed`` decides the order and the dropout, and the masks too where ``mask_seed`` is None.
+    ``seed`` decides the order and the dropout, and the masks too where ``mask_seed`` is None. ``train`` is
+    "all", or "head" for the MLM head alone (without the vocabulary matrix, which is the embedding's).
     """
 
     steps: int = 25000
@@ -73,6 +75,7 @@ class Settings:
     max_skipped: int = MAX_SKIPPED_IN_A_ROW
     loss: LossWeights = LossWeights(1.0, 0.0)
     mask_seed: Optional[int] = None
+    train: str = "all"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "max_skipped"):
@@ -81,6 +84,8 @@ class Settings:
         for name in ("max_tokens", "clip", "weight_decay", "seed", "mask_passes", "mask_seed"):
             if not (getattr(self, name) or 0) >= 0:
                 raise BortError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
+        if self.train not in TRAINABLE:
+            raise BortError(f"--train {self.train!r}: choose one of {', '.join(TRAINABLE)}")
         check_dtype(self.dtype)
         make_schedule(self.schedule, self.lr, self.steps, self.warmup_ratio)
 
@@ -153,8 +158,12 @@ class Pretraining:
         parameters = student._collect_params_with_prefix()
         distributed.broadcast_parameters(parameters)
         self.adds = settings.accumulate > 1
+        tied = student.word_embed[0].weight
         for name, parameter in parameters.items():
-            parameter.grad_req = "add" if self.adds or parameter is student.word_embed[0].weight else "write"
+            if settings.train == "head" and (parameter is tied or not name.startswith("decoder.")):
+                parameter.grad_req = "null"
+            else:
+                parameter.grad_req = "add" if self.adds or parameter is tied else "write"
         self.optimizer = BertAdam(parameters, settings.weight_decay, settings.clip)
         student.hybridize(static_alloc=True)
         options = StepOptions(seed=settings.seed, stream=DROPOUT_STREAM, dtype=settings.dtype,
@@ -177,10 +186,15 @@ class Pretraining:
         return done
 
     def _backward(self, batch: MaskedLMBatch) -> Dict[str, float]:
-        token_ids, valid_length, rows = on_device(batch)
+        inputs = on_device(batch)
         teacher = self.teacher.targets(batch) if self.teacher is not None else None
-        with autograd.record():
-            states = masked_states(self.student, token_ids, valid_length, rows)
+        if self.settings.train == "head":
+            body = self.student.states_at(*inputs)  # not recorded: neither gradients nor dropout
+            with autograd.record():
+                states = self.student.mlm_states(body)
+        else:
+            with autograd.record():
+                states = masked_states(self.student, *inputs)
         projection = self.student.decoder[3]
         sums = head_backward(states, projection.weight, projection.bias, batch.labels, self.settings.loss,
                              teacher, self.adds, self.progress.loss_scale)

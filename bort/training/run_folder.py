@@ -41,7 +41,8 @@ from bort.files import (
 
 STATE_FILE = "state.json"
 STATE_MEMBERS = {"state", "step", "metrics_bytes", "files"}
-NEWER_SETTINGS = ("eval_interval", "eval_sequences")
+NEWER_SETTINGS: Dict[str, Any] = {"eval_interval": None, "eval_sequences": None, "train": "all", "subset": 0}
+"""What the settings were that earlier versions did not record; None: unknown, so whatever they are now."""
 T = TypeVar("T")
 
 
@@ -127,8 +128,8 @@ class RunFolder:
         earlier = read_json(config)
         if not is_config(earlier):
             raise BortError(f"{config}: not the config of a run; choose another --output")
-        # Settings that earlier versions did not record are not held against their runs.
-        before = {**{name: settings.get(name) for name in NEWER_SETTINGS}, **earlier["settings"]}
+        before = {**{name: settings[name] if value is None else value
+                     for name, value in NEWER_SETTINGS.items() if name in settings}, **earlier["settings"]}
         different = [f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
                      for key in sorted(set(before) | set(settings)) if before.get(key) != settings.get(key)]
         if earlier.get("ranks") != distributed.size():

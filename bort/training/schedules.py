@@ -28,13 +28,15 @@ def linear(peak: float, steps: int, warmup_ratio: float) -> Schedule:
 
 
 def released_pretraining(peak: float, steps: int, warmup_ratio: float) -> Schedule:
-    """The release's pre-training schedule: linear warmup, then peak * (1 - step / steps), with steps counted
-    from 1."""
+    """The release's pre-training schedule, with steps s counted from 1.
+
+    With W = int(steps * warmup_ratio): peak * s / W up to and including step W, then peak * (1 - s / steps).
+    """
     warmup = int(steps * warmup_ratio)
 
     def rate(step: int) -> float:
         step += 1
-        return peak * step / warmup if step < warmup else peak * max(0.0, 1 - step / steps)
+        return peak * step / warmup if step <= warmup else peak * max(0.0, 1 - step / steps)
 
     return rate
 

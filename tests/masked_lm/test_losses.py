@@ -173,6 +173,18 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
                                    err_msg=name)
     evaluated = head_losses(states, *arguments[:3], max_elements=positions_at_a_time * VOCAB)
     assert evaluated.mlm == pytest.approx(sums.mlm, rel=1e-5) and evaluated.correct == sums.correct
+    # With a body, and the vocabulary matrix, that are fixed, the rest of the head learns the same.
+    head = [f"decoder.{name}" for name in ("0.weight", "0.bias", "2.gamma", "2.beta", "3.bias")]
+    for name, parameter in parameters.items():
+        parameter.grad_req = "write" if name in head else "null"
+    body = model.states_at(ids, valid, rows)
+    with autograd.record():
+        states = model.mlm_states(body)
+    head_backward(states, *arguments, max_elements=positions_at_a_time * VOCAB)
+    for name in head:
+        tolerance = 1e-5 * np.abs(expected[name]).max() + 1e-6
+        np.testing.assert_allclose(parameters[name].grad().asnumpy(), expected[name], atol=tolerance,
+                                   err_msg=name)
 
 
 @pytest.mark.parametrize("wrong, message", [

@@ -592,6 +592,38 @@ def test_what_decides_the_best_step_cannot_change_and_lost_curves_come_back(tmp_
     assert (tmp_path / "run" / "curves.png").is_file()
 
 
+def test_a_head_is_trained_on_a_body_that_stays_as_it_is(tmp_path, command):
+    bort.save(student(dropout=0.1), tmp_path / "bare", Tokenizer())
+    arguments = ("--init", tmp_path / "bare", "--method", "mlm", "--steps", 6, "--lr", "1e-2", "--train", "head",
+                 "--checkpoint-interval", 2)
+    assert command("head", *arguments) == 0
+    before, after = (parameter_arrays(bort.load(path)) for path in (tmp_path / "bare", tmp_path / "head/model"))
+    changed = {name for name in before if (before[name] != after[name]).any()}
+    assert changed == {"decoder.0.weight", "decoder.0.bias", "decoder.2.gamma", "decoder.2.beta", "decoder.3.bias"}
+    first, *_, last = [row["eval_mlm_loss"] for row in metrics(tmp_path / "head") if "eval_mlm_loss" in row]
+    assert last < first
+    # Accumulated micro-batches are one batch, here too.
+    assert command("parts", *arguments, "--batch-size", 2, "--accumulate", 4) == 0
+    assert_close(after, parameter_arrays(bort.load(tmp_path / "parts" / "model")))
+    assert command("all", "--init", tmp_path / "head" / "model", "--method", "mlm", "--steps", 2) == 0
+
+
+def test_a_grid_trains_every_point_on_a_subset_and_goes_on(tmp_path, command, capsys):
+    arguments = ("--architecture", "1,2,8,12", "--method", "mlm", "--steps", 2, "--subset", 9, "--grid",
+                 "lr=1e-3,1e-2", "warmup-ratio=0.1,0.5")
+    assert command("grid", *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    best = json.loads((tmp_path / "grid" / "grid.json").read_text())[0]
+    assert lines[-1] == f"best: --lr {best['lr']:g} --warmup-ratio {best['warmup-ratio']:g}"
+    folders = sorted(path.name for path in (tmp_path / "grid").iterdir() if path.is_dir())
+    assert folders == [f"lr-{lr},warmup-ratio-{w}" for lr in ("0.001", "0.01") for w in ("0.1", "0.5")]
+    assert all(row["epoch"] <= 1 for row in metrics(tmp_path / "grid" / folders[0]) if "epoch" in row)
+    config = json.loads((tmp_path / "grid" / folders[0] / "config.json").read_text())["settings"]
+    assert config["subset"] == 9 and config["lr"] == 1e-3
+    assert command("grid", *arguments, "--resume") == 0 and capsys.readouterr().out.splitlines()[-1] == lines[-1]
+    assert command("other", *arguments[:-2], "lr=nan") == 2 and "rate above 0" in capsys.readouterr().err
+
+
 def test_everything_is_on_the_ranks_own_device(tmp_path, command, monkeypatch):
     """A second CPU device is to MXNet as foreign to the first as a GPU is."""
     monkeypatch.setattr(distributed, "context", lambda: mx.cpu(1))

@@ -29,7 +29,10 @@ def test_schedules_follow_their_formulas():
     rate = noam(2.0, 100, 0.04)
     assert [rate(step) for step in (0, 3, 15, 99)] == pytest.approx([0.5, 2.0, 1.0, 0.4])
     rate = released_pretraining(1.0, 10, 0.2)
-    assert [rate(step) for step in (0, 1, 4, 9)] == pytest.approx([0.5, 0.8, 0.5, 0.0])
+    assert [rate(step) for step in (0, 1, 2, 4, 9)] == pytest.approx([0.5, 1.0, 0.7, 0.5, 0.0])
+    rate = make_schedule("released", 1e-3, 8, 0.25)  # the step where the warmup ends belongs to it
+    assert [rate(step) for step in (0, 1, 2, 7)] == pytest.approx([5e-4, 1e-3, 6.25e-4, 0.0])
+    assert released_pretraining(1.0, 4, 0.0)(0) == 0.75
     for wrong in (("cosine", 1, 1, 0), ("linear", 0, 1, 0), ("linear", 1, 1, 1.0),
                   ("linear", float("nan"), 1, 0)):
         with pytest.raises(BortError):
