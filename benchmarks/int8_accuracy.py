@@ -5,7 +5,8 @@ it.
     python -m benchmarks.int8_accuracy SST-2=runs/sst2/model --data ~/glue --calibration 64
 
 For every TASK=FOLDER the official dev set is scored by the model as trained (MXNet, float32), by MXNet's int8
-with and without 8-bit attention products, by bfloat16 where this machine has it, and by the ONNX files that
+with and without 8-bit attention products, by bfloat16 where this machine has it, by OpenVINO in the three
+formats (8 bits by NNCF), and by the ONNX files that
 ``python -m bort.export`` writes: float32, int8 dynamic and int8 static. Ranges of activations are learned
 from training examples. "Labels as before" counts the examples that get the label they got in float32: the
 metric alone could stay the same by luck. Processors without VNNI add pairs of 8-bit products in 16 bits,
@@ -46,38 +47,39 @@ class Subject(NamedTuple):
     calibration: Sequence[Any]
 
 
-class OnnxNetwork:
-    """An ONNX file that is called like a compiled model."""
-
-    def __init__(self, model: Any, path: Path, **how: Any) -> None:
-        from bort.engines.onnxruntime import OnnxRunner
-        from bort.export import onnx_export
-
-        onnx_export.export(model, path, "classifier", **how)
-        self._runner = OnnxRunner(path)
-        self.num_outputs, self.max_length = model.num_outputs, model.max_length
-
-    def __call__(self, token_ids: Any, valid_length: Any) -> Any:
-        from bort.backend.mxnet import mx
-
-        return mx.nd.array(self._runner(token_ids.asnumpy(), valid_length.asnumpy()))
-
-
 def formats(subject: Subject, folder: Path, flags: Sequence[str]) -> Iterator[Tuple[str, Callable[[], Any]]]:
-    """Names of the ways to compute, and what makes the network for each; the first is what others are held
+    """Names of the ways to compute, and what makes the engine for each; the first is what others are held
     against."""
-    from bort.engines.mxnet_compiled import EXACT_INT8_FLAGS
-    from bort.engines.mxnet_compiled import compile_for_inference as compiled
+    from bort.engines.base import EngineOptions
+    from bort.engines.cpu import EXACT_INT8_FLAGS
+    from bort.engines.engine import open_engine
+    from bort.engines.mxnet import MXNetEngine
+    from bort.engines.mxnet_compiled import compile_for_inference
+    from bort.engines.onnxruntime import OnnxRunner
+    from bort.export import onnx_export
 
     model, batches = subject.model, subject.calibration
 
-    def file(name: str, **how: Any) -> Callable[[], Any]:
-        return lambda: OnnxNetwork(model, folder / f"{name}.onnx", **how)
+    def engine(kind: str, precision: str) -> Callable[[], Any]:
+        return lambda: open_engine(model, "classifier", EngineOptions(kind, precision), batches)
 
-    yield "mxnet float32", lambda: compiled(model)
-    yield "mxnet int8", lambda: compiled(model, "int8", batches)
-    yield "mxnet int8, attention in float32", lambda: compiled(model, "int8", batches, attention=False)
-    yield "mxnet bfloat16", lambda: compiled(model, "bfloat16")
+    def file(name: str, **how: Any) -> Callable[[], Any]:
+        def make() -> Any:
+            onnx_export.export(model, folder / f"{name}.onnx", "classifier", **how)
+            return OnnxRunner(folder / f"{name}.onnx")
+
+        return make
+
+    def float32_attention() -> Any:
+        compiled = compile_for_inference(model, "int8", batches, attention=False)
+        return MXNetEngine(model, "classifier", compiled)
+
+    yield "mxnet float32", engine("mxnet", "float32")
+    yield "mxnet int8", engine("mxnet", "int8")
+    yield "mxnet int8, attention in float32", float32_attention
+    yield "mxnet bfloat16", engine("mxnet", "bfloat16")
+    for precision in ("float32", "bfloat16", "int8"):
+        yield f"openvino {precision}", engine("openvino", precision)
     yield "onnx float32", file("float32")
     yield "onnx int8 dynamic", file("dynamic", int8="dynamic")
     yield "onnx int8 static", file("static", int8="static", batches=batches)

@@ -226,6 +226,16 @@ def test_threads_are_divided_among_the_ranks_of_a_machine():
     assert run(OMP_NUM_THREADS="7")[3] == 7
 
 
+def test_an_idle_network_leaves_the_cores_to_others():
+    code = ("import time; from bort.backend.mxnet import mx\n"
+            "a = mx.nd.ones((512, 512)); mx.nd.dot(a, a).wait_to_read(); time.sleep(0.2)\n"
+            "used = time.process_time(); time.sleep(0.5); print(time.process_time() - used)")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP"))}
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True,
+                         stdout=subprocess.PIPE, universal_newlines=True).stdout
+    assert float(out) < 0.05  # a thread that waits without end would have used half a second
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
 def test_only_the_engine_has_a_team_of_threads():
     code = ("import os; from bort.backend.mxnet import mx\nimport numpy as np\n"

@@ -3,6 +3,8 @@
 * NumPy 1.24 removed the aliases (``np.bool`` and friends) that MXNet 1.9.1 uses at import.
 * OpenMP reads its settings once, when the library is loaded. One thread per core (divided among the Horovod
   ranks of this machine) and an active wait policy are worth up to 1.7x on a CPU.
+* Waiting actively has no end by default: an idle MXNet would take a core from whatever else computes in this
+  process (OpenVINO, ONNX Runtime, tokenizers). A few milliseconds outlast the pauses within a pass.
 * Idle threads of OpenMP only keep spinning while all of them together fit the cores. MXNet computes in a
   thread of its own, with one team; copying large arrays in parallel would give the main thread another, whose
   sleep puts an end to
@@ -32,6 +34,8 @@ from bort.errors import BortError
 
 NEVER_COPY_IN_PARALLEL = 2 ** 31 - 1
 """Elements from which on MXNet copies an array by several threads."""
+SPINS = 100_000
+"""How often a waiting thread of OpenMP looks for work before it sleeps: for 2 to 5 ms."""
 LOCAL_SIZE_VARIABLES = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 
 
@@ -74,9 +78,11 @@ def thread_settings() -> Dict[str, str]:
     threads = max(1, usable_cores() // ranks)
     # Spinning threads of several ranks would fight for the same cores, so only a rank that fits may spin.
     fits = threads * ranks <= usable_cores()
+    asked_to_sleep = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
     return {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "active" if fits else "passive",
+        **({"GOMP_SPINCOUNT": str(SPINS)} if fits and not asked_to_sleep else {}),
         "MXNET_CPU_PARALLEL_SIZE": str(NEVER_COPY_IN_PARALLEL),
         "MXNET_USE_OPERATOR_TUNING": "0",
         "MXNET_STORAGE_FALLBACK_LOG_VERBOSE": "0",

@@ -63,8 +63,7 @@ def extract_command(args: argparse.Namespace) -> int:
 
 def table_command(args: argparse.Namespace) -> int:
     """``table``."""
-    from bort.backend.mxnet import nd
-    from bort.engines.mxnet_compiled import compile_for_inference
+    from bort.engines.engine import open_engine
     from bort.finetuning import experiment
 
     supernet = open_supernet(args.run)
@@ -83,11 +82,7 @@ def table_command(args: argparse.Namespace) -> int:
     rows = [row_of(one, full, data.dev.metrics(network, tokenizer.pad_id), vocab_size, max_length,
                    args.length) for one, network in zip(chosen, networks)]
     if args.trials:
-        def engine(network: object):
-            compiled = compile_for_inference(network)
-            return lambda ids, valid: compiled(nd.array(ids, dtype="int32"), nd.array(valid)).asnumpy()
-
-        for row, seconds in zip(rows, measure([engine(network) for network in networks], vocab_size,
+        for row, seconds in zip(rows, measure([open_engine(network) for network in networks], vocab_size,
                                               args.length, args.trials)):
             row["seconds"] = seconds
     output = Path(args.output) if args.output else supernet.folder.parent / "table"

@@ -32,8 +32,8 @@ LOWEST_FIRST = ("int8", "bfloat16", "float32")
 
 
 class Cost(NamedTuple):
-    """Seconds that an engine takes: once, for each MiB of weights, for each shape of batch, for each 1e12
-    operations."""
+    """Seconds of a core that an engine takes: once, for each MiB of weights, for each shape of batch, for
+    each 1e12 operations."""
 
     opening: float
     weights: float
@@ -46,9 +46,10 @@ class Cost(NamedTuple):
                 + self.operations * work.flops / 1e12)
 
 
-COSTS: Dict[str, Cost] = {"plain": Cost(0.0, 0.0, 0.0, 8.0), "mxnet": Cost(0.05, 0.0003, 0.2, 4.0),
-                          "openvino": Cost(0.3, 0.002, 0.05, 3.7), "onnxruntime": Cost(0.3, 0.012, 0.0, 3.9)}
-"""Measured in float32 on 2 cores with AVX-512. Rough figures do: where two are close, either will do."""
+COSTS: Dict[str, Cost] = {"plain": Cost(0.0, 0.0, 0.0, 10.9), "mxnet": Cost(0.02, 0.0003, 0.03, 9.5),
+                          "openvino": Cost(0.1, 0.0012, 0.03, 9.2), "onnxruntime": Cost(0.1, 0.01, 0.0, 9.8)}
+"""Seconds of one core of an AMD Zen 4 in float32, Bort with 64 to 128 tokens. Only their ratios count, and
+where two are close either will do."""
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}
 """Largest difference from the plain network's outputs on random tokens, relative to the largest of those."""
 LEAST_CORRELATION = {"float32": 0.999, "bfloat16": 0.97, "int8": 0.5}
@@ -59,13 +60,34 @@ LOGIT_BOUND = 0.1
 the spread (largest minus smallest) of float32's outputs."""
 
 
-def open_engine(network: Any, part: Optional[str] = None, options: EngineOptions = DEFAULT_OPTIONS,
+_preferred = [DEFAULT_OPTIONS]
+_reports: Dict[Tuple[str, str], Dict[str, Any]] = {}
+
+
+def prefer(options: EngineOptions) -> None:
+    """What this process computes forward passes with where nothing else is said: one choice per process, as
+    of the device; a runner makes it."""
+    _preferred[0] = options
+
+
+def preferred() -> EngineOptions:
+    """What :func:`prefer` was last called with; "auto" and float32 before."""
+    return _preferred[0]
+
+
+def engines_used() -> List[Dict[str, Any]]:
+    """The engines that this process opened, by part and name, for the records of a run."""
+    return list(_reports.values())
+
+
+def open_engine(network: Any, part: Optional[str] = None, options: Optional[EngineOptions] = None,
                 calibration: Sequence[Batch] = (), work: Optional[Work] = None) -> Engine:
     """A network's part, ready for forward passes.
 
     Args:
         network: a ``Bert`` or ``Classifier`` with its weights, which the engine holds as they are now.
         part: one of ``bort.engines.base.PARTS``; by default "classifier" of a ``Classifier``, else "encoder".
+        options: by default what the process prefers, see :func:`prefer`.
         calibration: batches ``(token_ids, valid_length)`` like those to come, for the precisions "int8" and
             "auto"; a few hundred sequences do.
         work: how much will be computed, if that is known to be limited.
@@ -77,6 +99,7 @@ def open_engine(network: Any, part: Optional[str] = None, options: EngineOptions
         BortError: the part is unknown, calibration is missing, or the engine that was asked for is not
             installed, does not suit this machine, or computes something else than the network.
     """
+    options = options or preferred()
     part = part or ("classifier" if isinstance(network, Classifier) else "encoder")
     if part not in PARTS:
         raise BortError(f"part {part!r} is unknown; choose one of {', '.join(PARTS)}")
@@ -115,6 +138,7 @@ def _open(network: Any, part: str, options: EngineOptions, calibration: Sequence
             refused[name] = str(error)
             continue
         engine.report.refused = refused
+        _reports[part, str(engine.report)] = {"part": part, **engine.report.to_dict()}
         return engine
     raise BortError(f"no engine computes {options.precision} here: "
                     + "; ".join(f"{name}: {reason}" for name, reason in refused.items()))

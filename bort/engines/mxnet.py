@@ -18,20 +18,21 @@ class MXNetEngine(Engine):
     """A network, called with numpy arrays.
 
     Args:
-        network: a ``Bert`` or ``Classifier``.
+        network: a ``Bert`` or ``Classifier``, or what is called like it.
         part: one of ``PARTS``; all but "classifier" are those of the body.
         compiled: what computes it in the network's place
             (:func:`bort.engines.mxnet_compiled.compile_for_inference`); the part "masked_states" has no
             compiled form.
+        device: where it computes; by default where its parameters are.
     """
 
-    def __init__(self, network: Any, part: str, compiled: Any = None) -> None:
+    def __init__(self, network: Any, part: str, compiled: Any = None, device: Any = None) -> None:
         body = network.bort if isinstance(network, Classifier) else network
         self.part, self.max_length = part, body.max_length
         self.num_outputs = network.num_outputs if part == "classifier" else 0
         self.report = Report(KIND, mx.__version__, compiled.dtype if compiled is not None else "float32")
         self._run = compiled if compiled is not None else network if part == "classifier" else body
-        self._device = next(iter(body.collect_params().values())).list_ctx()[0]
+        self._device = device or next(iter(body.collect_params().values())).list_ctx()[0]
 
     def __call__(self, token_ids: np.ndarray, valid_length: np.ndarray,
                  positions: Optional[np.ndarray] = None) -> np.ndarray:

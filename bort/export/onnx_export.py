@@ -161,7 +161,8 @@ def evaluate(model: Classifier, runner: OnnxRunner, task: Task, data: PathLike, 
     Raises:
         BortError: the data cannot be read, or the model has other labels than the task.
     """
-    from bort.engines.mxnet_compiled import compile_for_inference
+    from bort.engines.base import EngineOptions
+    from bort.engines.engine import open_engine
     from bort.finetuning.scoring import score
     from bort.tasks.encoding import encode
 
@@ -169,25 +170,11 @@ def evaluate(model: Classifier, runner: OnnxRunner, task: Task, data: PathLike, 
                          getattr(model, "task_name", None))
     split = task.read(data, "dev")
     token_ids = encode(task, split, tokenizer, max_length).token_ids
-
-    def run(token_batch: Any, valid_length: Any) -> Any:
-        return _Result(runner(token_batch.asnumpy(), valid_length.asnumpy()))
-    run.num_outputs, run.max_length = model.num_outputs, model.max_length  # type: ignore[attr-defined]
     result = {}
-    for name, network in (("model", compile_for_inference(model)), ("onnx", run)):
+    for name, network in (("model", open_engine(model, "classifier", EngineOptions("mxnet"))), ("onnx", runner)):
         scores = score(network, token_ids, tokenizer.pad_id, ranks=False)
         result[name] = task.evaluate(split, scores if order is None else scores[:, order])
     return result
-
-
-class _Result:
-    """An array that is asked for like MXNet's."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self._values = values
-
-    def asnumpy(self) -> np.ndarray:
-        return self._values
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,14 +2,15 @@
 ranks."""
 from __future__ import annotations
 
-from typing import Any, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 import numpy as np
 
 from bort.backend import distributed
-from bort.backend.mxnet import nd
 from bort.batching import LENGTH_MULTIPLE, pad_batch
-from bort.engines.mxnet_compiled import compile_for_inference
+from bort.engines.base import Batch, Engine, Work
+from bort.engines.engine import open_engine, preferred
+from bort.engines.mxnet import MXNetEngine
 from bort.models import Classifier
 from bort.training import console
 
@@ -17,10 +18,8 @@ MAX_TOKENS = 8192
 """Padded tokens of an evaluation batch: enough to fill the cores, small enough for a few hundred
 megabytes."""
 
-SECONDS_PER_FLOP = 1e-11
-COMPILING_SECONDS = 0.2
-"""What a compiled graph costs for each shape of batch, against which what it saves is weighed. A rough figure
-will do."""
+CALIBRATION_SEQUENCES = 256
+"""Of those to be scored, on which an engine of fewer bits is calibrated or held against float32."""
 
 
 def token_batches(lengths: np.ndarray, max_tokens: int, max_batch: int = 256) -> List[np.ndarray]:
@@ -45,7 +44,8 @@ def score(model: Any, token_ids: Sequence[np.ndarray], pad_id: int, max_tokens: 
     """Outputs of a classifier for every sequence, in the order given.
 
     Args:
-        model: a :class:`bort.models.Classifier`, or anything called like it with a ``num_outputs``.
+        model: a :class:`bort.models.Classifier`, whose weights may have changed since the last call; a block
+            that is called like one, which is then run as it is; or an engine, open already.
         token_ids: N int arrays.
         pad_id: what to pad batches with.
         ranks: share the work among the Horovod ranks; every rank gets all scores. Off inside work that is
@@ -57,29 +57,34 @@ def score(model: Any, token_ids: Sequence[np.ndarray], pad_id: int, max_tokens: 
     """
     rank, size = (distributed.rank(), distributed.size()) if ranks else (0, 1)
     scores = np.zeros((len(token_ids), model.num_outputs), dtype=np.float32)
-    lengths = np.array([len(ids) for ids in token_ids])
-    batches = token_batches(lengths, max_tokens)
-    # Decided from the whole work, so that all ranks, however many there are, compute by the same graphs.
-    if isinstance(model, Classifier) and _compiling_pays(model, lengths, batches):
-        model = compile_for_inference(model)
-    batches = batches[rank::size]
-    pending: Any = None
-    for batch in console.progress(batches, desc=describe, unit="batch", leave=False) if describe else batches:
-        ids, valid = pad_batch([token_ids[index] for index in batch], pad_id, model.max_length)
-        outputs = model(nd.array(ids, dtype="int32", ctx=distributed.context()),
-                        nd.array(valid, ctx=distributed.context()))
-        if pending is not None:  # MXNet computes this batch while the last one is copied out
-            scores[pending[0]] = pending[1].asnumpy()
-        pending = (batch, outputs)
-    if pending is not None:
-        scores[pending[0]] = pending[1].asnumpy()
+    batches = token_batches(np.array([len(ids) for ids in token_ids]), max_tokens)
+
+    def padded(batch: Sequence[int]) -> Batch:
+        return pad_batch([token_ids[index] for index in batch], pad_id, model.max_length)
+    # Chosen for the whole work, so that all ranks, however many there are, compute alike.
+    if isinstance(model, Engine):
+        engine = model
+    elif isinstance(model, Classifier):
+        engine = _open(model, token_ids, batches, padded)
+    else:
+        engine = MXNetEngine(model, "classifier", device=distributed.context())
+    mine = batches[rank::size]
+    outputs = engine.map(map(padded, mine))
+    if describe:
+        outputs = console.progress(outputs, desc=describe, unit="batch", leave=False, total=len(mine))
+    for batch, values in zip(mine, outputs):
+        scores[batch] = values
     return distributed.allreduce_sum(scores) if ranks else scores
 
 
-def _compiling_pays(model: Classifier, lengths: np.ndarray, batches: List[np.ndarray]) -> bool:
-    """Whether the fused graphs save more time than making one for every shape costs. They are for CPUs."""
-    if distributed.context().device_type != "cpu":
-        return False
-    shapes = {(len(batch), -(-int(lengths[batch].max()) // LENGTH_MULTIPLE)) for batch in batches}
-    flops = sum(len(batch) * model.architecture.flops(int(lengths[batch].max())) for batch in batches)
-    return flops * SECONDS_PER_FLOP > COMPILING_SECONDS * len(shapes)
+def _open(model: Classifier, token_ids: Sequence[np.ndarray], batches: Sequence[np.ndarray],
+          padded: Callable[[Sequence[int]], Batch]) -> Engine:
+    longest = [(len(batch), max(len(token_ids[index]) for index in batch)) for batch in batches]
+    shapes = {(count, -(-length // LENGTH_MULTIPLE)) for count, length in longest}
+    flops = sum(count * model.architecture.flops(length) for count, length in longest)
+    calibration: List[Batch] = []
+    if preferred().precision in ("int8", "auto"):
+        order = np.concatenate(batches) if batches else np.zeros(0, int)
+        some = order[::max(1, len(order) // CALIBRATION_SEQUENCES)]
+        calibration = [padded(some[start:start + 8]) for start in range(0, len(some), 8)]
+    return open_engine(model, "classifier", None, calibration, Work(flops, len(shapes)))

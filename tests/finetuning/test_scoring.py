@@ -1,50 +1,87 @@
-"""Scores are the model's outputs in the order of the sequences, compiled or not."""
+"""Scores are the model's outputs in the order of the sequences, whatever engine computes them."""
 from __future__ import annotations
+
+import importlib.util
 
 import numpy as np
 import pytest
 
 from bort.backend.mxnet import mx
+from bort.engines import engine as door
+from bort.engines.base import EngineOptions
 from bort.finetuning import scoring
 from bort.models import Classifier
 from tests.tiny import VOCAB, tiny_bert
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_scores_are_the_models_outputs_in_order(monkeypatch, compiled):
-    monkeypatch.setattr(scoring, "COMPILING_SECONDS", 0.0 if compiled else 1e9)
-    made = []
-    original = scoring.compile_for_inference
-    monkeypatch.setattr(scoring, "compile_for_inference", lambda model: made.append(1) or original(model))
+def classifier():
     model = Classifier(tiny_bert(0), 3)
     model.initialize_head(0)
+    return model
+
+
+def cheapest(monkeypatch, name):
+    monkeypatch.setattr(door, "COSTS", {kind: cost if kind == name else door.Cost(1e9, 0, 0, 1e9)
+                                        for kind, cost in door.COSTS.items()})
+
+
+@pytest.mark.parametrize("name", ["plain", "mxnet", "openvino"])
+def test_scores_are_the_models_outputs_in_order(monkeypatch, name):
+    if name == "openvino" and not importlib.util.find_spec(name):
+        pytest.skip("openvino is not installed")
+    cheapest(monkeypatch, name)
+    opened = []
+    make = door._make
+    monkeypatch.setattr(door, "_make", lambda kind, *rest: opened.append(kind) or make(kind, *rest))
+    model = classifier()
     rng = np.random.default_rng(0)
     sequences = [rng.integers(0, VOCAB, length).astype("int32") for length in rng.integers(1, 24, 40)]
-    scores = scoring.score(model, sequences, pad_id=1, max_tokens=64)
-    assert scores.shape == (40, 3) and bool(made) == compiled
+    scores = scoring.score(model, sequences, pad_id=1, max_tokens=64, describe="scored")
+    assert scores.shape == (40, 3) and opened == [name]
     for row, sequence in zip(scores, sequences):
         alone = model(mx.nd.array(sequence[None], dtype="int32"), mx.nd.array([len(sequence)])).asnumpy()[0]
         np.testing.assert_allclose(row, alone, atol=2e-4)
     assert scoring.score(model, [], 1).shape == (0, 3)
+    engine = door.open_engine(model, None, EngineOptions("mxnet"))
+    np.testing.assert_allclose(scoring.score(engine, sequences, 1), scores, atol=2e-4)
 
 
-def test_ranks_agree_on_compiling(monkeypatch):
-    """Rank 0 has the long sequences; whether compiling pays is a matter of all of them."""
-    model = Classifier(tiny_bert(0), 3)
-    model.initialize_head(1)
+def test_scores_follow_the_weights_and_the_preferred_engine(monkeypatch):
+    model, ids = classifier(), [np.arange(9, dtype="int32")] * 5
+    monkeypatch.setattr(door, "_preferred", [EngineOptions("mxnet", "int8")])
+    if door.preferred().precision == "int8":
+        first = scoring.score(model, ids, 1)
+        assert any(row["precision"] == "int8" and row["part"] == "classifier" for row in door.engines_used())
+    door.prefer(EngineOptions("mxnet"))
+    exact = scoring.score(model, ids, 1)
+    assert 0 < np.abs(first - exact).max() < 0.2
+    layer = model.classifier[1]
+    layer.bias.set_data(layer.bias.data() + 1)
+    np.testing.assert_allclose(scoring.score(model, ids, 1), exact + 1, atol=1e-5)
+
+
+def test_ranks_agree_on_the_engine(monkeypatch):
+    """Rank 0 has the long sequences; which engine pays is a matter of all of them."""
+    model = classifier()
     sequences = [np.zeros(length, "int32") for length in [24] * 4 + [2] * 4]
-    made = []
-    monkeypatch.setattr(scoring, "compile_for_inference", lambda model: made.append(1) or model)
+    chosen = []
+    candidates = door._candidates
+    monkeypatch.setattr(door, "_candidates", lambda *given: chosen.append(candidates(*given)[0]) or ["plain"])
     monkeypatch.setattr(scoring.distributed, "allreduce_sum", lambda scores: scores)
 
-    def compiled(rank, size):
+    def first_choice(rank, size):
         monkeypatch.setattr(scoring.distributed, "rank", lambda: rank)
         monkeypatch.setattr(scoring.distributed, "size", lambda: size)
-        made.clear()
         scoring.score(model, sequences, 1, max_tokens=96)
-        return bool(made)
+        return chosen.pop()
 
-    work = sum(model.architecture.flops(len(ids)) for ids in sequences) * scoring.SECONDS_PER_FLOP
+    work = sum(model.architecture.flops(len(ids)) for ids in sequences) / 1e12
+    found = set()
     for share in (0.1, 0.3, 0.45, 0.6, 2):
-        monkeypatch.setattr(scoring, "COMPILING_SECONDS", share * work)
-        assert len({compiled(0, 2), compiled(1, 2), compiled(0, 1)}) == 1, share
+        monkeypatch.setattr(door, "COSTS", {**dict.fromkeys(door.COSTS, door.Cost(9, 0, 0, 0)),
+                                            "plain": door.Cost(0, 0, 0, 1.0),
+                                            "mxnet": door.Cost(share * work, 0, 0, 0)})
+        choices = {first_choice(0, 2), first_choice(1, 2), first_choice(0, 1)}
+        assert len(choices) == 1, share
+        found |= choices
+    assert found == {"plain", "mxnet"}
