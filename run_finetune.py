@@ -52,6 +52,8 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     what.add_argument("--head", choices=("linear", "linear_extra", "pooled"),
                       help="default: the paper's for the task")
     what.add_argument("--limit", type=int, default=0, help="train on this many examples only (0: all)")
+    what.add_argument("--split-file", metavar="FILE", help="an evaluation set that several runs share: Agora "
+                      "scores on it, other trainings leave it out; the first run that names the file draws it")
     what.add_argument("--predict-only", action="store_true", help="score and predict with --model as it is")
     what.add_argument("--resume", action="store_true", help="go on with a killed run")
     how = parser.add_argument_group("training")
@@ -111,6 +113,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = arguments(argv)
     from bort.files import write_json
     from bort.finetuning import experiment
+    from bort.finetuning.evaluation_split import leave_out, shared_split
     from bort.finetuning.loop import Settings
     from bort.finetuning.teacher import open_teacher
     from bort.models import Classifier
@@ -151,13 +154,18 @@ def main(argv: Optional[List[str]] = None) -> int:
         return 0
     if args.algorithm == "agora":
         from bort.agora.command import run_agora
-        return run_agora(args, data, source, tokenizer, settings, max_length, reading)
+        return run_agora(args, data, source, tokenizer, settings, max_length)
     if args.algorithm == "dynabert":
         from bort.dynabert.command import DynabertRun, run_dynabert
         from bort.dynabert.options import options_of
         return run_dynabert(DynabertRun(args.teacher, data, tokenizer, max_length, output, options_of(args),
                                         reading, args.dropout, args.resume, args.checkpoint_interval),
                             settings)
+    split = None
+    if args.split_file is not None:
+        fraction = getattr(args, "evaluation_fraction", 0.1)
+        split = shared_split(args.split_file, data, args.data_dir, fraction, min(settings))
+        data = leave_out(data, split)
     soft = None
     if args.algorithm == "distill":
         teacher = open_teacher(args.teacher, tokenizer, data.task, max_length)
@@ -166,6 +174,7 @@ def main(argv: Optional[List[str]] = None) -> int:
                  "teacher": args.teacher, "encoding": args.encoding, "head": args.head,
                  "dropout": args.dropout, "max_length": max_length, "limit": args.limit,
                  "data": data.train.tokens.fingerprint, "tokenizer": tokenizer.fingerprint,
+                 **({} if split is None else {"split": split.digest}),
                  **experiment.contents(data, args.model, args.teacher)}
     results_of = [experiment.run_once(data, lambda seed: experiment.classifier_for(data.task, source(seed),
                                                                                    seed, args.head,

@@ -1,13 +1,17 @@
-"""What a run of Agora is asked to do, and where it stands."""
+"""What a run of Agora is asked to do."""
+
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from dataclasses import dataclass
+from typing import Tuple
 
 from bort.errors import BortError
 from bort.finetuning.hyperparameters import Theta
 
 PRUNINGS = ("one", "half", "none")
+SOURCES = ("both", "train", "evaluation")
+"""Whose members tau transforms: those of X and E, as in the algorithm, or, for ablations, of one of them;
+what was made of them counts as theirs."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Plan:
         budget: new points of a round at most.
         replays: how often a round that brings nothing is repeated with fresh draws of tau.
         soft: whether the student also learns the teacher's logits.
-        seed: of the held-out part, of tau and of the order of its sources.
+        seed: of the evaluation set, of tau and of the order of its sources.
+        expand_from: one of :data:`SOURCES`.
     """
 
     thetas: Tuple[Theta, ...]
@@ -35,10 +40,13 @@ class Plan:
     replays: int = 0
     soft: bool = False
     seed: int = 0
+    expand_from: str = "both"
 
     def __post_init__(self) -> None:
         if self.prune not in PRUNINGS:
             raise BortError(f"--prune {self.prune!r}: choose one of {', '.join(PRUNINGS)}")
+        if self.expand_from not in SOURCES:
+            raise BortError(f"--expand-from {self.expand_from!r}: choose one of {', '.join(SOURCES)}")
         if not self.thetas:
             raise BortError("Agora needs at least one set of hyper-parameters")
         if self.prune == "none" and len(self.thetas) > 1 and not self.max_rounds:
@@ -61,33 +69,3 @@ class Plan:
     def remaining(self, count: int) -> int:
         """How many of ``count`` sets the next round has."""
         return max(1, {"one": count - 1, "half": -(-count // 2), "none": count}[self.prune])
-
-
-@dataclass
-class State:
-    """Where a run stands; everything in it is JSON. Indices of Theta are places in :attr:`Plan.thetas`.
-
-    ``kept`` are the (round, attempt) pairs whose additions belong to D for good, ``wrong`` the points of the
-    pool (D, then E) of the last finished round that its best model got wrong, ``order`` that round's sets
-    from the best to the worst, ``attempts`` what the present round has tried. ``unchanged`` says that nothing
-    was added for the present round.
-    """
-
-    number: int = 0
-    round: int = 0
-    attempt: int = 0
-    left: List[int] = field(default_factory=list)
-    best: Optional[Dict[str, Any]] = None
-    kept: List[List[int]] = field(default_factory=list)
-    wrong: List[int] = field(default_factory=list)
-    order: List[int] = field(default_factory=list)
-    unchanged: bool = False
-    attempts: List[Dict[str, Any]] = field(default_factory=list)
-    history: List[Dict[str, Any]] = field(default_factory=list)
-    stopped: Optional[str] = None
-    trainings: int = 0
-    steps: int = 0
-    generated: int = 0
-    labelled: int = 0
-    seconds: Dict[str, float] = field(default_factory=dict)
-    bytes: Dict[str, int] = field(default_factory=dict)

@@ -1,5 +1,5 @@
-"""The data that Agora moves: what is held out, what D holds, and which new points keep its labels balanced.
-No MXNet."""
+"""The data that Agora moves: what D holds, and which new points keep its labels balanced. No MXNet."""
+
 from __future__ import annotations
 
 import hashlib
@@ -9,22 +9,6 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from bort.errors import BortError
-from bort.tasks.base import Split, Task
-
-
-def strata(task: Task, labels: np.ndarray) -> np.ndarray:
-    """What is balanced and stratified, int64 (N,): the classes, or in regression the value rounded to 0..5.
-
-    Halves round up, as in ``metrics.rounded_accuracy`` (paper, section 5.1).
-    """
-    if task.is_regression:
-        return np.floor(np.clip(np.asarray(labels, dtype=np.float64), 0, 5) + 0.5).astype(np.int64)
-    return np.asarray(labels, dtype=np.int64)
-
-
-def number_of_strata(task: Task) -> int:
-    """Classes, or the 6 rounded values of a regression task."""
-    return 6 if task.is_regression else task.num_outputs
 
 
 def fingerprint(points: "Points") -> str:
@@ -33,37 +17,6 @@ def fingerprint(points: "Points") -> str:
     for ids in points.token_ids:
         digest.update(np.int64(len(ids)).tobytes() + np.asarray(ids, dtype=np.int32).tobytes())
     return digest.hexdigest()
-
-
-def held_out(split: Split, strata_of: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Indices, ascending, of the part of a training split that Agora scores models on (E).
-
-    Stratified: every stratum gives round(fraction * size), at least one where it has two. Where examples
-    belong to questions, whole questions are held out, at random. Drawn from ``seed`` alone.
-
-    Raises:
-        BortError: the fraction is not between 0 and 1, or nothing or everything would be held out.
-    """
-    if not 0 < fraction < 1:
-        raise BortError(f"--held-out-fraction is a share between 0 and 1, not {fraction}")
-    rng = np.random.default_rng([seed, 0x484F])
-    groups = [example.group for example in split.examples]
-    if any(group is not None for group in groups):
-        names = list(dict.fromkeys(groups))
-        count = max(1, int(round(fraction * len(names))))
-        chosen = {names[index] for index in rng.permutation(len(names))[:count].tolist()}
-        taken = np.flatnonzero([group in chosen for group in groups])
-    else:
-        parts = []
-        for stratum in np.unique(strata_of):
-            members = np.flatnonzero(strata_of == stratum)
-            count = int(round(fraction * len(members)))
-            parts.append(rng.permutation(members)[:max(count, 1 if len(members) > 1 else 0)])
-        taken = np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
-    if not 0 < len(taken) < len(split):
-        raise BortError(f"{len(split)} training examples are too few to hold out {fraction:.0%} of them; use "
-                        "--evaluate-on dev")
-    return taken
 
 
 def level(counts: np.ndarray, offered: np.ndarray, budget: int) -> np.ndarray:
@@ -92,8 +45,12 @@ def level(counts: np.ndarray, offered: np.ndarray, budget: int) -> np.ndarray:
         low, high = (middle, high) if accepted(middle).sum() <= budget else (low, middle - 1)
     result = accepted(low)
     for stratum in range(len(counts)):  # what is left of the budget lifts some strata by one
-        if low < ceiling and result.sum() < budget and result[stratum] < offered[stratum] \
-                and counts[stratum] + result[stratum] == low:
+        if (
+            low < ceiling
+            and result.sum() < budget
+            and result[stratum] < offered[stratum]
+            and counts[stratum] + result[stratum] == low
+        ):
             result[stratum] += 1
     return result
 
@@ -111,8 +68,9 @@ def level_what_comes(counts: np.ndarray, offered: np.ndarray, budget: int, come:
     accepted = np.zeros(len(counts), dtype=np.int64)
     among = np.asarray(come, dtype=bool) if np.sum(come) > 1 else np.ones(len(counts), dtype=bool)
     while True:
-        accepted[among] += level((counts + accepted)[among], (offered - accepted)[among],
-                                 budget - int(accepted.sum()))
+        accepted[among] += level(
+            (counts + accepted)[among], (offered - accepted)[among], budget - int(accepted.sum())
+        )
         rest = among & (accepted < offered)
         if rest.sum() < 2 or (rest == among).all():
             return accepted
@@ -126,7 +84,7 @@ class Addition:
     Attributes:
         round, attempt: of the trainings that it was made for.
         source: where the point it was made from is: "train/17" (the 17th line's example, from 0),
-            "held-out/3" or "dev/3", "added/40" (the 40th line of additions.jsonl, from 0).
+            "evaluation/3" or "dev/3", "added/40" (the 40th line of additions.jsonl, from 0).
         tau: the kind of transformation.
         token_ids: the sequence.
         label: the teacher's class, or its value in regression.
@@ -146,8 +104,11 @@ class Addition:
     def row(self, text: Sequence[str], name: Any) -> Dict[str, Any]:
         """The line of ``additions.jsonl``, which also is what a resumed run reads back."""
         row = {**asdict(self), "text": list(text), "label_name": name}
-        return {**row, "token_ids": self.token_ids.tolist(),
-                "scores": [float(value) for value in self.scores]}
+        return {
+            **row,
+            "token_ids": self.token_ids.tolist(),
+            "scores": [float(value) for value in self.scores],
+        }
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Addition":
@@ -160,10 +121,13 @@ class Addition:
             values = {name: row[name] for name in cls.__dataclass_fields__}
             values["token_ids"] = np.asarray(values["token_ids"], dtype=np.int32)
             values["scores"] = np.asarray(values["scores"], dtype=np.float32)
+            if values["token_ids"].ndim != 1 or values["scores"].ndim != 1:
+                raise ValueError("token_ids and scores are lists of numbers")
             return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise BortError(f"additions.jsonl: a line that Agora did not write ({error}); choose another "
-                            "--output") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BortError(
+                f"additions.jsonl: a line that Agora did not write ({error}); choose another --output"
+            ) from error
 
 
 @dataclass
@@ -189,19 +153,22 @@ class Points:
         """These points and the additions; ``lines`` are their places in additions.jsonl."""
         if not additions:
             return self
-        labels = np.concatenate([self.labels, np.asarray([addition.label for addition in additions],
-                                                         dtype=self.labels.dtype)])
-        scores = None if self.scores is None else np.concatenate(
-            [self.scores, np.stack([addition.scores for addition in additions])]).astype(np.float32)
-        return Points([*self.token_ids, *(addition.token_ids for addition in additions)], labels,
-                      [*self.names, *(f"added/{line}" for line in lines)], scores)
-
-
-def balance(task: Task, labels: np.ndarray) -> Dict[str, int]:
-    """Points of each class (or rounded value) by name."""
-    counts = np.bincount(strata(task, labels), minlength=number_of_strata(task))
-    names = [str(value) for value in range(6)] if task.labels is None else task.labels
-    return {name: int(count) for name, count in zip(names, counts)}
+        labels = np.concatenate(
+            [self.labels, np.asarray([addition.label for addition in additions], dtype=self.labels.dtype)]
+        )
+        scores = (
+            None
+            if self.scores is None
+            else np.concatenate([self.scores, np.stack([addition.scores for addition in additions])]).astype(
+                np.float32
+            )
+        )
+        return Points(
+            [*self.token_ids, *(addition.token_ids for addition in additions)],
+            labels,
+            [*self.names, *(f"added/{line}" for line in lines)],
+            scores,
+        )
 
 
 @dataclass
@@ -219,12 +186,25 @@ class Queue:
     next_of: Dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, wrong: Iterable[int], strata_of: np.ndarray, rng: np.random.Generator) -> "Queue":
-        """The queue over points 0..N-1 with these strata, of which ``wrong`` were predicted wrongly."""
+    def of(
+        cls,
+        wrong: Iterable[int],
+        strata_of: np.ndarray,
+        rng: np.random.Generator,
+        allowed: Optional[np.ndarray] = None,
+    ) -> "Queue":
+        """The queue over those of the points 0..N-1 that are ``allowed``, bool (N,); None allows all.
+
+        Args:
+            wrong: the points that were predicted wrongly.
+            strata_of: int (N,), the stratum of each point.
+        """
         is_wrong = np.zeros(len(strata_of), dtype=bool)
         is_wrong[np.asarray(list(wrong), dtype=np.int64)] = True
         shuffled = rng.permutation(len(strata_of))
         order = np.concatenate([shuffled[is_wrong[shuffled]], shuffled[~is_wrong[shuffled]]])
+        if allowed is not None:
+            order = order[allowed[order]]
         queue = cls(order, np.asarray(strata_of))
         for stratum in np.unique(strata_of).tolist():
             queue.places[stratum] = order[queue.strata[order] == stratum].tolist()
@@ -237,5 +217,6 @@ class Queue:
             return []
         begin = self.next_of.get(stratum, 0)
         self.next_of[stratum] = begin + count
-        return [(places[number % len(places)], number // len(places)) for number in range(begin,
-                                                                                          begin + count)]
+        return [
+            (places[number % len(places)], number // len(places)) for number in range(begin, begin + count)
+        ]

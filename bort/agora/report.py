@@ -1,26 +1,53 @@
 """What a run of Agora is compared with, and what it reports: the side-by-side table, ``results.json``,
-``agora.png``."""
+``agora.png``. The dev set's figures stand before those of the evaluation set everywhere."""
+
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from bort.agora.algorithm import Agora
-from bort.agora.journal import LOWEST, best_of
+from bort.agora.algorithm import Agora, figures
+from bort.agora.evaluation import DEV
 from bort.agora.points import Points
+from bort.agora.state import Best, Metrics, Training, best_of
+from bort.agora.teacher import TeacherReport
 from bort.backend import distributed
-from bort.files import read_jsonl
 from bort.finetuning.hyperparameters import Theta
 from bort.finetuning.loop import Settings
 from bort.training.console import plot_curves
-from bort.training.run_folder import on_root
 
-PLAIN, LONG_PLAIN, DISTILLED, AGORA = ("plain", "plain, equal compute", "distillation, equal compute",
-                                       "Agora")
+PLAIN, LONG_PLAIN, DISTILLED, AGORA = (
+    "plain",
+    "plain, equal compute",
+    "distillation, equal compute",
+    "Agora",
+)
 
 
-def compare(agora: Agora, folder: Path) -> List[Dict[str, Any]]:
+@dataclass
+class Compared:
+    """A method's line in the side-by-side table: its best model's figures, and what all its trainings
+    took."""
+
+    method: str
+    score: Optional[float]
+    dev: Metrics
+    trainings: int
+    steps: int
+    seconds: float
+
+
+class Job(NamedTuple):
+    """A training for comparison: its theta, what is added to the seed, and its steps (0: what the epochs
+    make)."""
+
+    theta_index: int
+    seed_shift: int
+    steps: int
+
+
+def compare(agora: Agora) -> List[Compared]:
     """Plain fine-tuning and distillation beside Agora, on the same X, scored and chosen on the same E.
 
     * ``plain``: one training for every theta on X's own labels, the best on E.
@@ -28,153 +55,247 @@ def compare(agora: Agora, folder: Path) -> List[Dict[str, Any]]:
       same theta and as many steps, but on X alone, with its own labels or with the teacher's logits beside
       them; rounds after the first have seeds of their own, so that repetitions are not identical; again the
       best on E.
-
-    Every line has the score on E, the metrics on dev, trainings, steps and seconds.
     """
-    rows = distributed.from_root(on_root(lambda: [row for row in read_jsonl(folder / "agora.jsonl")]))
-    first = [row for row in rows if row["round"] == 0]
+    trainings = agora.journal.trainings()
+    first = [training for training in trainings if training.round == 0]
     x, plan = agora.x, agora.plan
-    table = []
-    if not plan.soft:
-        table.append(_line(PLAIN, first))
+    if plan.soft:
+        jobs = [Job(training.theta_index, 0, 0) for training in first]
+        table = [_line(PLAIN, _trainings(agora, "compare-plain", x, jobs, soft=False))]
     else:
-        jobs = [(row["theta_index"], 0, 0) for row in first]
-        table.append(_line(PLAIN, _trainings(agora, "compare-plain", x, jobs, soft=False)))
-    shift = seed_shifts(rows, [theta.seed for theta in plan.thetas])
-    for method, tag, soft in ((LONG_PLAIN, "compare-long-plain", False), (DISTILLED, "compare-distilled",
-                                                                          True)):
+        table = [_line(PLAIN, first)]
+    shift = seed_shifts(trainings, [theta.seed for theta in plan.thetas])
+    for method, tag, soft in (
+        (LONG_PLAIN, "compare-long-plain", False),
+        (DISTILLED, "compare-distilled", True),
+    ):
         # Agora's own first trainings, on X alone, are those of one of the two methods.
-        known = [row for row in rows if (row["round"], row["attempt"]) == (0, 0) and soft == plan.soft]
-        jobs = [(row["theta_index"], shift[row["round"], row["attempt"]], row["steps"])
-                for row in rows[len(known):]]
+        known = [
+            training
+            for training in trainings
+            if (training.round, training.attempt) == (0, 0) and soft == plan.soft
+        ]
+        jobs = [
+            Job(training.theta_index, shift[training.round, training.attempt], training.steps)
+            for training in trainings[len(known) :]
+        ]
         table.append(_line(method, known + (_trainings(agora, tag, x, jobs, soft) if jobs else [])))
-    table.append(_line(AGORA, rows))
+    table.append(_line(AGORA, trainings))
     return table
 
 
-def seed_shifts(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> Dict[Tuple[int, int], int]:
+def seed_shifts(trainings: Sequence[Training], seeds: Sequence[int]) -> Dict[Tuple[int, int], int]:
     """What is added to the seeds of Theta in each (round, attempt): 0 in the first, and never the same seed
     twice."""
     step = max(seeds) - min(seeds) + 1
-    return {pair: step * place for place,
-            pair in enumerate(sorted({(row["round"], row["attempt"]) for row in rows}))}
+    attempts = sorted({(training.round, training.attempt) for training in trainings})
+    return {attempt: step * place for place, attempt in enumerate(attempts)}
 
 
-def _trainings(agora: Agora, tag: str, x: Points, jobs: Sequence[Tuple[int, int, int]],
-               soft: bool) -> List[Dict[str, Any]]:
-    """Trainings on X as (theta, shift of the seed, steps); 0 steps are what the epochs make."""
+def _trainings(agora: Agora, tag: str, x: Points, jobs: Sequence[Job], soft: bool) -> List[Training]:
+    """Trainings on X for comparison."""
     timaeus, thetas = agora.timaeus, agora.plan.thetas
     settings: List[Settings] = []
-    for index, shift, steps in jobs:
-        one = timaeus.settings(thetas[index], soft)
-        one = replace(one, seed=one.seed + shift)
-        if steps:
+    for job in jobs:
+        one = timaeus.settings(thetas[job.theta_index], soft)
+        one = replace(one, seed=one.seed + job.seed_shift)
+        if job.steps:
             per_epoch = timaeus.steps(replace(one, epochs=1, max_steps=0), len(x))
-            one = replace(one, epochs=max(1, -(-steps // per_epoch)), max_steps=steps)
+            one = replace(one, epochs=max(1, -(-job.steps // per_epoch)), max_steps=job.steps)
         settings.append(one)
-    described = [(place, {"theta": thetas[index]._asdict()}) for place, (index, _, _) in enumerate(jobs)]
-    rows, _ = agora.journal.deal(tag, described, lambda place: timaeus.train(
-        settings[place], x, f"{tag} {place + 1} of {len(jobs)}"), log=False)
-    return rows
+    described = [
+        Training(
+            index=place,
+            theta=thetas[job.theta_index],
+            theta_index=job.theta_index,
+            round=0,
+            attempt=0,
+            size=len(x),
+            labels={},
+            evaluated_on=agora.evaluation.name,
+        )
+        for place, job in enumerate(jobs)
+    ]
+    return agora.journal.deal(
+        tag,
+        described,
+        lambda place: timaeus.train(settings[place], x, f"{tag} {place + 1} of {len(jobs)}"),
+        log=False,
+    )[0]
 
 
-def _line(method: str, rows: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
-    # Lines of agora.jsonl have no `selection`: the score with the loss as tie-breaker says the same.
-    ordered = [{**row, "index": place, "selection": row.get("selection", LOWEST if row["score"] is None
-                                                            else row["score"] - 1e-6 * min(row["loss"] or 1e3,
-                                                                                           1e3))} for place,
-               row in enumerate(rows)]
-    best = best_of(ordered) or {"score": None, "dev": {}}
-    return {"method": method, "score": best["score"], "dev": best["dev"] or {}, "trainings": len(rows),
-            "steps": sum(row["steps"] for row in rows), "seconds": round(sum(row["seconds"] for row in rows),
-                                                                         1)}
+def _line(method: str, trainings: Sequence[Training]) -> Compared:
+    best = best_of([replace(training, index=place) for place, training in enumerate(trainings)])
+    return Compared(
+        method=method,
+        score=best.score if best else None,
+        dev=best.dev if best else {},
+        trainings=len(trainings),
+        steps=sum(training.steps for training in trainings),
+        seconds=round(sum(training.seconds for training in trainings), 1),
+    )
 
 
-def results_of_run(agora: Agora, record: Mapping[str, Any], metrics: Mapping[str, Any],
-                   teacher: Mapping[str, Any], compared: Optional[List[Dict[str, Any]]], seed: int,
-                   seconds: float) -> Dict[str, Any]:
-    """The content of ``results.json``."""
+class Timing(NamedTuple):
+    """The run's seed, and the seconds it took since it was begun or resumed."""
+
+    seed: int
+    seconds: float
+
+
+def results_of_run(
+    agora: Agora,
+    record: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    teacher: TeacherReport,
+    compared: Optional[List[Compared]],
+    timing: Timing,
+) -> Dict[str, Any]:
+    """The content of ``results.json``.
+
+    Args:
+        record: what the model folder remembers of the run.
+        metrics: of the best model, by set.
+    """
     state, plan, evaluation = agora.state, agora.plan, agora.evaluation
-    parts = dict(state.seconds)
+    best, parts = state.best_so_far, dict(state.seconds)
     total = sum(parts.values()) or 1.0
-    speed = {name: round(count / parts[part], 1) for name, part,
-             count in (("tau_examples_per_second", "tau", state.generated),
-                       ("labelled_per_second", "labelling", state.labelled)) if parts.get(part)}
-    if compared is not None:
-        for line in compared:
-            if line["method"] == AGORA:
-                line["score"] = state.best["score"]  # type: ignore[index]
-                line["dev"] = metrics.get("dev", {})
-                line["seconds"] = round(total, 1)
-    return {**record, "metrics": metrics, "seed": seed, "teacher": dict(teacher), "metric_on_e": evaluation.metric,
-            "e": len(evaluation.points), "x": len(agora.x), "best": state.best, "stopped": state.stopped,
-            "theta": list(Theta(**state.best["theta"])), "rounds": state.history,  # type: ignore[index]
-            "trainings": state.trainings, "steps": state.steps, "additions": len(agora.additions),
-            "plan": {"thetas": len(plan.thetas), "prune": plan.prune, "budget": plan.budget, "replays": plan.replays,
-                     "soft": plan.soft, "max_rounds": plan.max_rounds}, "ranks": distributed.size(),
-            "seconds_by_part": parts, "share_by_part": {name: round(value / total, 4) for name, value in parts.items()},
-            **speed, "compare": compared, "seconds": round(seconds, 2)}
+    speed = {
+        name: round(count / parts[part], 1)
+        for name, part, count in (
+            ("tau_examples_per_second", "tau", state.generated),
+            ("labelled_per_second", "labelling", state.labelled),
+        )
+        if parts.get(part)
+    }
+    for line in compared or ():
+        if line.method == AGORA:
+            line.score, line.dev, line.seconds = best.score, dict(metrics.get("dev", {})), round(total, 1)
+    return {
+        **record,
+        "metrics": metrics,
+        "seed": timing.seed,
+        "teacher": asdict(teacher),
+        "metric_on_e": evaluation.metric,
+        "e": len(evaluation.points),
+        "x": len(agora.x),
+        "expand_from": plan.expand_from,
+        "rounding": evaluation.classes.rounding,
+        "best": asdict(best),
+        "stopped": state.stopped,
+        "theta": list(Theta(**best.theta)),
+        "rounds": [asdict(one) for one in state.history],
+        "trainings": state.trainings,
+        "steps": state.steps,
+        "additions": len(agora.additions),
+        "plan": {
+            "thetas": len(plan.thetas),
+            **{name: getattr(plan, name) for name in ("prune", "budget", "replays", "soft", "max_rounds")},
+        },
+        "ranks": distributed.size(),
+        "seconds_by_part": parts,
+        "share_by_part": {name: round(value / total, 4) for name, value in parts.items()},
+        **speed,
+        "compare": None if compared is None else [asdict(line) for line in compared],
+        "seconds": round(timing.seconds, 2),
+    }
 
 
 def table_lines(results: Mapping[str, Any]) -> List[str]:
-    """The side-by-side table and the run's parts as lines for the console."""
+    """The side-by-side table, the best model beside the teacher, and the run's parts, for the console."""
     lines = []
+    metric, evaluated_on = results["metric_on_e"], results["evaluated_on"]
     if results.get("compare"):
-        names = list(results["compare"][-1]["dev"])
-        heading = ["", f"{results['metric_on_e']} on {results['evaluated_on']}",
-                   *(f"dev {name}" for name in names), "trainings", "steps", "seconds"]
-        rows = [["teacher", results["teacher"].get("score"),
-                 *(results["teacher"].get("dev", {}).get(name) for name in names), "", "", ""]]
-        rows += [[line["method"], line["score"], *(line["dev"].get(name) for name in names),
-                  line["trainings"], line["steps"], f"{line['seconds']:.1f}"] for line in results["compare"]]
-        cells = [heading] + [[("–" if cell is None else f"{100 * cell:.2f}" if isinstance(cell, float)
-                               else str(cell)) for cell in row] for row in rows]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(heading))]
-        lines += ["  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column,
-                            (cell, width) in enumerate(zip(row, widths))).rstrip() for row in cells]
-    shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in results.get("share_by_part",
-                                                                                   {}).items())
-    speed = ", ".join(f"{results[key]:,.0f} {text}" for key,
-                      text in (("tau_examples_per_second", "examples/s through tau"),
-                               ("labelled_per_second", "labelled/s by the teacher")) if key in results)
-    lines.append(f"{results['trainings']} trainings, {results['steps']} steps, {results['additions']} points "
-                 f"made; time: {shares}" + (f"; {speed}" if speed else ""))
+        lines += _side_by_side(results)
+    best, teacher = Best(**results["best"]), results["teacher"]
+    lines.append(
+        f"chosen model: {figures(metric, evaluated_on, best.score, best.dev)}; teacher: "
+        f"{figures(metric, evaluated_on, teacher['score'], teacher['dev'])}"
+    )
+    if evaluated_on != DEV:
+        lines.append(
+            "(the evaluation set chose the model"
+            + (
+                ", tau transformed its members"
+                if results["expand_from"] != "train" and results["additions"]
+                else ""
+            )
+            + (" and the teacher was trained on it" if teacher["saw_evaluation"] else "")
+            + ": its figures are no measure of new examples, the dev set's are)"
+        )
+    shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in results["share_by_part"].items())
+    speed = ", ".join(
+        f"{results[key]:,.0f} {text}"
+        for key, text in (
+            ("tau_examples_per_second", "examples/s through tau"),
+            ("labelled_per_second", "labelled/s by the teacher"),
+        )
+        if key in results
+    )
+    lines.append(
+        f"{results['trainings']} trainings, {results['steps']} steps, {results['additions']} points "
+        f"made; time: {shares}" + (f"; {speed}" if speed else "")
+    )
     return lines
 
 
+def _side_by_side(results: Mapping[str, Any]) -> List[str]:
+    """The table of ``--compare``: the dev set's metrics, then the score on E."""
+    import pandas
+
+    teacher = results["teacher"]
+    names = list(results["compare"][-1]["dev"])
+    on_e = f"{results['metric_on_e']} on the {'dev' if results['evaluated_on'] == DEV else 'evaluation'} set"
+    rows = [{"": "teacher", **_cells(teacher, names, on_e), "trainings": "", "steps": "", "seconds": ""}]
+    rows += [
+        {
+            "": line["method"],
+            **_cells(line, names, on_e),
+            "trainings": line["trainings"],
+            "steps": line["steps"],
+            "seconds": f"{line['seconds']:.1f}",
+        }
+        for line in results["compare"]
+    ]
+    width = max(len(row[""]) for row in rows)
+    frame = pandas.DataFrame([{**row, "": row[""].ljust(width)} for row in rows])
+    return [line.rstrip() for line in frame.to_string(index=False).splitlines()]
+
+
+def _cells(row: Mapping[str, Any], names: Sequence[str], on_e: str) -> Dict[str, str]:
+    values = {f"dev {name}": row["dev"].get(name) for name in names}
+    values[on_e] = row["score"]
+    return {name: "–" if value is None else f"{100 * value:.2f}" for name, value in values.items()}
+
+
 def plot(results: Mapping[str, Any], path: Path) -> bool:
-    """Score by round, size of D, Theta left."""
-    rounds = [row["round"] + 1 for row in results["rounds"]]
-    metric = results["metric_on_e"]
-    scores: Dict[str, Any] = {f"best so far, {results['evaluated_on']}": (rounds,
-                                                                          [row["best_score"]
-                                                                           for row in results["rounds"]]),
-                              f"best of the round, {results['evaluated_on']}": (rounds,
-                                                                                [row["score"]
-                                                                                 for row in results[
-                                                                                                    "rounds"]])}
-    if results["teacher"].get("score") is not None:
-        scores["teacher"] = (rounds, [results["teacher"]["score"]] * len(rounds))
-    if results["evaluated_on"] != "dev" and results["rounds"][0]["best_dev"]:
-        name = next(iter(results["rounds"][0]["best_dev"]))
-        scores[f"best so far, {name} on dev"] = (rounds,
-                                                 [row["best_dev"].get(name) for row in results["rounds"]])
-    return plot_curves(path, [{"x": "round", "y": metric, "lines": scores}, {"x": "round", "y": "points in D",
-                                                                             "lines": {"all": (rounds,
-                                                                                               [row["size"]
-                                                                                                for row in results[
-                                                                                                                   "rounds"]]),
-                                                                                       **{name: (rounds,
-                                                                                                 [
-                                                                                                  row[
-                                                                                                      "labels"][
-                                                                                                                name]
-                                                                                                  for row in results[
-                                                                                                                     "rounds"]])
-                                                                                          for name in results[
-                                                                                                              "rounds"][
-                                                                                                                        0][
-                                                                                                                           "labels"]}}},
-                              {"x": "round", "y": "sets left in Θ",
-                               "lines": {"Θ": (rounds, [row["thetas"] for row in results["rounds"]])}}],
-                       f"Agora on {results['task']}, seed {results['seed']}")
+    """Draw the scores by round, on the dev set and on E, the size of D, and how many sets of Theta are
+    left."""
+    rounds: List[Dict[str, Any]] = results["rounds"]
+    numbers = [row["round"] + 1 for row in rounds]
+
+    def line(values: Sequence[Optional[float]]) -> Tuple[List[int], Sequence[Optional[float]]]:
+        return numbers, values
+
+    teacher = results["teacher"]
+    scores: Dict[str, Any] = {}
+    if results["evaluated_on"] != DEV:
+        for name in list(rounds[0]["best_dev"])[:1]:
+            scores[f"dev {name}, best so far"] = line([row["best_dev"].get(name) for row in rounds])
+            scores[f"dev {name}, teacher"] = line([teacher["dev"].get(name)] * len(rounds))
+    shown = "dev set" if results["evaluated_on"] == DEV else "evaluation set"
+    scores[f"{shown}, best so far"] = line([row["best_score"] for row in rounds])
+    scores[f"{shown}, best of the round"] = line([row["score"] for row in rounds])
+    scores[f"{shown}, teacher"] = line([teacher["score"]] * len(rounds))
+    sizes: Dict[str, Any] = {"all": line([row["size"] for row in rounds])}
+    if len(rounds[0]["labels"]) <= 6:
+        sizes.update({name: line([row["labels"][name] for row in rounds]) for name in rounds[0]["labels"]})
+    return plot_curves(
+        path,
+        [
+            {"x": "round", "y": results["metric_on_e"], "lines": scores},
+            {"x": "round", "y": "points in D", "lines": sizes},
+            {"x": "round", "y": "sets left in Θ", "lines": {"Θ": line([row["thetas"] for row in rounds])}},
+        ],
+        f"Agora on {results['task']}, seed {results['seed']}",
+    )

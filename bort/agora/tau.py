@@ -8,7 +8,7 @@ seed, so runs with other seeds, replays and ablations in one process share them.
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -178,11 +178,11 @@ class Tau:
         if top_k < 1:
             raise BortError(f"--tau-top-k must be at least 1, not {top_k}")
         body = model.bort if isinstance(model, Classifier) else model
-        made = {"noise": lambda: Noise(tokenizer, rate, max_length), "mlm": lambda: MaskedRefill(body,
-                                                                                                 tokenizer,
-                                                                                                 rate, top_k),
-                "embedding": lambda: Neighbours(tokenizer, body.word_embed[0].weight.data().asnumpy(), rate,
-                                                top_k)}
+        made: Dict[str, Callable[[], Any]] = {
+            "noise": lambda: Noise(tokenizer, rate, max_length),
+            "mlm": lambda: MaskedRefill(body, tokenizer, rate, top_k),
+            "embedding": lambda: Neighbours(tokenizer, body.word_embed[0].weight.data().asnumpy(), rate, top_k),
+        }
         self.transformations = [made[kind]() for kind in kinds]
         self.seconds, self.made = 0.0, 0
 

@@ -9,7 +9,6 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from bort.agora.points import held_out, strata
 from bort.agora.tau import Tau
 from bort.backend import distributed
 from bort.checkpoints import model_folder
@@ -30,6 +29,7 @@ from bort.dynabert.training import AdaptiveTraining
 from bort.errors import BortError
 from bort.files import PathLike, read_json, write_json
 from bort.finetuning import experiment
+from bort.finetuning.evaluation_split import draw
 from bort.finetuning.loop import Settings, TrainingData
 from bort.finetuning.scoring import score
 from bort.models import Classifier
@@ -122,8 +122,7 @@ class DynabertRun:
         train = self.data.train
         if not self.options.keep_fraction:
             return np.zeros(0, dtype=np.int64)
-        kept = held_out(train.split, strata(self.data.task, train.tokens.labels), self.options.keep_fraction,
-                        seed)
+        kept = draw(train.split, train.tokens.labels, self.options.keep_fraction, seed)
         on_root(lambda: write_json(self.output / KEPT_FILE, {
             "task": self.data.task.name, "data": train.tokens.fingerprint,
             "reading": {key: self.reading.get(key) for key in ("encoding", "limit", "seed")},

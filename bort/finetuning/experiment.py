@@ -246,7 +246,8 @@ def run_once(data: TaskData, build: Callable[[int], Classifier], tokenizer: Toke
                             title=f"{data.task.name} seed {settings.seed}")
         record = {"task": data.task.name, "suite": data.task.suite, "algorithm": described["algorithm"],
                   "settings": dict(settings.__dict__), "model": described["model"],
-                  "max_length": described["max_length"]}
+                  "max_length": described["max_length"],
+                  **{name: described[name] for name in ("split",) if name in described}}
         metrics = write_outputs(model, data, tokenizer, folder, record)
         results = {**record, "metrics": metrics, "seed": settings.seed, "best_epoch": outcome.best_epoch + 1,
                    "epochs": len(outcome.history), "history": outcome.history, "rows": len(training),

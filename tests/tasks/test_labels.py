@@ -8,7 +8,7 @@ import pytest
 
 import bort
 import run_finetune
-from bort.agora.actors import Socrates
+from bort.agora.teacher import Socrates
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import BortError, run_command
 from bort.export import onnx_export
@@ -223,11 +223,11 @@ def test_a_teachers_logits_are_in_the_tasks_order(place):
 def test_agoras_teacher(place):
     tokenizer, task = experiment.choose_tokenizer(place / "ours", None), get_task("MNLI-m")
     rows = [tokenizer.encode(text) for text in TEXTS[:4]]
-    scores = [Socrates(bort.load(place / name), place / name, tokenizer, tokenizer, task, 24).of_rows(rows)
+    scores = [Socrates(open_teacher(place / name, tokenizer, task, 24)).of_rows(rows)
               for name in ("ours", "imported")]
     assert (scores[0] == scores[1]).all()
     with pytest.raises(BortError, match="foreign: its labels are x, y, z"):
-        Socrates(bort.load(place / "foreign"), place / "foreign", tokenizer, tokenizer, task, 24)
+        open_teacher(place / "foreign", tokenizer, task, 24)
 
 
 def test_the_evaluation_of_an_exported_file(place, capsys):
