@@ -38,7 +38,7 @@ def pareto(rows: Sequence[Row], keys: Sequence[str] = ("size", "speed", "error")
 
 
 def table1(rows: Sequence[Row], space: Sequence[Row], top: int) -> List[Dict[str, Any]]:
-    """Our first ``top`` rows, then the paper's rows with what this search knows of the same tuples.
+    """Our first ``top`` rows, then the paper's rows as far as this search knows their tuples.
 
     Args:
         rows: ranked, the largest W first.
@@ -48,7 +48,8 @@ def table1(rows: Sequence[Row], space: Sequence[Row], top: int) -> List[Dict[str
     places = {architecture_of(row): number for number, row in enumerate(rows, start=1)}
     paper = {row.architecture: row for row in TABLE_1}
     table = []
-    for xi in dict.fromkeys([*(architecture_of(row) for row in rows[:top]), *paper]):
+    first = [architecture_of(row) for row in rows[:top]]
+    for xi in dict.fromkeys([*first, *(xi for xi in paper if xi in known)]):
         ours, theirs = known.get(xi, {}), paper.get(xi)
         table.append({
             "rank": places.get(xi), "paper": theirs.name if theirs else None, "⟨D,A,H,I⟩": xi.display,
@@ -87,8 +88,9 @@ def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], set
         lines += [f"Seconds per sample: medians of {facts['passes']} passes over {facts['batch_size']} x "
                   f"{facts['length']} tokens in {facts['rounds']} interleaved rounds, {facts['threads']} "
                   f"threads ({facts['wait_policy']} waiting).", ""]
-    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(_cell(row[key]) for key in header) + " |" for row in table]
+    shown = [key for key in header if any(row[key] is not None for row in table)]
+    lines += ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
+    lines += ["| " + " | ".join(_cell(row[key]) for key in shown) + " |" for row in table]
     lines += ["", *_absent(rows, space["tuples"]),
               "Ranks count the tuples above. The paper's figures are those it prints, on its machines."]
     with atomic_write(folder / "table1.md") as stream:
@@ -105,12 +107,12 @@ def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], set
 def _absent(rows: Sequence[Row], space: Sequence[Row]) -> List[str]:
     """Why tuples of the paper's table have no W here."""
     found, known = {architecture_of(row) for row in rows}, {architecture_of(row) for row in space}
-    reasons = []
-    for theirs in TABLE_1[:-1]:
-        if theirs.architecture not in known:
-            reasons.append(f"{theirs.name} is not in this search space.")
-        elif theirs.architecture not in found:
-            reasons.append(f"{theirs.name} is represented by another member of its interval.")
+    elsewhere = [theirs.name for theirs in TABLE_1[:-1] if theirs.architecture not in known]
+    represented = [theirs.name for theirs in TABLE_1[:-1]
+                   if theirs.architecture in known and theirs.architecture not in found]
+    reasons = [f"Not in this search space: {', '.join(elsewhere)}."] if elsewhere else []
+    if represented:
+        reasons.append(f"Represented by another member of their interval: {', '.join(represented)}.")
     return [" ".join(reasons), ""] if reasons else []
 
 

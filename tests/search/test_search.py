@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bort.paper import TABLE_1
 from bort.architecture import Architecture, parse, search_space
 from bort.backend import distributed
 from bort.backend.mxnet import nd
@@ -28,6 +27,7 @@ from bort.checkpoints.model_folder import parameter_arrays, save
 from bort.errors import BortError, run_command
 from bort.files import read_json, read_jsonl
 from bort.models import Bert, initialize
+from bort.paper import TABLE_1
 from bort.search import shared_costs
 from bort.search.candidate import InitialValues, error, train
 from bort.search.fptas import (
@@ -42,7 +42,7 @@ from bort.search.fptas import (
     w_coefficient,
 )
 from bort.search.lines import Lines
-from bort.search.report import pareto, write_table
+from bort.search.report import pareto, table1, write_table
 from bort.search.settings import SearchSettings
 from bort.search.shared_costs import (
     build_teacher,
@@ -426,6 +426,17 @@ def test_a_diverged_candidate_has_no_w():
 
 # Whole runs.
 
+def test_the_papers_tuples_stand_in_the_table_where_they_are_in_the_space():
+    def row(architecture):
+        return {"name": str(architecture), "architecture": architecture.to_dict(), "W": 1.0, "error": 0.5,
+                "parameters": 10, "lemma2_parameters": 9, "flops": 8, "seconds_per_sample": None}
+
+    space = [row(CANDIDATE), *(row(theirs.architecture) for theirs in TABLE_1[:2])]
+    table = table1(space[:2], space, top=1)
+    assert [line["paper"] for line in table] == [None, *(theirs.name for theirs in TABLE_1[:2])]
+    assert [line["rank"] for line in table] == [1, 2, None] and table[1]["paper's W"] == TABLE_1[0].w
+
+
 def test_a_run_leaves_its_files_and_is_not_repeated(alone, corpus, capsys):
     rows = read_jsonl(alone / "candidates.jsonl")
     assert len(rows) == 8 and len({row["name"] for row in rows}) == 8
@@ -441,8 +452,9 @@ def test_a_run_leaves_its_files_and_is_not_repeated(alone, corpus, capsys):
     with open(alone / "table1.csv", encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream))
     assert [row["rank"] for row in table[:3]] == ["1", "2", "3"]
-    assert [float(row["paper's W"]) for row in table[3:7]] == [row.w for row in TABLE_1[:4]]
-    assert "⟨4, 8, 1024, 768⟩" in (alone / "table1.md").read_text(encoding="utf-8")
+    text = (alone / "table1.md").read_text(encoding="utf-8")
+    assert len(table) == 3 and "⟨4, 8, 1024, 768⟩" not in text and "paper's W" not in text
+    assert f"Not in this search space: {', '.join(row.name for row in TABLE_1[:4])}." in text
     assert (alone / "search.png").read_bytes()[:4] == b"\x89PNG"
 
     before = (alone / "candidates.jsonl").read_bytes()
