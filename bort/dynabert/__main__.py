@@ -10,6 +10,7 @@ from bort.dynabert.adaptive import extract, extract_network, open_supernet
 from bort.dynabert.grid import Multipliers, grid
 from bort.dynabert.options import shares
 from bort.dynabert.report import measure, row_of, write_table
+from bort.engines.base import KINDS, EngineOptions
 from bort.errors import BortError, run_command
 from bort.files import write_json
 
@@ -40,6 +41,7 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     table.add_argument("--depths", help="shares with commas (default: those trained)")
     table.add_argument("--length", type=int, default=128, help="tokens of the sequence that is timed")
     table.add_argument("--trials", type=int, default=20, help="timed passes of each network (0: none)")
+    table.add_argument("--engine", choices=KINDS, default="auto", help="that is timed (default auto)")
     table.add_argument("--encoding", choices=("paper", "released"), default="paper")
     table.add_argument("--cache-dir", help="keep token ids here between runs")
     return parser.parse_args(argv)
@@ -76,22 +78,23 @@ def table_command(args: argparse.Namespace) -> int:
         raise BortError(f"--length {args.length}: the model takes from 1 to {max_length} tokens")
     data = experiment.read_task(args.task, args.data_dir, tokenizer, max_length, encoding=args.encoding,
                                 cache_dir=args.cache_dir, train=False)
-    if data.dev is None:
-        raise BortError(f"{args.data_dir}: no dev set of {args.task} there")
+    dev = data.development
     networks = [extract_network(supernet, one) for one in chosen]
-    rows = [row_of(one, full, data.dev.metrics(network, tokenizer.pad_id), vocab_size, max_length,
+    rows = [row_of(one, full, dev.metrics(network, tokenizer.pad_id), vocab_size, max_length,
                    args.length) for one, network in zip(chosen, networks)]
     if args.trials:
-        for row, seconds in zip(rows, measure([open_engine(network) for network in networks], vocab_size,
-                                              args.length, args.trials)):
+        engines = [open_engine(network, options=EngineOptions(args.engine)) for network in networks]
+        for row, seconds in zip(rows, measure(engines, vocab_size, args.length, args.trials)):
             row["seconds"] = seconds
     output = Path(args.output) if args.output else supernet.folder.parent / "table"
     output.mkdir(parents=True, exist_ok=True)
     metric = next(iter(data.task.metrics))
     text = write_table(output, rows, metric, f"{data.task.name}: sub-networks of {full.display}",
-                       [f"Dev set of {len(data.dev.tokens)} examples; FLOPs and latency at 1 x {args.length} "
-                        f"tokens" + (f", medians of {args.trials} passes." if args.trials else ".")])
+                       [f"Dev set of {len(dev.tokens)} examples; FLOPs and latency at 1 x {args.length} "
+                        f"tokens" + (f", medians of {args.trials} passes of {engines[0].report}."
+                                     if args.trials else ".")])
     write_json(output / "results.json", {"task": data.task.name, "length": args.length, "trials": args.trials,
+                                         "engine": engines[0].report.to_dict() if args.trials else None,
                                          "model": supernet.stored.config.get("sha256"), "subnetworks": rows})
     print(text)
     print(f"\n{output}/table.md, table.csv, pareto.png, results.json")

@@ -91,7 +91,7 @@ class DynabertRun:
             model, teacher = self.load_teacher(self.dropout), self.load_teacher(0.0)
             if options.adaptive.importance_examples:
                 source = train if options.importance_on == "train" else TrainingData(
-                    data.dev.tokens.token_ids, data.dev.tokens.labels)
+                    data.development.tokens.token_ids, data.development.tokens.labels)
                 rewire_classifier(model, measure_importance(
                     teacher, source, options.adaptive.importance_examples, IMPORTANCE_BATCH,
                     self.tokenizer.pad_id, settings.seed))
@@ -99,10 +99,10 @@ class DynabertRun:
             say(f"{data.task.name}: {len(train)} training examples, {len(more) - len(train)} copies; "
                 f"{len(grid(options.adaptive.widths, options.adaptive.depths, model.architecture))} "
                 f"sub-networks of {model.architecture.display}")
-            training = AdaptiveTraining(
-                model, teacher, {"width": more, "depth": more, "finetune": train},
-                lambda network: data.dev.metrics(network, self.tokenizer.pad_id), settings, options.adaptive,
-                run)
+            training = AdaptiveTraining(model, teacher, {"width": more, "depth": more, "finetune": train},
+                                        lambda network: data.development.metrics(network,
+                                                                                 self.tokenizer.pad_id),
+                                        settings, options.adaptive, run)
             history = training.train(self.tokenizer.pad_id, self.checkpoint_interval)
             results = self.report(model, training, history, settings, time.time() - started)
             run.finish(results)
@@ -114,12 +114,12 @@ class DynabertRun:
         return {"task": self.data.task.name, "algorithm": "dynabert", "teacher": str(self.teacher),
                 "max_length": self.max_length, "dropout": self.dropout, **options,
                 **{key: self.reading.get(key) for key in ("encoding", "limit", "seed")},
-                "data": self.data.train.tokens.fingerprint, "tokenizer": self.tokenizer.fingerprint,
+                "data": self.data.training.tokens.fingerprint, "tokenizer": self.tokenizer.fingerprint,
                 **experiment.contents(self.data, self.teacher, self.options.tau_model), **asdict(settings)}
 
     def keep(self, seed: int) -> np.ndarray:
         """Indices of the training examples that are left out, written down for the search."""
-        train = self.data.train
+        train = self.data.training
         if not self.options.keep_fraction:
             return np.zeros(0, dtype=np.int64)
         kept = draw(train.split, train.tokens.labels, self.options.keep_fraction, seed)
@@ -131,7 +131,7 @@ class DynabertRun:
 
     def training_data(self, kept: np.ndarray) -> TrainingData:
         """The training set without the examples that are kept."""
-        tokens = self.data.train.tokens
+        tokens = self.data.training.tokens
         left = np.setdiff1d(np.arange(len(tokens)), kept)
         return TrainingData([tokens.token_ids[index] for index in left], tokens.labels[left])
 
@@ -152,7 +152,7 @@ class DynabertRun:
                settings: Settings, seconds: float) -> Dict[str, Any]:
         """Score every sub-network, write the model folder, submissions, table and plot."""
         options, data, full = self.options, self.data, model.architecture
-        rows = [row_of(one, full, data.dev.metrics(network, self.tokenizer.pad_id), model.vocab_size,
+        rows = [row_of(one, full, data.development.metrics(network, self.tokenizer.pad_id), model.vocab_size,
                        model.max_length, min(128, self.max_length))
                 for one, network in training.networks.items()]
         record = {"task": data.task.name, "suite": data.task.suite, "algorithm": "dynabert",
@@ -168,7 +168,7 @@ class DynabertRun:
         on_root(lambda: say(write_table(self.output, rows, first,
                                         f"{data.task.name}: sub-networks of {full.display}")))
         return {**record, "metrics": metrics, "seed": settings.seed, "history": history,
-                "subnetworks": rows, "architecture": full.to_dict(), "rows": len(data.train.tokens),
+                "subnetworks": rows, "architecture": full.to_dict(), "rows": len(data.training.tokens),
                 "ranks": distributed.size(), "seconds": round(seconds, 2)}
 
 
@@ -202,13 +202,13 @@ def search_run(run: PathLike, task_name: str, data_dir: PathLike, output: Path,
     kept = read_json(kept_file)
     tokenizer = experiment.choose_tokenizer(supernet.folder, None)
     data = experiment.read_task(task_name, data_dir, tokenizer, kept["max_length"], **kept["reading"])
-    if data.train.tokens.fingerprint != kept["data"]:
+    if data.training.tokens.fingerprint != kept["data"]:
         raise BortError(f"{data_dir}: not the training data that {run} kept examples of; its file names "
                         f"{kept['task']}")
     chosen = SupernetSettings(**{"widths": supernet.widths, "depths": supernet.depths,
                                  **{name: value for name, value in settings.items() if value is not None}})
-    split = data.train.split.subset(np.asarray(kept["indices"]))
-    rows_of, labels = data.train.tokens.token_ids, data.train.tokens.labels[kept["indices"]]
+    split = data.training.split.subset(np.asarray(kept["indices"]))
+    rows_of, labels = data.training.tokens.token_ids, data.training.tokens.labels[kept["indices"]]
     full = supernet.full
 
     def measured(one: Multipliers) -> Dict[str, Any]:

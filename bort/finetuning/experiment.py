@@ -56,6 +56,28 @@ class TaskData:
     dev: Optional[Encoded]
     others: Dict[str, Encoded]
 
+    @property
+    def training(self) -> Encoded:
+        """The training split.
+
+        Raises:
+            BortError: it was not read.
+        """
+        if self.train is None:
+            raise BortError(f"{self.task.name}: there is no training data")
+        return self.train
+
+    @property
+    def development(self) -> Encoded:
+        """The dev split.
+
+        Raises:
+            BortError: the task's folder has none.
+        """
+        if self.dev is None:
+            raise BortError(f"{self.task.name}: there is no dev set in its folder")
+        return self.dev
+
 
 def choose_tokenizer(model: PathLike, tokenizer: Optional[PathLike]) -> Tokenizer:
     """The tokenizer in ``tokenizer`` if given, else the one in the model's folder, else GluonNLP's in its
