@@ -59,5 +59,5 @@ from bort.tasks.synthetic import write_embedded_task
 from bort.tasks.validation import validate_submission
 
 __all__ = ["ALIASES", "ENCODINGS", "TASKS", "EncodedSplit", "Example", "Split", "Task", "encode",
-           "encode_pair", "get_task", "output_order", "register", "summary", "unregister", "validate_submission",
-           "write_embedded_task"]
+           "encode_pair", "get_task", "output_order", "register", "summary", "unregister",
+           "validate_submission", "write_embedded_task"]

@@ -11,7 +11,7 @@ import logging
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -133,6 +133,18 @@ class Task:
     def num_outputs(self) -> int:
         """Outputs of the model's head: classes, or 1 in regression."""
         return 1 if self.labels is None else len(self.labels)
+
+    def set_attributes(self, attributes: Mapping[str, Any], counts: Sequence[int] = ()) -> None:
+        """Set attributes of the class by name; ``counts`` are the published rows of each of :attr:`splits`.
+
+        Raises:
+            BortError: the class has no such attribute.
+        """
+        for attribute, value in attributes.items():
+            if not hasattr(type(self), attribute):
+                raise BortError(f"{self.name}: a task has no attribute {attribute!r}")
+            setattr(self, attribute, value)
+        self.official_counts = {split: {"rows": rows} for split, rows in zip(self.splits, counts)}
 
     def folds(self, num_outputs: int) -> bool:
         """Whether :meth:`check_scores` folds that many entailment classes into the two of this task."""

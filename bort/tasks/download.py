@@ -17,7 +17,7 @@ from bort.tasks.base import Task
 
 logger = logging.getLogger("bort.tasks")
 
-MAX_BYTES = 1 << 30
+TERMS = Terms(max_bytes=1 << 30)
 """No official archive has more than 312 MB (MNLI)."""
 RECORD = "downloads.json"
 ARRIVING = ".downloads"
@@ -111,7 +111,7 @@ def task_folder(task: Task, data_dir: PathLike) -> Path:
 
 def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (),
              from_files: Sequence[PathLike] = (), sha256: Optional[str] = None, force: bool = False,
-             progress: bool = True, wait: float = 1.0) -> Path:
+             terms: Terms = TERMS) -> Path:
     """Bring a task's official files into its folder (:func:`task_folder`), and return the folder.
 
     What is there already is left alone unless ``force``. ``from_files`` are the published files, fetched by
@@ -146,7 +146,7 @@ def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (),
             expected = (sha256 or source.sha256 or record.sha256(source)) if fetched else sha256
             if path is None:
                 path = fetch(mirrored(source.url, mirrors), arriving / f"{folder.name}-{source.name}",
-                             expected, Terms(MAX_BYTES, wait=wait, progress=progress),
+                             expected, terms,
                              remedy="Fetch it by other means and give it "
                              "with --from-file, or name a mirror with --mirror or BORT_MIRRORS")
             _check_local(source, path, expected, fetched)

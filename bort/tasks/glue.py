@@ -33,17 +33,24 @@ class TsvTask(Task):
 
     suite = "glue"
 
+    headerless: Tuple[str, ...] = ()
+    names: Dict[str, Tuple[str, ...]] = {}
+    """File names of splits that are not called ``SPLIT.tsv``."""
+
     def __init__(self, name: str, text: Sequence[str], labels: Optional[Tuple[str, ...]] = BINARY, *,
-                 label: str = "label", metrics: Tuple[str, ...] = ("accuracy",),
-                 headerless: Sequence[str] = (), names: Optional[Dict[str, Tuple[str, ...]]] = None,
-                 counts: Sequence[int] = (), suite: str = "glue", **attributes: Any) -> None:
-        self.name, self.suite, self.labels, self.metrics = name, suite, labels, metrics
+                 label: str = "label", counts: Sequence[int] = (), **attributes: Any) -> None:
+        """A task by its attributes.
+
+        Args:
+            text: the columns of its one or two texts.
+            label: the column of its label.
+            counts: the published rows of each split.
+            attributes: others of :class:`Task` and of this class.
+        """
+        self.name, self.labels = name, labels
         self.text_columns, self.label_column = tuple(text), label
-        self.names, self.headerless = names or {}, tuple(headerless)
         self.submission, self.submission_kind = f"{name}.tsv", Tsv(labels)
-        for attribute, value in attributes.items():
-            setattr(self, attribute, value)
-        self.official_counts = {split: {"rows": rows} for split, rows in zip(self.splits, counts)}
+        self.set_attributes(attributes, counts)
 
     def file_names(self, split: str) -> List[Tuple[str, ...]]:
         return [tuple(self.names.get(split, (f"{split}.tsv",)))]

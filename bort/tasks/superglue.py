@@ -40,16 +40,22 @@ class PairTask(JsonlTask):
     """Records with two texts and a label."""
 
     def __init__(self, name: str, text: Sequence[str], labels: Tuple[str, ...], label_values: Sequence[Any],
-                 *, spelling: Optional[Sequence[Any]] = None, metrics: Tuple[str, ...] = ("accuracy",),
-                 submission: str = "", counts: Sequence[int] = (), **attributes: Any) -> None:
-        self.name, self.labels, self.metrics = name, labels, metrics
+                 *, spelling: Optional[Sequence[Any]] = None, counts: Sequence[int] = (),
+                 **attributes: Any) -> None:
+        """A task by its attributes.
+
+        Args:
+            text: the members of its texts.
+            label_values: the labels as the files have them.
+            spelling: the labels as the submission has them, where that differs from ``labels``.
+            counts: the published rows of each split.
+            attributes: others of :class:`Task`.
+        """
+        self.name, self.labels = name, labels
         self.text_keys, self.label_values = tuple(text), tuple(label_values)
         self.spelling = tuple(spelling or labels)
-        self.submission = submission or f"{name}.jsonl"
-        self.submission_kind = JsonLines(self.spelling)
-        for attribute, value in attributes.items():
-            setattr(self, attribute, value)
-        self.official_counts = {split: {"rows": rows} for split, rows in zip(self.splits, counts)}
+        self.submission, self.submission_kind = f"{name}.jsonl", JsonLines(self.spelling)
+        self.set_attributes(attributes, counts)
 
     def examples(self, record: Record, idx: Any, split: str, result: Split) -> List[Example]:
         segments = tuple(self.segment(take_text(record, key, strip=False)) for key in self.text_keys)

@@ -34,6 +34,8 @@ def test_names_are_unique():
     for name in ("CoLA", "cola", "mnli", ""):
         with pytest.raises(BortError, match="already"):
             register(TsvTask(name, ["text"]))
+    with pytest.raises(BortError, match="Mine: a task has no attribute 'metric'"):
+        TsvTask("Mine", ["text"], metric=("mcc",))
     assert register(TsvTask("Mine", ["text"])) is get_task("mine")
     unregister("Mine")
     with pytest.raises(BortError, match="unknown task 'Mine'"):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bort.downloads.http import Terms
 from bort.errors import BortError, run_command
 from bort.tasks import TASKS, get_task
 from bort.tasks import __main__ as command
@@ -60,7 +61,7 @@ def site(tmp_path, monkeypatch):
 
 
 def get(name, folder, **settings):
-    return downloads.download(get_task(name), folder, progress=False, wait=0.01, **settings)
+    return downloads.download(get_task(name), folder, terms=Terms(wait=0.01, progress=False), **settings)
 
 
 def test_every_official_task_has_sources_with_checksums():
