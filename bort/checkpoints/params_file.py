@@ -150,8 +150,8 @@ def _write(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     for array in arrays.values():
         stream.write(struct.pack(f"<Iii{array.ndim}q", _MAGIC_V2, 0, array.ndim, *array.shape))
         stream.write(struct.pack("<iii", _CPU, 0, _CODES[array.dtype.newbyteorder("=")]))
-        stream.write(memoryview(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))).cast("B")
-                     if array.size else b"")
+        plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        stream.write(plain.data.cast("B") if plain.size else b"")
     stream.write(struct.pack("<Q", len(arrays)))
     for name in arrays:
         encoded = name.encode("utf-8")

@@ -86,7 +86,7 @@ class _TarInfo(tarfile.TarInfo):
                 tarfile.SOLARIS_XHDTYPE):
             if self.size > MAX_HEADER:
                 raise _Refused("one of its headers is larger than any real one")
-        return super()._proc_member(archive)
+        return super()._proc_member(archive)  # type: ignore[misc]  # of tarfile, but in no stub
 
 
 def extract(archive: PathLike, folder: PathLike, limits: Optional[Limits] = None) -> Path:
@@ -193,7 +193,7 @@ def _tar_members(archive: Path, magic: bytes, budget: _Budget) -> Iterator[Tuple
     with opener(archive, "rb") as raw, tarfile.open(fileobj=_counted(raw, budget), mode="r|",
                                                     tarinfo=_TarInfo) as opened:
         for info in opened:
-            opened.members = []  # the list would grow with the archive
+            opened.members = []  # type: ignore[attr-defined]  # the list would grow with the archive
             if info.isdir():
                 if info.name not in ("", "."):
                     _safe_parts(info.name.rstrip("/"))

@@ -96,7 +96,8 @@ def _cell(value: Any) -> str:
 def _results(results: Optional[Mapping[str, Any]]) -> List[str]:
     """The metrics of ``results.json`` as a table, whatever splits and names they have."""
     rows = []
-    metrics = (results or {}).get("metrics")
+    results = results or {}
+    metrics = results.get("metrics")
     for split, values in metrics.items() if isinstance(metrics, Mapping) else ():
         for name, value in values.items() if isinstance(values, Mapping) else ():
             if isinstance(value, (int, float)) and not isinstance(value, bool):

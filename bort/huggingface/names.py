@@ -221,7 +221,8 @@ def is_released_bort(config: Mapping[str, Any], description: Mapping[str, Any]) 
 
 def _refuse_unsupported(config: Mapping[str, Any], layout: str, where: str) -> None:
     """Members whose other values change the function that the network computes."""
-    required = (("hidden_act", "gelu", ("gelu", "gelu_python"),
+    required: Tuple[Tuple[str, Any, Tuple[Any, ...], str], ...] = (
+                ("hidden_act", "gelu", ("gelu", "gelu_python"),
                  "the activation of this family is the exact (erf) GELU"),
                 ("position_embedding_type", "absolute", ("absolute",),
                  "positions of this family are absolute and learned"),

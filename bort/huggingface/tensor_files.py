@@ -124,7 +124,7 @@ def write_safetensors(path: PathLike, arrays: Mapping[str, np.ndarray], shapes: 
                 cast = np.ascontiguousarray(values, dtype=kind.newbyteorder("<"))
             if kind.itemsize < values.itemsize and not np.array_equal(np.isfinite(cast), np.isfinite(values)):
                 raise BortError(f"{name} has values beyond {dtype}; export it as float32")
-            stream.write(memoryview(cast).cast("B") if cast.size else b"")
+            stream.write(cast.data.cast("B") if cast.size else b"")
 
 
 def open_folder(folder: PathLike, tied: Collection[str] = ()) -> Tuple[Dict[str, Tensor], List[Path]]:

@@ -133,7 +133,7 @@ def _unigram(tokenizer: Tokenizer, proto: bytes) -> Any:
         engine = tokenizers.Tokenizer(models.Unigram(pieces, tokenizer.unk_id, *([True] if fallback else [])))
     except (KeyError, IndexError, ValueError, struct.error, TypeError) as error:
         raise BortError(f"the SentencePiece model cannot be read ({error})") from error
-    steps = [normalizers.Precompiled(charsmap)] if charsmap else []
+    steps: List[Any] = [normalizers.Precompiled(charsmap)] if charsmap else []
     # SentencePiece strips blanks at both ends and joins runs of them.
     steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip(left=True, right=True)]
     engine.normalizer = normalizers.Sequence(steps)
