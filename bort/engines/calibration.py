@@ -8,9 +8,10 @@ import numpy as np
 
 from bort.batching import pad_batch
 from bort.errors import BortError
-from bort.files import PathLike
+from bort.files import PathLike, open_regular
 from bort.tasks.base import Task
 from bort.tasks.encoding import encode, encode_pair
+from bort.text.reading import numbered_lines
 from bort.text.tokenizers.loading import Tokenizer
 
 EXAMPLES = 256
@@ -51,10 +52,12 @@ def calibration_batches(source: PathLike, tokenizer: Tokenizer, max_length: int,
         chosen = rng.permutation(len(split))[:count]
         encoded = encode(task, split.subset(chosen), tokenizer, max_length)
         return batches_of(encoded.token_ids, tokenizer.pad_id, max_length)
-    try:
-        lines = [line for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BortError(f"{source}: cannot be read as UTF-8 text ({error})") from error
+    with open_regular(source) as stream:
+        found = list(numbered_lines(stream))
+    wrong = next((line for line in found if line.problem), None)
+    if wrong is not None:
+        raise BortError(f"{source}, line {wrong.number}: {wrong.problem}")
+    lines = [line.text for line in found if line.text.strip()]
     if not lines:
         raise BortError(f"{source}: no text in it")
     sequences = []

@@ -22,7 +22,7 @@ from bort.engines import onnx_graph, onnx_quantize
 from bort.engines.base import POSITION_INPUTS, Batch, Engine, Report, Unavailable, check_batch
 from bort.engines.cpu import openmp_threads
 from bort.errors import BortError
-from bort.files import PathLike, parse_json
+from bort.files import PathLike, open_regular, parse_json
 from bort.tasks.encoding import encode_pair
 from bort.text.tokenizers.loading import Tokenizer, load_tokenizer
 
@@ -56,6 +56,8 @@ def open_session(source: Union[PathLike, bytes], where: str, threads: Optional[i
         BortError: onnxruntime cannot load it.
     """
     onnxruntime = import_onnxruntime()
+    if not isinstance(source, bytes):
+        open_regular(source).close()  # names a pointer of Git LFS or a FIFO for what it is
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised as well, and said in one line
     options.intra_op_num_threads = threads or openmp_threads()
