@@ -43,7 +43,7 @@ setup(
         "gluonnlp==0.10.0",
         "pandas>=1.3",
         "sentencepiece>=0.1.99",
-        "tokenizers>=0.13",
+        "tokenizers>=0.20",
         "regex",
         "scikit-learn>=1.0",
         "scipy>=1.7",

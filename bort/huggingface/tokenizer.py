@@ -8,42 +8,55 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from bort.errors import BortError
 from bort.files import atomic_write, read_json, write_json
 from bort.text.tokenizers.base import Tokenizer
 from bort.text.tokenizers.pieces import MODEL_FILE
+from bort.text.tokenizers.tokenizer_json import FileTokenizer
 
 CONFIG_FILE = "tokenizer_config.json"
 _PROBES = ("Hello world! It's 3.14 o'clock, isn't it?", "  two  blanks\tand a tab ", "a",
            "don't THE Ünïcödé ﬁne ½ ①", "中文 日本語 한국어", "emoji 🙂 and \u200b zero width",
            "x" * 40 + " antidisestablishmentarianism", "\u00a0nbsp\u2028line",
-           "www.example.com/a_b-c?d=e&f=%20", "")
+           "www.example.com/a_b-c?d=e&f=%20", "",
+           "Cafe\u0301 Vie\u0323\u0302t Nam, u\u0308ber, \u1112\u1161\u11ab, \u304b\u3099")
+_STACKED_PROBES = ("a\u0301\u0301", "e\u0302\u0301\u0323", "o\u0323\u0304\u0301x", "\ufb01\u030c",
+                   "\u304b\u3099\u309a", "n\u0303\u0323\u0331", "\u0928\u093c\u0301", "\u0e01\u0e33\u0e49")
+"""Letters with several combining marks, or marks without a composed form. The tokenizers library looks each
+such cluster up whole or mark by mark, SentencePiece takes the longest entry of its table."""
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int,
                     typed: bool = False) -> Optional[str]:
-    """Write a tokenizer's own files and, if its kind can be expressed, ``tokenizer.json``; a note if it
-    cannot.
+    """Write a tokenizer's own files and, if its kind can be expressed, ``tokenizer.json``.
 
     Args:
         typed: the second text of a pair is of token type 1.
+
+    Returns:
+        What a reader of the export has to know, or None: there is no ``tokenizer.json``, or it gives other
+        ids where a letter carries several combining marks.
 
     Raises:
         BortError: the folder cannot be written to.
     """
     tokenizer.save(folder)
     engine = _engine(tokenizer, folder)
-    note = None
+    note = stated = None
     if engine is not None:
-        differing = next((text for text in _PROBES if _ids(engine, text) != tokenizer.encode(text)), None)
+        differing = _first_differing(_PROBES, engine, tokenizer)
+        stacked = _first_differing(_STACKED_PROBES, engine, tokenizer)
         if differing is None:
             _finish(engine, tokenizer, typed)
             with atomic_write(folder / "tokenizer.json") as stream:
                 stream.write(engine.to_str(pretty=False))
         else:
             note = f"its tokenizer.json would give other ids for {differing!r}"
+        if stacked is not None and note is None:
+            stated = ("the tokenizer's ids of some text: transformers gives others where a letter carries "
+                      f"combining marks that NFC does not compose, such as {ascii(stacked)}")
     else:
         note = "its kind has no tokenizer.json"
     settings: Dict[str, Any] = {}
@@ -58,7 +71,11 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int,
                          "input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
                      "clean_up_tokenization_spaces": False})
     write_json(folder / CONFIG_FILE, settings)
-    return note and f"{note}: transformers cannot load this tokenizer, use bort.load_tokenizer"
+    return stated or (note and f"{note}: transformers cannot load this tokenizer, use bort.load_tokenizer")
+
+
+def _first_differing(texts: Sequence[str], engine: Any, tokenizer: Tokenizer) -> Optional[str]:
+    return next((text for text in texts if _ids(engine, text) != tokenizer.encode(text)), None)
 
 
 def _ids(engine: Any, text: str) -> List[int]:
@@ -71,6 +88,8 @@ def _engine(tokenizer: Tokenizer, folder: Path) -> Any:
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+    if isinstance(tokenizer, FileTokenizer):
+        return tokenizer.engine()
     if tokenizer.kind == "bpe":
         model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
         engine = tokenizers.Tokenizer(model)
@@ -134,6 +153,9 @@ def _unigram(tokenizer: Tokenizer, proto: bytes) -> Any:
     except (KeyError, IndexError, ValueError, struct.error, TypeError) as error:
         raise BortError(f"the SentencePiece model cannot be read ({error})") from error
     steps: List[Any] = [normalizers.Precompiled(charsmap)] if charsmap else []
+    if charsmap and tokenizer.encode("e\u0301") == tokenizer.encode("\u00e9"):
+        # The library looks a letter's cluster of marks up whole or not at all; composed, it is one character.
+        steps.insert(0, normalizers.NFC())
     # SentencePiece strips blanks at both ends and joins runs of them.
     steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip(left=True, right=True)]
     engine.normalizer = normalizers.Sequence(steps)

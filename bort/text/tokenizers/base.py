@@ -12,7 +12,7 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tup
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike, write_json
+from bort.files import PathLike, read_bytes, write_json
 
 SETTINGS_FILE = "bort_tokenizer.json"
 FORMAT_VERSION = 1
@@ -56,7 +56,7 @@ class Tokenizer:
     """Text to ids and back. Use :func:`bort.text.tokenizers.loading.load_tokenizer` to make one.
 
     Attributes:
-        kind: "bpe", "sentencepiece" or "wordpiece".
+        kind: "bpe", "sentencepiece", "wordpiece", or "huggingface" for any other ``tokenizer.json``.
         vocab_size: number of ids, V.
         bos_id, pad_id, eos_id, unk_id, mask_id: ids of the five special tokens.
         marker_id: the id of :attr:`MARKER`, a token that ordinary text never produces: ``madeupword0000`` in
@@ -183,10 +183,6 @@ class Tokenizer:
             raise BortError(f"token id {index} is not in the vocabulary (0 to {self.vocab_size - 1})")
         return self._tokens[index]
 
-    def token_to_id(self, token: str) -> int:
-        """The id of a token as the vocabulary spells it (``Ġthe``), ``unk_id`` when there is none."""
-        return self._ids.get(token, self.unk_id)
-
     def word_starts(self) -> np.ndarray:
         """bool (V,): the token begins a new word. Punctuation on its own does, and so do special tokens."""
         starts = np.array([self._starts_word(token) for token in self._tokens], dtype=bool)
@@ -246,6 +242,20 @@ def tokens_in_order(ids: Any, where: str) -> List[str]:
     return tokens  # type: ignore[return-value]
 
 
+def refuse_repeats(tokens: Sequence[str], where: str, first_line: Optional[int] = None) -> None:
+    """Raise BortError naming ``where`` and the first token that is there twice.
+
+    Args:
+        first_line: the line of the first token, where each has one of its own.
+    """
+    seen: Dict[str, int] = {}
+    for index, token in enumerate(tokens):
+        before = seen.setdefault(token, index)
+        if before != index:
+            line = "" if first_line is None else f", line {index + first_line}"
+            raise BortError(f"{where}{line}: the token {token[:60]!r} is in it twice; the file is damaged")
+
+
 def read_lines(path: Path) -> List[str]:
     """Lines of a UTF-8 file, split at LF alone (byte-level alphabets contain other line separators), CR
     removed.
@@ -253,10 +263,7 @@ def read_lines(path: Path) -> List[str]:
     Raises:
         BortError: the file cannot be read, or is not UTF-8 (the line is named).
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BortError(f"{path}: cannot be read ({error.strerror})") from error
+    data = read_bytes(path)
     try:
         lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:

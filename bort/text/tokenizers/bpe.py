@@ -3,19 +3,16 @@ have."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
+
+import regex
+import tokenizers
 
 from bort.errors import BortError
 from bort.files import atomic_write, read_json, write_json
-from bort.text.tokenizers.base import Tokenizer, fixed_specials, read_lines, tokens_in_order
-
-try:
-    import tokenizers
-except ImportError as error:  # pragma: no cover - a broken installation
-    raise BortError("the package 'tokenizers' is not installed: pip install tokenizers") from error
+from bort.text.tokenizers.base import Tokenizer, fixed_specials, read_lines, refuse_repeats, tokens_in_order
 
 SPECIALS = {"bos": ("<s>",), "pad": ("<pad>",), "eos": ("</s>",), "unk": ("<unk>",), "mask": ("<mask>",)}
 _SPARE = re.compile(r"madeupword\d{4}|<\|endoftext\|>")
@@ -24,8 +21,9 @@ RANK_FILES = ("openai_webtext_bpe_ranks-*.json", "vocab.bpe", "merges.txt")
 _MOST_REMEMBERED = 1 << 17
 _LONGEST_REMEMBERED = 40
 
-# GPT-2's rule for cutting a text into words, for the `regex` package.
-_WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+# GPT-2's rule for cutting a text into words. GPT-2's, RoBERTa's and GluonNLP's tokenizers ask the `regex`
+# package what a letter is; the Rust library's Unicode tables differ on characters of recent Unicode versions.
+_WORDS = regex.compile(r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""")
 
 
 def byte_alphabet() -> Dict[str, int]:
@@ -38,20 +36,22 @@ def byte_alphabet() -> Dict[str, int]:
     }
 
 
-def _word_finder() -> Callable[[str], List[str]]:
-    """A function that cuts a text into GPT-2's words.
+_BYTES = byte_alphabet()
 
-    GPT-2's, RoBERTa's and GluonNLP's tokenizers ask the `regex` package what a letter is, so that it is used
-    here too; without it the Rust library's own Unicode tables decide, which differ on characters of recent
-    Unicode versions.
-    """
+
+def _bytes_of(token: str) -> bytes:
+    """The bytes of a token; a character that stands for none (in a token that text never gives) is itself."""
+    return b"".join(bytes((_BYTES[char],)) if char in _BYTES else char.encode("utf-8") for char in token)
+
+
+def starts_word_in_bytes(token: str) -> bool:
+    """Whether a byte-level token begins a word: it holds the blank before one, or no letter and digit."""
+    if token.startswith("Ġ"):
+        return True
     try:
-        import regex
-
-        return regex.compile(_WORDS).findall
-    except ImportError:
-        splitter = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        return lambda text: [text[start:end] for _, (start, end) in splitter.pre_tokenize_str(text)]
+        return not any(char.isalnum() for char in _bytes_of(token).decode("utf-8"))
+    except UnicodeDecodeError:
+        return False
 
 
 class BytePairTokenizer(Tokenizer):
@@ -70,8 +70,7 @@ class BytePairTokenizer(Tokenizer):
         """
         names = fixed_specials(tokens, SPECIALS, where)
         known = set(tokens)
-        alphabet = byte_alphabet()
-        lacking = sorted(alphabet[char] for char in alphabet if char not in known)
+        lacking = sorted(byte for char, byte in _BYTES.items() if char not in known)
         if lacking:
             raise BortError(
                 f"{where}: not a byte-level vocabulary, {len(lacking)} of the 256 bytes have no "
@@ -89,17 +88,16 @@ class BytePairTokenizer(Tokenizer):
         spare = [index for index, token in enumerate(tokens) if _SPARE.fullmatch(token)]
         marker = "madeupword0000" if "madeupword0000" in known else None
         super().__init__(tokens, names, marker, spare, [list(pair) for pair in self._merges])
-        self._bytes = alphabet
         engine = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=self._ids, merges=self._merges))
         engine.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._engine = engine
-        self._words = _word_finder()
+        self._words = _WORDS.findall
         self._plain: Dict[str, List[int]] = {}
         self._spaced: Dict[str, List[int]] = {}
 
     def _encode_plain(self, texts: List[str]) -> List[List[int]]:
-        # Most words of a text were seen before. Remembering them is several times faster than the library
-        # alone, which follows the offset of every character.
+        # Hand-written, as most words of a text were seen before: remembering them is several times faster
+        # than the library alone, which follows the offset of every character.
         rows: List[List[int]] = []
         plain, spaced = self._plain, self._spaced
         for text in texts:
@@ -136,17 +134,10 @@ class BytePairTokenizer(Tokenizer):
         return ids
 
     def _decode_plain(self, ids: List[int]) -> str:
-        text = "".join(self._tokens[index] for index in ids)
-        return bytes(self._bytes[char] for char in text).decode("utf-8", "replace")
+        return b"".join(_bytes_of(self._tokens[index]) for index in ids).decode("utf-8", "replace")
 
     def _starts_word(self, token: str) -> bool:
-        if token.startswith("Ġ"):
-            return True
-        try:
-            text = bytes(self._bytes[char] for char in token).decode("utf-8")
-        except (KeyError, UnicodeDecodeError):
-            return False
-        return not any(char.isalnum() for char in text)
+        return starts_word_in_bytes(token)
 
     def _write_files(self, folder: Path) -> None:
         write_json(folder / "vocab.json", self._ids)
@@ -184,9 +175,7 @@ def from_gluonnlp(vocabulary: Path, ranks: Path) -> BytePairTokenizer:
     tokens = content.get("idx_to_token") if isinstance(content, dict) else None
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise BortError(f"{vocabulary}: not a GluonNLP vocabulary (no list of strings 'idx_to_token' in it)")
-    if len(set(tokens)) != len(tokens):
-        twice = next(token for index, token in enumerate(tokens) if token in tokens[:index])
-        raise BortError(f"{vocabulary}: the token {twice!r} is in it twice; the file is damaged")
+    refuse_repeats(tokens, str(vocabulary))
     return BytePairTokenizer(tokens, read_merges(ranks), str(vocabulary))
 
 
@@ -203,57 +192,14 @@ def from_fairseq(encoder: Path, ranks: Path, dictionary: Path) -> BytePairTokeni
                 "the file is damaged"
             )
         if name.isascii() and name.isdigit():
-            if int(name) >= len(by_id):
+            if len(name) > 9 or int(name) >= len(by_id):
                 raise BortError(
-                    f"{dictionary}, line {number}: {encoder.name} has no id {name}; "
+                    f"{dictionary}, line {number}: {encoder.name} has no id {name[:40]}; "
                     "the two files do not belong together"
                 )
             name = by_id[int(name)]
         tokens.append(name)
     if "<mask>" not in tokens:
         tokens.append("<mask>")
-    seen: Dict[str, int] = {}
-    for index, token in enumerate(tokens):
-        if seen.setdefault(token, index) != index:
-            raise BortError(
-                f"{dictionary}, line {index - 3}: the token {token!r} is in it twice; the file is damaged"
-            )
+    refuse_repeats(tokens, str(dictionary), first_line=-3)  # four tokens stand before its first line
     return BytePairTokenizer(tokens, read_merges(ranks), str(dictionary))
-
-
-def from_vocab_json(vocabulary: Path, merges: Path) -> BytePairTokenizer:
-    """Hugging Face's ``vocab.json`` and ``merges.txt``."""
-    tokens = tokens_in_order(read_json(vocabulary), str(vocabulary))
-    try:
-        return BytePairTokenizer(tokens, read_merges(merges), str(vocabulary))
-    except BortError as error:
-        if "<|endoftext|>" in tokens and "<s>" not in tokens:
-            raise BortError(
-                f"{error} (it is GPT-2's own; RoBERTa's ids need fairseq's dict.txt beside "
-                "encoder.json and vocab.bpe)"
-            ) from error
-        raise
-
-
-def from_tokenizer_json(path: Path, content: Dict[str, Any]) -> BytePairTokenizer:
-    """Hugging Face's ``tokenizer.json`` of a byte-level BPE tokenizer; added tokens keep their ids."""
-    model = content["model"]
-    if "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
-        raise BortError(f"{path}: its BPE is not byte-level, which is the only one that RoBERTa's models use")
-    vocabulary = model.get("vocab")
-    if not isinstance(vocabulary, dict):
-        raise BortError(f"{path}: model.vocab is not a JSON object; the file is damaged")
-    ids = dict(vocabulary)
-    for entry in content.get("added_tokens") or []:
-        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise BortError(f"{path}: added_tokens has an entry without content; the file is damaged")
-        ids.setdefault(entry["content"], entry.get("id"))
-    merges = []
-    for number, merge in enumerate(model.get("merges") or [], start=1):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise BortError(
-                f"{path}: model.merges, entry {number}: {str(merge)[:60]!r} is not a pair of tokens"
-            )
-        merges.append((pair[0], pair[1]))
-    return BytePairTokenizer(tokens_in_order(ids, str(path)), merges, str(path))

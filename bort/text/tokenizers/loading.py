@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Iterator, List, Optional
 
 from bort.errors import BortError
 from bort.files import PathLike, read_json
-from bort.text.tokenizers import bpe, pieces, wordpiece
+from bort.text.tokenizers import bpe, huggingface, pieces
 from bort.text.tokenizers.base import FORMAT_VERSION, SETTINGS_FILE, Tokenizer
 from bort.text.tokenizers.pieces import train_sentencepiece
+from bort.text.tokenizers.tokenizer_json import FileTokenizer
 
 __all__ = [
     "TOKENIZER_FILES",
@@ -27,6 +28,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.json",
     "tokenizer_config.json",
+    "added_tokens.json",
     "vocab.txt",
     "encoder.json",
     "vocab.bpe",
@@ -58,10 +60,11 @@ def find_tokenizer_files(folder: PathLike) -> List[Path]:
 def load_tokenizer(path: PathLike) -> Tokenizer:
     """Load the tokenizer in a folder, whose layout is recognised, or a ``.model`` or ``tokenizer.json`` file.
 
-    Layouts, first match: a folder that ``Tokenizer.save`` wrote; GluonNLP's ``.vocab`` and ranks; GPT-2's
-    ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``; Hugging Face's ``vocab.json`` and
-    ``merges.txt``; ``tokenizer.json``; a SentencePiece ``.model``; BERT's ``vocab.txt``. The three layouts of
-    RoBERTa's vocabulary give the same ids and the same fingerprint.
+    Layouts, first match: a folder that ``Tokenizer.save`` wrote; Hugging Face's ``tokenizer.json``;
+    GluonNLP's ``.vocab`` and ranks; GPT-2's ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``;
+    Hugging Face's ``vocab.json`` and ``merges.txt``; a SentencePiece ``.model``; BERT's ``vocab.txt``.
+    Hugging Face's with the configuration beside them (:mod:`bort.text.tokenizers.huggingface`). The layouts
+    of RoBERTa's vocabulary give the same ids and the same fingerprint.
 
     Raises:
         BortError: no or half a layout is there, a file is damaged (with the line, where there is one), or the
@@ -72,44 +75,42 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
         return _load_file(path)
     if not path.is_dir():
         raise BortError(f"{path}: no such file or folder; a tokenizer is {_LAYOUTS}")
-    tokenizer = _load_folder(path)
     settings = path / SETTINGS_FILE
-    if settings.is_file():
-        _check_saved(tokenizer, read_json(settings), settings)
-    return tokenizer
-
-
-def _check_saved(tokenizer: Tokenizer, saved: Any, where: Path) -> None:
+    if not settings.is_file():
+        return _load_folder(path)
+    saved = read_json(settings)
     if not isinstance(saved, dict) or not isinstance(saved.get("format"), int):
-        raise BortError(f"{where}: not a tokenizer's settings; the file is damaged")
+        raise BortError(f"{settings}: not a tokenizer's settings; the file is damaged")
     if saved["format"] > FORMAT_VERSION:
         raise BortError(
-            f"{where}: written by a newer version of Bort (format {saved['format']}); update Bort"
+            f"{settings}: written by a newer version of Bort (format {saved['format']}); update Bort"
         )
+    tokenizer = _load_folder(path, str(saved.get("kind")))
     if saved.get("fingerprint") != tokenizer.fingerprint:
         raise BortError(
-            f"{where.parent}: the vocabulary is not the one that was saved here (its fingerprint "
-            f"is {tokenizer.fingerprint[:12]}..., {where.name} says "
+            f"{path}: the vocabulary is not the one that was saved here (its fingerprint "
+            f"is {tokenizer.fingerprint[:12]}..., {SETTINGS_FILE} says "
             f"{str(saved.get('fingerprint'))[:12]}...); restore the files, or remove "
-            f"{where.name} if they were changed on purpose"
+            f"{SETTINGS_FILE} if they were changed on purpose"
         )
+    return tokenizer
 
 
 def _load_file(path: Path) -> Tokenizer:
     if path.suffix == ".model":
-        return pieces.from_model_file(path)
-    if path.name in ("vocab.txt",):
-        return wordpiece.from_vocab_txt(path)
-    if path.suffix == ".json" and path.name not in ("vocab.json", "encoder.json"):
-        return _load_tokenizer_json(path)
-    return load_tokenizer(path.parent) if path.name in ("vocab.json", "encoder.json") else _unknown(path)
-
-
-def _unknown(path: Path) -> Tokenizer:
+        return _from_model(path)
+    if path.name == "vocab.txt":
+        return huggingface.from_vocab_txt(path)
+    if path.name in ("vocab.json", "encoder.json"):
+        return load_tokenizer(path.parent)
+    if path.suffix == ".json":
+        return huggingface.from_tokenizer_json(path)
     raise BortError(f"{path}: not a tokenizer; give its folder, which holds {_LAYOUTS}")
 
 
-def _load_folder(folder: Path) -> Tokenizer:
+def _load_folder(folder: Path, kind: str = "") -> Tokenizer:
+    """The first layout that is whole; of a folder that ``Tokenizer.save`` wrote, that of its ``kind``."""
+
     def first(*patterns: str) -> Optional[Path]:
         return next(
             (path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()), None
@@ -119,22 +120,21 @@ def _load_folder(folder: Path) -> Tokenizer:
     gluonnlp = first(_GLUONNLP_VOCABULARY, "*.vocab")
     encoder, dictionary = first("encoder.json"), first("dict.txt")
     vocabulary, merges = first("vocab.json"), first("merges.txt", "vocab.bpe")
+    single, words = first("tokenizer.json"), first("vocab.txt")
+    # A tokenizer.json that was exported for transformers stands beside the files that it was made from.
+    if single and kind in ("", FileTokenizer.kind):
+        return huggingface.from_tokenizer_json(single, as_saved=bool(kind))
     if gluonnlp and ranks:
         return bpe.from_gluonnlp(gluonnlp, ranks)
     if encoder and ranks and dictionary:
         return bpe.from_fairseq(encoder, ranks, dictionary)
     if vocabulary and merges:
-        return bpe.from_vocab_json(vocabulary, merges)
-    single = first("tokenizer.json")
-    # exported for transformers beside the model that it was made from
-    if single and not first(pieces.MODEL_FILE):
-        return _load_tokenizer_json(single)
+        return huggingface.from_vocab_json(vocabulary, merges)
     model = first(pieces.MODEL_FILE, "*.model")
     if model:
-        return pieces.from_model_file(model)
-    words = first("vocab.txt")
+        return pieces.from_model_file(model) if kind else _from_model(model)
     if words:
-        return wordpiece.from_vocab_txt(words)
+        return huggingface.from_vocab_txt(words)
     partial = [path.name for path in find_tokenizer_files(folder)]
     if partial:
         raise BortError(
@@ -143,20 +143,9 @@ def _load_folder(folder: Path) -> Tokenizer:
     raise BortError(f"{folder}: no tokenizer in it; a tokenizer is {_LAYOUTS}")
 
 
-def _load_tokenizer_json(path: Path) -> Tokenizer:
-    content = read_json(path)
-    model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict):
-        raise BortError(f"{path}: not a Hugging Face tokenizer (no 'model' in it)")
-    # Old files have no model type; a list of merges tells.
-    kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
-    if kind == "BPE":
-        return bpe.from_tokenizer_json(path, content)
-    if kind == "WordPiece":
-        return wordpiece.from_tokenizer_json(path, content)
-    raise BortError(
-        f"{path}: a {kind} tokenizer, which is not read from JSON; give the folder of its .model file"
-    )
+def _from_model(path: Path) -> Tokenizer:
+    huggingface.refuse_more_than_pieces(path)
+    return pieces.from_model_file(path)
 
 
 def _default_folders() -> Iterator[Path]:

@@ -15,14 +15,11 @@ import random
 from pathlib import Path
 from typing import Iterable, Iterator, List, Optional
 
-from bort.errors import BortError
-from bort.files import atomic_write
-from bort.text.tokenizers.base import Tokenizer, fixed_specials, without_surrogates
+import sentencepiece
 
-try:
-    import sentencepiece
-except ImportError as error:  # pragma: no cover - a broken installation
-    raise BortError("the package 'sentencepiece' is not installed: pip install sentencepiece") from error
+from bort.errors import BortError
+from bort.files import atomic_write, read_bytes
+from bort.text.tokenizers.base import Tokenizer, fixed_specials, without_surrogates
 
 MODEL_FILE = "sentencepiece.model"
 MIN_BYTE_FALLBACK = 1000
@@ -59,7 +56,10 @@ class SentencePieceTokenizer(Tokenizer):
             ) from error
         if not intact:
             raise BortError(f"{where}: not a SentencePiece model (no pieces in it)")
-        tokens = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
+        try:
+            tokens = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
+        except UnicodeDecodeError as error:
+            raise BortError(f"{where}: a damaged SentencePiece model (a piece is not UTF-8)") from error
         names = fixed_specials(tokens, _SPECIALS, where)
         spare = [index for index in range(len(tokens)) if processor.is_control(index)]
         marker = self.MARKER if self.MARKER in set(tokens) else None
@@ -97,11 +97,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 def from_model_file(path: Path) -> SentencePieceTokenizer:
     """Read a ``.model`` file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BortError(f"{path}: cannot be read ({error.strerror})") from error
-    return SentencePieceTokenizer(data, str(path))
+    return SentencePieceTokenizer(read_bytes(path), str(path))
 
 
 def train_sentencepiece(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
-from bort.errors import BortError
-from bort.files import atomic_write, read_json, write_json
-from bort.text.tokenizers.base import Tokenizer, fixed_specials, read_lines, tokens_in_order
+import tokenizers
 
-try:
-    import tokenizers
-except ImportError as error:  # pragma: no cover - a broken installation
-    raise BortError("the package 'tokenizers' is not installed: pip install tokenizers") from error
+from bort.files import atomic_write, write_json
+from bort.text.tokenizers.base import Tokenizer, fixed_specials
 
 _SPECIALS = {
     "bos": ("[CLS]", "<s>"),
@@ -23,7 +19,7 @@ _SPECIALS = {
 }
 _SETTINGS_FILE = "tokenizer_config.json"
 _PREFIX = "##"
-_MARKERS = ("[unused0]", "[unused1]")
+MARKERS = ("[unused0]", "[unused1]")
 _CHUNK = 2048
 
 
@@ -57,7 +53,7 @@ class WordPieceTokenizer(Tokenizer):
         spare = [
             index for index, token in enumerate(tokens) if token.startswith("[unused") and token.endswith("]")
         ]
-        marker = next((token for token in _MARKERS if token in set(tokens)), None)
+        marker = next((token for token in MARKERS if token in set(tokens)), None)
         self._options = {
             "do_lower_case": lowercase,
             "strip_accents": strip_accents,
@@ -105,46 +101,3 @@ class WordPieceTokenizer(Tokenizer):
         with atomic_write(folder / "vocab.txt") as stream:
             stream.writelines(f"{token}\n" for token in self._tokens)
         write_json(folder / _SETTINGS_FILE, {"tokenizer_class": "BertTokenizer", **self._options})
-
-
-def from_vocab_txt(path: Path) -> WordPieceTokenizer:
-    """Hugging Face's (and Google's) ``vocab.txt``; lower-casing from ``tokenizer_config.json``, on without
-    one."""
-    tokens = read_lines(path)
-    seen: Dict[str, int] = {}
-    for number, token in enumerate(tokens, start=1):
-        if not token:
-            raise BortError(f"{path}, line {number}: empty; the file is damaged")
-        if seen.setdefault(token, number) != number:
-            raise BortError(
-                f"{path}, line {number}: {token!r} is on line {seen[token]} too; the file is damaged"
-            )
-    settings_file = path.with_name(_SETTINGS_FILE)
-    settings = read_json(settings_file) if settings_file.is_file() else {}
-    if not isinstance(settings, dict):
-        raise BortError(f"{settings_file}: a JSON object is expected")
-    return WordPieceTokenizer(tokens, **_options(settings, str(settings_file)), where=str(path))
-
-
-def from_tokenizer_json(path: Path, content: Dict[str, Any]) -> WordPieceTokenizer:
-    """Hugging Face's ``tokenizer.json`` of a BERT tokenizer."""
-    tokens = tokens_in_order(content["model"].get("vocab"), str(path))
-    normalizer = content.get("normalizer") or {}
-    settings = {
-        "do_lower_case": normalizer.get("lowercase", True),
-        "strip_accents": normalizer.get("strip_accents"),
-        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
-    }
-    return WordPieceTokenizer(tokens, **_options(settings, str(path)), where=str(path))
-
-
-def _options(settings: Dict[str, Any], where: str) -> Dict[str, Any]:
-    options = {
-        "lowercase": settings.get("do_lower_case", True),
-        "strip_accents": settings.get("strip_accents"),
-        "chinese": settings.get("tokenize_chinese_chars", True),
-    }
-    for name, value in options.items():
-        if not (isinstance(value, bool) or (value is None and name == "strip_accents")):
-            raise BortError(f"{where}: the setting for {name} is {value!r}, not true or false")
-    return options
