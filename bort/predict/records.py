@@ -23,7 +23,8 @@ class PlainTask(Task):
         self.name, self.suite = "plain", "plain"
         known = tuple(labels) if labels else tuple(map(str, range(num_outputs)))
         if len(known) != num_outputs:
-            raise BortError(f"the model has {num_outputs} outputs and the labels {', '.join(known[:8])}")
+            shown = ", ".join(shorten(name, 30) for name in known[:8])
+            raise BortError(f"the model has {num_outputs} outputs and the labels {shown}")
         self.labels = None if num_outputs == 1 else known
 
 

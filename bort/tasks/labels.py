@@ -24,6 +24,7 @@ import numpy as np
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.tasks.base import Task
+from bort.tasks.reading import shorten
 from bort.tasks.registry import get_task
 
 logger = logging.getLogger("bort.tasks")
@@ -103,7 +104,8 @@ def output_order(labels: Optional[Sequence[str]], num_outputs: int, task: Task, 
     classes = _names(wanted)
     found = [classes.get(_plain(name)) for name in own]
     if sorted(-1 if index is None else index for index in found) != list(range(num_outputs)):
-        raise BortError(f"{where}: its labels are {', '.join(map(str, own[:8]))}; {task.name} has "
+        shown = ", ".join(shorten(name, 30) for name in own[:8])
+        raise BortError(f"{where}: its labels are {shown}; {task.name} has "
                         f"{', '.join(wanted.labels)}: it was fine-tuned for another task")
     order = np.argsort(np.asarray(found))
     return None if (order == np.arange(num_outputs)).all() else order
