@@ -40,6 +40,9 @@ def run_command(main: Callable[[Optional[List[str]]], Optional[int]], argv: Opti
     Args:
         interrupted: the line for an interrupt that says nothing itself, such as :data:`RESUME`.
     """
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # None, or replaced by a test or notebook
+        # What the terminal lacks, and lone surrogates out of a user's JSON, are printed as escapes.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         with _sigterm_interrupts():
             code = int(main(argv) or 0)

@@ -85,7 +85,8 @@ def model_card(config: Mapping[str, Any], classes: str, dtype: str, results: Opt
     lines += ["", "## Paper", "",
               "Adrian de Wynter and Daniel J. Perry, *Optimal Subarchitecture Extraction for BERT*, 2020, "
               "arXiv:2010.10499.", ""]
-    return "\n".join(lines)
+    # A label may hold a lone surrogate, which has no UTF-8.
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _cell(value: Any) -> str:

