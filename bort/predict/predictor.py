@@ -25,7 +25,7 @@ from bort.predict.records import PlainTask, Record, Texts, given_records, in_win
 from bort.predict.running import EngineOptions, inference_function, open_engine
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.encoding import encode_pair
-from bort.tasks.labels import output_order
+from bort.tasks.labels import check_encoding, output_order
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.base import Tokenizer
 
@@ -102,7 +102,7 @@ class Predictor:
         self.max_length = chosen.max_length or (trained if trained and 8 <= trained <= limit else limit)
         if not 4 <= self.max_length <= limit:
             raise BortError(f"max_length {self.max_length}: {self.where} takes from 4 to {limit} tokens")
-        self.task = _task(network, task, chosen.encoding)
+        self.task = _task(network, task, chosen.encoding, self.where)
         self._order = None if isinstance(self.task, PlainTask) else output_order(
             getattr(network, "labels", None), network.num_outputs, self.task, self.where,
             getattr(network, "task_name", None))
@@ -269,9 +269,12 @@ def _needed(tokenizer: Any, where: str) -> Tokenizer:
     return tokenizer
 
 
-def _task(model: Classifier, name: Optional[str], encoding: Optional[str]) -> Task:
+def _task(model: Classifier, name: Optional[str], encoding: Optional[str], where: str) -> Task:
     recorded = getattr(model, "task_name", None)
     name = name or recorded
     if name is None:
         return PlainTask(getattr(model, "labels", None), model.num_outputs)
-    return get_task(name, encoding or getattr(model, "encoding", None) or "paper")
+    result = get_task(name, encoding or getattr(model, "encoding", None) or "paper")
+    if encoding is not None:
+        check_encoding(model, result, where)
+    return result

@@ -119,6 +119,18 @@ def _names(task: Task) -> Dict[str, int]:
     return names
 
 
+def check_encoding(model: Any, task: Task, where: PathLike) -> None:
+    """Refuse a classifier that was fine-tuned on the task's other input format.
+
+    Raises:
+        BortError: it was.
+    """
+    recorded = getattr(model, "encoding", None)
+    if recorded not in (None, task.encoding) and getattr(model, "task_name", None) in (None, task.name):
+        raise BortError(f"{where}: was fine-tuned on the {recorded} encoding of {task.name}, not the "
+                        f"{task.encoding} one; use the same --encoding")
+
+
 def align(model: Any, task: Task, where: PathLike) -> Any:
     """Rearrange a classifier's outputs, in place, into the order of the task's labels.
 
@@ -133,10 +145,7 @@ def align(model: Any, task: Task, where: PathLike) -> Any:
         BortError: it has another number of outputs or other labels, or was fine-tuned on another encoding of
             the task.
     """
-    recorded = getattr(model, "encoding", None)
-    if recorded not in (None, task.encoding) and getattr(model, "task_name", None) in (None, task.name):
-        raise BortError(f"{where}: was fine-tuned on the {recorded} encoding of {task.name}, not the "
-                        f"{task.encoding} one; use the same --encoding")
+    check_encoding(model, task, where)
     own = getattr(model, "labels", None)
     order = output_order(own, model.num_outputs, task, where, getattr(model, "task_name", None))
     if order is not None:

@@ -214,5 +214,9 @@ def test_an_unnamed_classifier_of_the_release_answers_by_the_releases_classes(ma
     plain = Predictor(folder)(inputs)[0]["probabilities"]
     released = Predictor(folder, task="RTE", encoding="released")(inputs)[0]["probabilities"]
     assert released == pytest.approx({"not_entailment": plain["0"], "entailment": plain["1"]})
+    recorded = bort.load(folder)
+    recorded.task_name, recorded.encoding = "RTE", "paper"
+    with pytest.raises(BortError, match="fine-tuned on the paper encoding of RTE, not the released one"):
+        Predictor(recorded, bort.load_tokenizer(folder), encoding="released")
     paper = Predictor(folder, task="RTE")(inputs)[0]["probabilities"]
     assert paper == pytest.approx({"entailment": plain["0"], "not_entailment": plain["1"]})
