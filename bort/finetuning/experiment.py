@@ -1,5 +1,6 @@
 """One fine-tuning experiment, from a task's files and a model to metrics, a model folder and submission
 files."""
+
 from __future__ import annotations
 
 import shutil
@@ -93,8 +94,10 @@ def choose_tokenizer(model: PathLike, tokenizer: Optional[PathLike]) -> Tokenize
         return own
     default = find_default_tokenizer()
     if default is None:
-        raise BortError(f"{model}: no tokenizer files beside it; give --tokenizer DIR (RoBERTa's vocab.json "
-                        "and merges.txt, GluonNLP's .vocab file, or a SentencePiece model)")
+        raise BortError(
+            f"{model}: no tokenizer files beside it; give --tokenizer DIR (RoBERTa's vocab.json "
+            "and merges.txt, GluonNLP's .vocab file, or a SentencePiece model)"
+        )
     return load_tokenizer(default)
 
 
@@ -124,13 +127,23 @@ def contents(data: TaskData, *models: Optional[PathLike]) -> Dict[str, Any]:
     """Settings of a run that tell its models (None: there is none) and the sets it is scored on from
     others."""
     sets = {"dev": data.dev, **data.others}
-    return {"models": [None if model is None else content_of(model) for model in models],
-            "sets": {name: part.tokens.fingerprint for name, part in sets.items() if part is not None}}
+    return {
+        "models": [None if model is None else content_of(model) for model in models],
+        "sets": {name: part.tokens.fingerprint for name, part in sets.items() if part is not None},
+    }
 
 
-def read_task(name: str, data_dir: PathLike, tokenizer: Tokenizer, max_length: int, encoding: str = "paper",
-              cache_dir: Optional[PathLike] = None, train: bool = True, seed: int = 0,
-              limit: int = 0) -> TaskData:
+def read_task(
+    name: str,
+    data_dir: PathLike,
+    tokenizer: Tokenizer,
+    max_length: int,
+    encoding: str = "paper",
+    cache_dir: Optional[PathLike] = None,
+    train: bool = True,
+    seed: int = 0,
+    limit: int = 0,
+) -> TaskData:
     """Read and encode a task's splits and those companion sets whose files are there.
 
     Args:
@@ -146,22 +159,29 @@ def read_task(name: str, data_dir: PathLike, tokenizer: Tokenizer, max_length: i
     def encoded(owner: Task, split: Split) -> Encoded:
         tokens = encode(owner, split, tokenizer, max_length, cache_dir)
         if tokens.num_truncated:
-            say(f"{owner.name} {split.name}: {tokens.num_truncated} of {len(tokens)} examples were cut to "
-                f"{max_length} tokens")
+            say(
+                f"{owner.name} {split.name}: {tokens.num_truncated} of {len(tokens)} examples were cut to "
+                f"{max_length} tokens"
+            )
         return Encoded(owner, split, tokens)
 
     training = None
     if train:
         if "train" not in task.splits:
-            raise BortError(f"{task.name} has no training data: fine-tune on {task.model_task}, whose model "
-                            f"is scored on {task.name} too")
+            raise BortError(
+                f"{task.name} has no training data: fine-tune on {task.model_task}, whose model "
+                f"is scored on {task.name} too"
+            )
         rng = np.random.default_rng([seed, 0x54524E])
         split = task.training_subset(task.read(data_dir, "train"), rng)
         if limit and limit < len(split):
             split = split.subset(np.sort(rng.choice(len(split), limit, replace=False)))
         training = encoded(task, split)
-    dev = encoded(task, task.read(data_dir, "dev")) if "dev" in task.splits and (
-        train or task.available(data_dir, "dev")) else None
+    dev = (
+        encoded(task, task.read(data_dir, "dev"))
+        if "dev" in task.splits and (train or task.available(data_dir, "dev"))
+        else None
+    )
     others: Dict[str, Encoded] = {}
     for owner in (task, *(get_task(companion, encoding) for companion in task.companions)):
         for split_name in owner.splits:
@@ -174,8 +194,13 @@ def read_task(name: str, data_dir: PathLike, tokenizer: Tokenizer, max_length: i
     return TaskData(task, training, dev, others)
 
 
-def classifier_for(task: Task, source: Union[Bert, Classifier], seed: int, head: Optional[str] = None,
-                   dropout: Optional[float] = None) -> Classifier:
+def classifier_for(
+    task: Task,
+    source: Union[Bert, Classifier],
+    seed: int,
+    head: Optional[str] = None,
+    dropout: Optional[float] = None,
+) -> Classifier:
     """``source`` with a fresh head for ``task``, drawn from ``seed``; a classifier of the same task keeps its
     own, its outputs put into the order of the task's labels.
 
@@ -185,9 +210,12 @@ def classifier_for(task: Task, source: Union[Bert, Classifier], seed: int, head:
         BortError: ``source`` is a classifier of no recorded task with other labels than the task's.
     """
     if isinstance(source, Classifier):
-        if source.num_outputs == task.num_outputs and source.head == (head or source.head) \
-                and getattr(source, "task_name", None) in (None, task.name) \
-                and getattr(source, "encoding", None) in (None, task.encoding):
+        if (
+            source.num_outputs == task.num_outputs
+            and source.head == (head or source.head)
+            and getattr(source, "task_name", None) in (None, task.name)
+            and getattr(source, "encoding", None) in (None, task.encoding)
+        ):
             try:
                 return _labelled(align(source, task, "--model"), task)
             except BortError as error:
@@ -205,9 +233,14 @@ def _labelled(model: Classifier, task: Task) -> Classifier:
     return model
 
 
-def load_source(model: PathLike, tokenizer: Tokenizer, architecture: Optional[str] = None,
-                heads: Optional[int] = None, dropout: Optional[float] = None, seed: int = 0) -> Union[Bert,
-                                                                                                      Classifier]:
+def load_source(
+    model: PathLike,
+    tokenizer: Tokenizer,
+    architecture: Optional[str] = None,
+    heads: Optional[int] = None,
+    dropout: Optional[float] = None,
+    seed: int = 0,
+) -> Union[Bert, Classifier]:
     """A model folder or ``.params`` file; ``"random:D,A,H,I"`` (or a preset's name) is a fresh network.
 
     Raises:
@@ -215,22 +248,26 @@ def load_source(model: PathLike, tokenizer: Tokenizer, architecture: Optional[st
     """
     text = str(model)
     if text.startswith("random:"):
-        loaded: Union[Bert, Classifier] = Bert(parse(text[7:], "--model"), tokenizer.vocab_size,
-                                               dropout=0.1 if dropout is None else dropout)
+        loaded: Union[Bert, Classifier] = Bert(
+            parse(text[7:], "--model"), tokenizer.vocab_size, dropout=0.1 if dropout is None else dropout
+        )
         initialize(loaded, seed)
         recorded = None
     else:
         loaded = model_folder.load(model, architecture, heads, dropout)
         recorded = vocabulary.recorded_at(model)
     if not vocabulary.fits(loaded.vocab_size, recorded, tokenizer):
-        raise BortError(f"{model}: its vocabulary has {loaded.vocab_size} entries, the tokenizer's "
-                        f"{tokenizer.vocab_size}: they do not belong together; give the right --tokenizer")
+        raise BortError(
+            f"{model}: its vocabulary has {loaded.vocab_size} entries, the tokenizer's "
+            f"{tokenizer.vocab_size}: they do not belong together; give the right --tokenizer"
+        )
     loaded.collect_params().reset_ctx(distributed.context())
     return loaded
 
 
-def write_outputs(model: Classifier, data: TaskData, tokenizer: Tokenizer, folder: Path,
-                  record: Mapping[str, Any]) -> Dict[str, Dict[str, float]]:
+def write_outputs(
+    model: Classifier, data: TaskData, tokenizer: Tokenizer, folder: Path, record: Mapping[str, Any]
+) -> Dict[str, Dict[str, float]]:
     """Score every set, write the submission files and the model folder; metrics by set ("dev", "MNLI-mm/dev",
     ...)."""
     metrics: Dict[str, Dict[str, float]] = {}
@@ -240,18 +277,30 @@ def write_outputs(model: Classifier, data: TaskData, tokenizer: Tokenizer, folde
     for name, encoded in sets.items():
         scores = score(model, encoded.tokens.token_ids, tokenizer.pad_id, describe=name)
         if encoded.split.labelled:
-            metrics[name] = {key: float(value) for key, value in encoded.task.evaluate(encoded.split,
-                                                                                       scores).items()}
+            metrics[name] = {
+                key: float(value) for key, value in encoded.task.evaluate(encoded.split, scores).items()
+            }
         if name.endswith("/test"):
             on_root(lambda: encoded.task.write_submission(encoded.split, scores, folder / "predictions"))
-    on_root(lambda: model_folder.save(model, folder / "model", tokenizer,
-                                      extra={"training": {**record, "metrics": metrics}}))
+    on_root(
+        lambda: model_folder.save(
+            model, folder / "model", tokenizer, extra={"training": {**record, "metrics": metrics}}
+        )
+    )
     return metrics
 
 
-def run_once(data: TaskData, build: Callable[[int], Classifier], tokenizer: Tokenizer, settings: Settings,
-             soft: Optional[np.ndarray], folder: Path, described: Mapping[str, Any], resume: bool,
-             checkpoint_interval: int) -> Dict[str, Any]:
+def run_once(
+    data: TaskData,
+    build: Callable[[int], Classifier],
+    tokenizer: Tokenizer,
+    settings: Settings,
+    soft: Optional[np.ndarray],
+    folder: Path,
+    described: Mapping[str, Any],
+    resume: bool,
+    checkpoint_interval: int,
+) -> Dict[str, Any]:
     """Fine-tune with one seed in ``folder`` and return its ``results.json``; a run that has ended is not
     repeated."""
     with RunFolder(folder, {**described, **settings.__dict__}, resume) as run:
@@ -263,19 +312,41 @@ def run_once(data: TaskData, build: Callable[[int], Classifier], tokenizer: Toke
         started = time.time()
         model = build(settings.seed)
         training = TrainingData(data.train.tokens.token_ids, data.train.tokens.labels, soft)
-        outcome = fine_tune(model, training, lambda network: data.dev.metrics(network, tokenizer.pad_id),
-                            settings, tokenizer.pad_id, run, checkpoint_interval,
-                            title=f"{data.task.name} seed {settings.seed}")
-        record = {"task": data.task.name, "suite": data.task.suite, "algorithm": described["algorithm"],
-                  "settings": dict(settings.__dict__), "model": described["model"],
-                  "max_length": described["max_length"],
-                  **{name: described[name] for name in ("split",) if name in described}}
+        outcome = fine_tune(
+            model,
+            training,
+            lambda network: data.dev.metrics(network, tokenizer.pad_id),
+            settings,
+            tokenizer.pad_id,
+            run,
+            checkpoint_interval,
+            title=f"{data.task.name} seed {settings.seed}",
+        )
+        record = {
+            "task": data.task.name,
+            "suite": data.task.suite,
+            "algorithm": described["algorithm"],
+            "settings": dict(settings.__dict__),
+            "model": described["model"],
+            "max_length": described["max_length"],
+            **{name: described[name] for name in ("split",) if name in described},
+        }
         metrics = write_outputs(model, data, tokenizer, folder, record)
-        results = {**record, "metrics": metrics, "seed": settings.seed, "best_epoch": outcome.best_epoch + 1,
-                   "epochs": len(outcome.history), "history": outcome.history, "rows": len(training),
-                   "bad_rows": data.train.split.bad_rows, "truncated": data.train.tokens.num_truncated,
-                   "architecture": model.architecture.to_dict(), "ranks": distributed.size(),
-                   "skipped_steps": outcome.skipped_steps, "seconds": round(time.time() - started, 2)}
+        results = {
+            **record,
+            "metrics": metrics,
+            "seed": settings.seed,
+            "best_epoch": outcome.best_epoch + 1,
+            "epochs": len(outcome.history),
+            "history": outcome.history,
+            "rows": len(training),
+            "bad_rows": data.train.split.bad_rows,
+            "truncated": data.train.tokens.num_truncated,
+            "architecture": model.architecture.to_dict(),
+            "ranks": distributed.size(),
+            "skipped_steps": outcome.skipped_steps,
+            "seconds": round(time.time() - started, 2),
+        }
         run.finish(results)
         plot_history(outcome.history, folder / "curves.png", data.task.name, settings.seed)
         return results
@@ -285,9 +356,14 @@ def plot_history(history: List[Dict[str, Any]], path: Path, task: str, seed: int
     """Training loss and dev metrics by epoch; drawn by the root rank."""
     epochs = [row["epoch"] + 1 for row in history]
     names = list(history[0]["metrics"]) if history else []
-    panels = [{"x": "epoch", "y": "training loss", "lines": {"loss": (epochs, [row["loss"] for row in history])}},
-              {"x": "epoch", "y": "dev",
-               "lines": {name: (epochs, [row["metrics"][name] for row in history]) for name in names}}]
+    panels = [
+        {"x": "epoch", "y": "training loss", "lines": {"loss": (epochs, [row["loss"] for row in history])}},
+        {
+            "x": "epoch",
+            "y": "dev",
+            "lines": {name: (epochs, [row["metrics"][name] for row in history]) for name in names},
+        },
+    ]
     on_root(lambda: plot_curves(path, panels, f"{task}, seed {seed}"))
 
 
@@ -297,6 +373,7 @@ def summarize(results: List[Dict[str, Any]]) -> Dict[str, Any]:
     The best is that of the highest dev metric, and with Agora that of the best score on E, which may be held
     out from the training set so that the dev set chooses nothing.
     """
+
     def merit(row: Dict[str, Any]) -> float:
         if row["algorithm"] == "agora":
             return row["best"]["selection"]
@@ -306,10 +383,16 @@ def summarize(results: List[Dict[str, Any]]) -> Dict[str, Any]:
     collected: Dict[str, Dict[str, Dict[str, float]]] = {"median": {}, "maximum": {}}
     for kind, function in (("median", statistics.median), ("maximum", max)):
         for name, metrics in results[0]["metrics"].items():
-            collected[kind][name] = {key: function(row["metrics"][name][key] for row in results)
-                                     for key in metrics}
-    return {**best, "seeds": [row["seed"] for row in results], "best_seed": best["seed"], **collected,
-            "seconds": round(sum(row["seconds"] for row in results), 2)}
+            collected[kind][name] = {
+                key: function(row["metrics"][name][key] for row in results) for key in metrics
+            }
+    return {
+        **best,
+        "seeds": [row["seed"] for row in results],
+        "best_seed": best["seed"],
+        **collected,
+        "seconds": round(sum(row["seconds"] for row in results), 2),
+    }
 
 
 def deliver(rows: List[Dict[str, Any]], output: Path) -> Dict[str, Any]:
@@ -323,8 +406,12 @@ def deliver(rows: List[Dict[str, Any]], output: Path) -> Dict[str, Any]:
         best = output / f"seed-{results['best_seed']}"
         for name in ("model", "predictions", "agora.png"):
             if (best / name).is_dir():
-                shutil.copytree(best / name, output / name, dirs_exist_ok=True,
-                                ignore=lambda _, names: set(filter(is_leftover, names)))
+                shutil.copytree(
+                    best / name,
+                    output / name,
+                    dirs_exist_ok=True,
+                    ignore=lambda _, names: set(filter(is_leftover, names)),
+                )
                 remove_leftovers(output / name)
             elif (best / name).is_file():
                 shutil.copyfile(best / name, output / name)
@@ -344,9 +431,23 @@ def final_line(results: Mapping[str, Any]) -> str:
             if "median" in results:
                 text += f" (median {100 * results['median'][name][key]:.2f}, maximum {100 * results['maximum'][name][key]:.2f})"
             parts.append(text)
-    return f"{results['task']}: " + ", ".join(
-                                              parts) if parts else f"{results['task']}: no labelled set to score"
+    return (
+        f"{results['task']}: " + ", ".join(parts) if parts else f"{results['task']}: no labelled set to score"
+    )
 
 
-__all__ = ["Encoded", "TaskData", "choose_tokenizer", "classifier_for", "contents", "deliver", "final_line",
-           "load_source", "own_tokenizer", "read_task", "run_once", "summarize", "write_outputs"]
+__all__ = [
+    "Encoded",
+    "TaskData",
+    "choose_tokenizer",
+    "classifier_for",
+    "contents",
+    "deliver",
+    "final_line",
+    "load_source",
+    "own_tokenizer",
+    "read_task",
+    "run_once",
+    "summarize",
+    "write_outputs",
+]

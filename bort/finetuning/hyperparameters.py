@@ -8,6 +8,7 @@ the same set. Nothing here imports MXNet.
 Where the tables deviate from the text: learning rates 1e-5 and 5e-5 and the weight decay 0.1 are convergent
 values but not members of the starting grid of section 5.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -50,40 +51,45 @@ _BLANK = "Table 9 leaves its batch size blank; 16 is what the nearest row that s
 
 
 def _rows(table: int, rows: Sequence[Tuple[Any, ...]]) -> Dict[str, ConvergentSet]:
-    return {name: ConvergentSet(Theta(*theta), batch_size, table, *note) for name, theta, batch_size,
-            *note in rows}
+    return {
+        name: ConvergentSet(Theta(*theta), batch_size, table, *note)
+        for name, theta, batch_size, *note in rows
+    }
 
 
 CHS: Dict[str, ConvergentSet] = {
-    **_rows(7, [
-        ("CoLA", (9e-6, 10, 0.45, 3), 8),
-        ("SST-2", (1e-5, 10, 0.50, 0), 16),
-        ("MRPC", (1e-4, 100, 0.50, 2), 8),
-        ("STS-B", (9e-6, 10, 0.50, 1), 8),
-        ("QQP", (5e-5, 0, 0.50, 2), 16),
-        ("MNLI-m", (5e-5, 0.1, 0.50, 3), 16),
-        ("MNLI-mm", (5e-5, 0.1, 0.45, 0), 16),
-        ("QNLI", (9e-6, 0, 0.50, 0), 16),
-        ("RTE", (1e-5, 100, 0.50, 2), 8),
-        ("WNLI", (1e-4, 10, 0.40, 3), 8),
-        ("AX", (5e-5, 0.1, 0.45, 0), 8),
-    ]),
-    **_rows(8, [
-        ("RACE-H", (5e-5, 0.1, 0.45, 2), 16),
-        ("RACE-M", (5e-5, 0.1, 0.35, 3), 16),
-    ]),
-    **_rows(9, [
-        ("BoolQ", (5e-6, 100, 0.50, 3), 16, _BLANK),
-        ("CB", (1e-5, 100, 0.45, 2), 16, _BLANK),
-        ("COPA", (1e-5, 100, 0.35, 1), 16),
-        ("MultiRC", (5e-6, 10, 0.50, 0), 16),
-        ("ReCoRD", (5e-5, 0, 0.50, 3), 16),
-        ("SuperGLUE-RTE", (1e-5, 10, 0.45, 1), 16),
-        ("WiC", (5e-5, 10, 0.45, 2), 16),
-        ("WSC", (5e-5, 10, 0.35, 1), 16),
-        ("AX-b", (1e-5, 10, 0.45, 1), 8),
-        ("AX-g", (1e-5, 10, 0.45, 1), 8),
-    ]),
+    **_rows(
+        7,
+        [
+            ("CoLA", (9e-6, 10, 0.45, 3), 8),
+            ("SST-2", (1e-5, 10, 0.50, 0), 16),
+            ("MRPC", (1e-4, 100, 0.50, 2), 8),
+            ("STS-B", (9e-6, 10, 0.50, 1), 8),
+            ("QQP", (5e-5, 0, 0.50, 2), 16),
+            ("MNLI-m", (5e-5, 0.1, 0.50, 3), 16),
+            ("MNLI-mm", (5e-5, 0.1, 0.45, 0), 16),
+            ("QNLI", (9e-6, 0, 0.50, 0), 16),
+            ("RTE", (1e-5, 100, 0.50, 2), 8),
+            ("WNLI", (1e-4, 10, 0.40, 3), 8),
+            ("AX", (5e-5, 0.1, 0.45, 0), 8),
+        ],
+    ),
+    **_rows(8, [("RACE-H", (5e-5, 0.1, 0.45, 2), 16), ("RACE-M", (5e-5, 0.1, 0.35, 3), 16)]),
+    **_rows(
+        9,
+        [
+            ("BoolQ", (5e-6, 100, 0.50, 3), 16, _BLANK),
+            ("CB", (1e-5, 100, 0.45, 2), 16, _BLANK),
+            ("COPA", (1e-5, 100, 0.35, 1), 16),
+            ("MultiRC", (5e-6, 10, 0.50, 0), 16),
+            ("ReCoRD", (5e-5, 0, 0.50, 3), 16),
+            ("SuperGLUE-RTE", (1e-5, 10, 0.45, 1), 16),
+            ("WiC", (5e-5, 10, 0.45, 2), 16),
+            ("WSC", (5e-5, 10, 0.35, 1), 16),
+            ("AX-b", (1e-5, 10, 0.45, 1), 8),
+            ("AX-g", (1e-5, 10, 0.45, 1), 8),
+        ],
+    ),
 }
 """Task name to its convergent set (Appendix D)."""
 
@@ -102,8 +108,10 @@ def convergent_set(task: str) -> ConvergentSet:
     if task == "RACE":
         return CHS["RACE-H"]._replace(note="Table 8 has RACE-H and RACE-M only; this is RACE-H's")
     if task not in CHS:
-        raise BortError(f"the paper gives no convergent hyper-parameter set for {task} (Tables 7 to 9 have "
-                        f"{', '.join(CHS)}); use --grid instead of --chs")
+        raise BortError(
+            f"the paper gives no convergent hyper-parameter set for {task} (Tables 7 to 9 have "
+            f"{', '.join(CHS)}); use --grid instead of --chs"
+        )
     return CHS[task]
 
 
@@ -116,11 +124,14 @@ def batch_size_of(task: str) -> int:
     return 16 if task in LARGE_TASKS else 8
 
 
-def product_grid(lr: Sequence[float], weight_decay: Sequence[float], warmup: Sequence[float],
-                 seed: Sequence[int]) -> List[Theta]:
+def product_grid(
+    lr: Sequence[float], weight_decay: Sequence[float], warmup: Sequence[float], seed: Sequence[int]
+) -> List[Theta]:
     """All combinations, the seed varying fastest."""
-    return [Theta(float(a), float(b), float(c), int(d)) for a, b, c, d in itertools.product(lr, weight_decay,
-                                                                                            warmup, seed)]
+    return [
+        Theta(float(a), float(b), float(c), int(d))
+        for a, b, c, d in itertools.product(lr, weight_decay, warmup, seed)
+    ]
 
 
 def paper_grid() -> List[Theta]:
@@ -159,33 +170,50 @@ def read_grid(path: PathLike) -> List[Theta]:
         raise BortError(f"{path}: a grid is an object of lists or a list of objects, with {', '.join(names)}")
     if not sets:
         raise BortError(f"{path}: the grid is empty")
-    repeated = [str(theta) for theta in dict.fromkeys(sets) if sets.count(theta)
-                > 1] if len(sets) < 5000 else []
+    repeated = (
+        [str(theta) for theta in dict.fromkeys(sets) if sets.count(theta) > 1] if len(sets) < 5000 else []
+    )
     if repeated:
         raise BortError(f"{path}: names {repeated[0]} more than once")
     return sets
 
 
 def _check_keys(entry: Dict[str, Any], names: Sequence[str], where: str) -> None:
-    missing, extra = [name for name in names if name not in entry], [str(name) for name in entry
-                                                                     if name not in names]
+    missing, extra = (
+        [name for name in names if name not in entry],
+        [str(name) for name in entry if name not in names],
+    )
     if missing or extra:
-        raise BortError(f"{where}: " + "; ".join(
-            text for text in (f"lacks {', '.join(missing)}" if missing else "",
-                              f"has the unknown {', '.join(extra)}" if extra else "") if text))
+        raise BortError(
+            f"{where}: "
+            + "; ".join(
+                text
+                for text in (
+                    f"lacks {', '.join(missing)}" if missing else "",
+                    f"has the unknown {', '.join(extra)}" if extra else "",
+                )
+                if text
+            )
+        )
 
 
 def _numbers(values: Any, name: str, where: str) -> List[Any]:
     kinds = (int,) if name == "seed" else (int, float)
-    limits = {"lr": (0, 1), "weight_decay": (0, 1e4), "warmup": (0, 0.999), "seed": (0, 2 ** 31 - 1)}[name]
+    limits = {"lr": (0, 1), "weight_decay": (0, 1e4), "warmup": (0, 0.999), "seed": (0, 2**31 - 1)}[name]
     if not isinstance(values, list):
         raise BortError(f"{where}: {name} must be a list")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, kinds) or not limits[0] <= value <= limits[1] or (
-                name == "lr" and value == 0):
-            raise BortError(f"{where}: {name} {value!r} is not "
-                            f"{'a whole number' if name == 'seed' else 'a number'} from {limits[0]} to "
-                            f"{limits[1]}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, kinds)
+            or not limits[0] <= value <= limits[1]
+            or (name == "lr" and value == 0)
+        ):
+            raise BortError(
+                f"{where}: {name} {value!r} is not "
+                f"{'a whole number' if name == 'seed' else 'a number'} from {limits[0]} to "
+                f"{limits[1]}"
+            )
     return list(values)
 
 

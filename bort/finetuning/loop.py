@@ -6,6 +6,7 @@ killed goes on from its last checkpoint to the same figures. Each rank's loss is
 *global* batch and gradients are summed, over micro-batches and over ranks alike: K ranks with batch b, or K
 accumulated batches of b, are one batch of K b.
 """
+
 from __future__ import annotations
 
 import math
@@ -27,13 +28,7 @@ from bort.training.interruption import Interruption
 from bort.training.optimizer import BertAdam
 from bort.training.run_folder import RunFolder, finite
 from bort.training.schedules import make_schedule
-from bort.training.step import (
-    StepOptions,
-    StepState,
-    TrainingStep,
-    check_dtype,
-    initial_loss_scale,
-)
+from bort.training.step import StepOptions, StepState, TrainingStep, check_dtype, initial_loss_scale
 
 WORST = -1e300
 """Below every metric; JSON has no infinity."""
@@ -126,10 +121,18 @@ def _restored(state: Dict[str, Any]) -> _Progress:
     return _Progress.restored({"counted": state.get("batch", 0), **state})
 
 
-def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classifier], Dict[str, float]],
-              settings: Settings, pad_id: int, run: Optional[RunFolder] = None,
-              checkpoint_interval: int = 500, ranks: bool = True, title: str = "training",
-              stop_when: Optional[Callable[[], bool]] = None) -> Outcome:
+def fine_tune(
+    model: Classifier,
+    data: TrainingData,
+    evaluate: Callable[[Classifier], Dict[str, float]],
+    settings: Settings,
+    pad_id: int,
+    run: Optional[RunFolder] = None,
+    checkpoint_interval: int = 500,
+    ranks: bool = True,
+    title: str = "training",
+    stop_when: Optional[Callable[[], bool]] = None,
+) -> Outcome:
     """Train ``model`` and give it the parameters of its best epoch.
 
     Args:
@@ -172,22 +175,30 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
         set_parameters(model, _body_names(checkpoint.arrays["model.params"]), str(run.path))
         optimizer.load_state_arrays(checkpoint.arrays["optimizer.params"])
         best = {name: np.array(array) for name, array in checkpoint.arrays.get("best.params", {}).items()}
-    options = StepOptions(seed=settings.seed, dtype=settings.dtype, ranks=ranks,
-                          advice=f"use a smaller --lr (it is {settings.lr:g}) or a longer --warmup")
+    options = StepOptions(
+        seed=settings.seed,
+        dtype=settings.dtype,
+        ranks=ranks,
+        advice=f"use a smaller --lr (it is {settings.lr:g}) or a longer --warmup",
+    )
     update = TrainingStep(optimizer, rate, options, ["loss"], state)
     lengths = np.array([len(ids) for ids in data.token_ids])
     elements = sum(parameter.data().size for _, parameter in optimizer.parameters)
-    with progress(total=total, initial=state.step, desc=title, unit="step") as bar, \
-            Interruption(run, elements) as interruption:
+    with (
+        progress(total=total, initial=state.step, desc=title, unit="step") as bar,
+        Interruption(run, elements) as interruption,
+    ):
         while state.epoch < settings.epochs and not state.finished:
-            batches = shuffled_batches(lengths, per_step,
-                                       np.random.default_rng([settings.seed, 1, state.epoch]))
+            batches = shuffled_batches(
+                lengths, per_step, np.random.default_rng([settings.seed, 1, state.epoch])
+            )
             while state.batch < len(batches) and state.step < total:
                 batch = batches[state.batch]
 
                 def backward(chunk: np.ndarray) -> Dict[str, Any]:
-                    return {"loss": _backward(model, data, chunk, len(batch), state.loss_scale, settings,
-                                              pad_id)}
+                    return {
+                        "loss": _backward(model, data, chunk, len(batch), state.loss_scale, settings, pad_id)
+                    }
 
                 with interruption.step():
                     done = update(chunks(share(batch, rank, size), settings.batch_size), backward)
@@ -197,8 +208,15 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
                     state.counted += 1
                 bar.update(1)
                 if run and state.step % max(1, total // 200) == 0:
-                    run.log({"step": state.step, "epoch": state.epoch, "loss": state.mean_loss,
-                             "lr": rate(state.step - 1), "gradient_norm": done.norm})
+                    run.log(
+                        {
+                            "step": state.step,
+                            "epoch": state.epoch,
+                            "loss": state.mean_loss,
+                            "lr": rate(state.step - 1),
+                            "gradient_norm": done.norm,
+                        }
+                    )
                 if stop_when is not None and stop_when():
                     raise KeyboardInterrupt
                 wanted = state.step % checkpoint_interval == 0 and state.batch < len(batches)
@@ -211,8 +229,10 @@ def fine_tune(model: Classifier, data: TrainingData, evaluate: Callable[[Classif
             if run:
                 _save(run, state, model, optimizer, best)
     set_parameters(model, _body_names(best), "the best epoch")
-    metrics = {name: math.nan if value is None else value
-               for name, value in state.history[state.best_epoch]["metrics"].items()}
+    metrics = {
+        name: math.nan if value is None else value
+        for name, value in state.history[state.best_epoch]["metrics"].items()
+    }
     return Outcome(state.best_epoch, metrics, best, state.history, state.skipped)
 
 
@@ -227,14 +247,23 @@ def _train_only_what_the_loss_reaches(model: Classifier) -> None:
             parameter.grad_req = "add"
 
 
-def _backward(model: Classifier, data: TrainingData, chunk: np.ndarray, batch_size: int, loss_scale: float,
-              settings: Settings, pad_id: int) -> Any:
+def _backward(
+    model: Classifier,
+    data: TrainingData,
+    chunk: np.ndarray,
+    batch_size: int,
+    loss_scale: float,
+    settings: Settings,
+    pad_id: int,
+) -> Any:
     """Add the gradient of a micro-batch to the parameters'; its part of the global batch's mean loss, as an
     NDArray."""
     ids, valid = pad_batch([data.token_ids[index] for index in chunk], pad_id, model.max_length)
     with autograd.record():
-        scores = model(nd.array(ids, dtype="int32", ctx=distributed.context()),
-                       nd.array(valid, ctx=distributed.context()))
+        scores = model(
+            nd.array(ids, dtype="int32", ctx=distributed.context()),
+            nd.array(valid, ctx=distributed.context()),
+        )
         loss = _loss(scores.astype("float32"), data, chunk, settings).sum() / batch_size
         scaled = loss * loss_scale
     scaled.backward()
@@ -243,8 +272,9 @@ def _backward(model: Classifier, data: TrainingData, chunk: np.ndarray, batch_si
 
 def _loss(scores: Any, data: TrainingData, chunk: np.ndarray, settings: Settings) -> Any:
     labels = nd.array(data.labels[chunk], dtype="float32", ctx=scores.context)
-    hard = losses.regression_loss(scores, labels) if scores.shape[-1] == 1 else losses.hard_loss(scores,
-                                                                                                 labels)
+    hard = (
+        losses.regression_loss(scores, labels) if scores.shape[-1] == 1 else losses.hard_loss(scores, labels)
+    )
     if data.teacher_scores is None or settings.distill_weight == 0:
         return hard
     teacher = nd.array(data.teacher_scores[chunk], dtype="float32", ctx=scores.context)
@@ -252,8 +282,15 @@ def _loss(scores: Any, data: TrainingData, chunk: np.ndarray, settings: Settings
     return (1 - settings.distill_weight) * hard + settings.distill_weight * soft
 
 
-def _end_epoch(model: Classifier, evaluate: Callable[[Classifier], Dict[str, float]], settings: Settings,
-               state: _Progress, best: Dict[str, np.ndarray], run: Optional[RunFolder], bar: Any) -> None:
+def _end_epoch(
+    model: Classifier,
+    evaluate: Callable[[Classifier], Dict[str, float]],
+    settings: Settings,
+    state: _Progress,
+    best: Dict[str, np.ndarray],
+    run: Optional[RunFolder],
+    bar: Any,
+) -> None:
     started = time.monotonic()
     metrics = {name: float(value) for name, value in evaluate(model).items()}
     name, value = next(iter(metrics.items()))
@@ -266,15 +303,22 @@ def _end_epoch(model: Classifier, evaluate: Callable[[Classifier], Dict[str, flo
         best.update(parameter_arrays(model))
     bar.set_postfix_str(f"epoch {state.epoch + 1}/{settings.epochs} loss {loss:.4f} {name} {100 * value:.2f}")
     if run:
-        run.log({"step": state.step, "epoch": state.epoch, "train_loss": loss,
-                 "evaluation_seconds": round(time.monotonic() - started, 3), **{f"dev_{key}": number for key,
-                                                                                number in metrics.items()}})
+        run.log(
+            {
+                "step": state.step,
+                "epoch": state.epoch,
+                "train_loss": loss,
+                "evaluation_seconds": round(time.monotonic() - started, 3),
+                **{f"dev_{key}": number for key, number in metrics.items()},
+            }
+        )
     state.finished = bool(settings.patience) and state.epoch - state.best_epoch >= settings.patience
     state.epoch, state.batch, state.loss_sum, state.counted = state.epoch + 1, 0, 0.0, 0
 
 
-def _save(run: RunFolder, state: _Progress, model: Classifier, optimizer: BertAdam,
-          best: Dict[str, np.ndarray]) -> None:
+def _save(
+    run: RunFolder, state: _Progress, model: Classifier, optimizer: BertAdam, best: Dict[str, np.ndarray]
+) -> None:
     arrays = {"model.params": parameter_arrays(model), "optimizer.params": optimizer.state_arrays()}
     if best:
         arrays["best.params"] = best

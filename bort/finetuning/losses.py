@@ -1,5 +1,6 @@
 """Loss functions over small outputs (classes, scores). Those over the vocabulary are in
 ``bort.masked_lm.losses``."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -36,4 +37,4 @@ def soft_loss(scores: Any, teacher_scores: Any, temperature: float) -> Any:
     if scores.shape[-1] == 1:
         return nd.square(scores - teacher_scores).reshape((-1,))
     target = nd.softmax(nd.BlockGrad(teacher_scores) / temperature, axis=-1)
-    return -(target * nd.log_softmax(scores / temperature, axis=-1)).sum(axis=-1) * temperature ** 2
+    return -(target * nd.log_softmax(scores / temperature, axis=-1)).sum(axis=-1) * temperature**2

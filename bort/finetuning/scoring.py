@@ -1,5 +1,6 @@
 """A classifier's outputs for many sequences: length-sorted batches of bounded size, dealt out over the
 ranks."""
+
 from __future__ import annotations
 
 from typing import Any, Callable, List, Optional, Sequence
@@ -34,13 +35,19 @@ def token_batches(lengths: np.ndarray, max_tokens: int, max_batch: int = 256) ->
     while start < len(order):
         longest = -(-max(1, int(lengths[order[start]])) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         count = max(1, min(max_batch, max_tokens // longest))
-        batches.append(order[start:start + count])
+        batches.append(order[start : start + count])
         start += count
     return batches
 
 
-def score(model: Any, token_ids: Sequence[np.ndarray], pad_id: int, max_tokens: int = MAX_TOKENS,
-          ranks: bool = True, describe: Optional[str] = None) -> np.ndarray:
+def score(
+    model: Any,
+    token_ids: Sequence[np.ndarray],
+    pad_id: int,
+    max_tokens: int = MAX_TOKENS,
+    ranks: bool = True,
+    describe: Optional[str] = None,
+) -> np.ndarray:
     """Outputs of a classifier for every sequence, in the order given.
 
     Args:
@@ -61,6 +68,7 @@ def score(model: Any, token_ids: Sequence[np.ndarray], pad_id: int, max_tokens: 
 
     def padded(batch: Sequence[int]) -> Batch:
         return pad_batch([token_ids[index] for index in batch], pad_id, model.max_length)
+
     # Chosen for the whole work, so that all ranks, however many there are, compute alike.
     if isinstance(model, Engine):
         engine = model
@@ -77,14 +85,18 @@ def score(model: Any, token_ids: Sequence[np.ndarray], pad_id: int, max_tokens: 
     return distributed.allreduce_sum(scores) if ranks else scores
 
 
-def _open(model: Classifier, token_ids: Sequence[np.ndarray], batches: Sequence[np.ndarray],
-          padded: Callable[[Sequence[int]], Batch]) -> Engine:
+def _open(
+    model: Classifier,
+    token_ids: Sequence[np.ndarray],
+    batches: Sequence[np.ndarray],
+    padded: Callable[[Sequence[int]], Batch],
+) -> Engine:
     longest = [(len(batch), max(len(token_ids[index]) for index in batch)) for batch in batches]
     shapes = {(count, -(-length // LENGTH_MULTIPLE)) for count, length in longest}
     flops = sum(count * model.architecture.flops(length) for count, length in longest)
     calibration: List[Batch] = []
     if preferred().precision in ("int8", "auto"):
         order = np.concatenate(batches) if batches else np.zeros(0, int)
-        some = order[::max(1, len(order) // CALIBRATION_SEQUENCES)]
-        calibration = [padded(some[start:start + 8]) for start in range(0, len(some), 8)]
+        some = order[:: max(1, len(order) // CALIBRATION_SEQUENCES)]
+        calibration = [padded(some[start : start + 8]) for start in range(0, len(some), 8)]
     return open_engine(model, "classifier", None, calibration, Work(flops, len(shapes)))

@@ -1,4 +1,5 @@
 """The teacher of a distillation or of Agora: a classifier fine-tuned for the task, opened and checked once."""
+
 from __future__ import annotations
 
 from typing import Optional, Sequence
@@ -30,12 +31,21 @@ class ClassifierTeacher:
         BortError: the model is no classifier of this task.
     """
 
-    def __init__(self, model: Classifier, where: PathLike, own: Tokenizer, tokenizer: Tokenizer, task: Task,
-                 max_length: int) -> None:
+    def __init__(
+        self,
+        model: Classifier,
+        where: PathLike,
+        own: Tokenizer,
+        tokenizer: Tokenizer,
+        task: Task,
+        max_length: int,
+    ) -> None:
         if not isinstance(model, Classifier) or model.num_outputs != task.num_outputs:
-            raise BortError(f"{where}: the teacher must be a classifier with {task.num_outputs} outputs; "
-                            f"fine-tune it first: python run_finetune.py --task {task.name} --data-dir DATA "
-                            f"--model {where} --output TEACHER")
+            raise BortError(
+                f"{where}: the teacher must be a classifier with {task.num_outputs} outputs; "
+                f"fine-tune it first: python run_finetune.py --task {task.name} --data-dir DATA "
+                f"--model {where} --output TEACHER"
+            )
         align(model, task, where)
         if getattr(model, "task_name", None) not in (None, task.name):
             say(f"warning: {where} was fine-tuned for {model.task_name}, not for {task.name}")
@@ -44,8 +54,9 @@ class ClassifierTeacher:
         # Lengths in another vocabulary say nothing about the teacher's.
         self.max_length = min(max_length, model.max_length) if self.same else model.max_length
 
-    def of_split(self, split: Split, rows: Sequence[np.ndarray], cache_dir: Optional[PathLike] = None
-                 ) -> np.ndarray:
+    def of_split(
+        self, split: Split, rows: Sequence[np.ndarray], cache_dir: Optional[PathLike] = None
+    ) -> np.ndarray:
         """Logits (N, C), float32, of a split's examples, ``rows`` being their ids in the student's vocabulary.
 
         Raises:
@@ -61,8 +72,10 @@ class ClassifierTeacher:
             return np.zeros((0, self.task.num_outputs), np.float32)
         found = score(self.model, rows, self.own.pad_id, describe="teacher")
         if not np.isfinite(found).all():
-            raise BortError(f"{self.where}: the teacher's scores are not finite; its parameters are damaged "
-                            "or its training diverged: fine-tune it again")
+            raise BortError(
+                f"{self.where}: the teacher's scores are not finite; its parameters are damaged "
+                "or its training diverged: fine-tune it again"
+            )
         return found
 
 

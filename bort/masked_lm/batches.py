@@ -1,5 +1,6 @@
 """Masked batches of a corpus in an order that only the seed and the epoch decide, dealt out to ranks. No
 MXNet."""
+
 from __future__ import annotations
 
 from typing import Any, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
@@ -50,19 +51,34 @@ class MaskedLMBatch(NamedTuple):
     mask_epoch: int
 
 
-def make_batch(data: Sequences, examples: np.ndarray, policy: MaskingPolicy, seed: int, mask_epoch: int,
-               pad_id: int, max_length: int) -> MaskedLMBatch:
+def make_batch(
+    data: Sequences,
+    examples: np.ndarray,
+    policy: MaskingPolicy,
+    seed: int,
+    mask_epoch: int,
+    pad_id: int,
+    max_length: int,
+) -> MaskedLMBatch:
     """Read, pad and mask some sequences of a corpus."""
     ids, valid = pad_batch([data[int(index)] for index in examples], pad_id, max_length)
     masked = policy.mask_batch(ids, valid, seed, mask_epoch, examples)
     chosen = masked.weights > 0
     rows = (masked.positions + np.arange(len(ids), dtype=np.int32)[:, None] * ids.shape[1])[chosen]
-    return MaskedLMBatch(masked.inputs, valid, rows.astype(np.int32), masked.labels[chosen],
-                         np.asarray(examples), int(valid.sum()), mask_epoch)
+    return MaskedLMBatch(
+        masked.inputs,
+        valid,
+        rows.astype(np.int32),
+        masked.labels[chosen],
+        np.asarray(examples),
+        int(valid.sum()),
+        mask_epoch,
+    )
 
 
-def shuffled_token_batches(lengths: np.ndarray, max_tokens: int, parts: int, rng: np.random.Generator,
-                           window: int = 65536) -> List[np.ndarray]:
+def shuffled_token_batches(
+    lengths: np.ndarray, max_tokens: int, parts: int, rng: np.random.Generator, window: int = 65536
+) -> List[np.ndarray]:
     """One epoch of batches for ``parts`` shares of at most ``max_tokens`` padded tokens each (or one
     sequence).
 
@@ -71,13 +87,14 @@ def shuffled_token_batches(lengths: np.ndarray, max_tokens: int, parts: int, rng
     order = rng.permutation(len(lengths))
     batches: List[np.ndarray] = []
     for begin in range(0, len(order), window):
-        part = order[begin:begin + window]
+        part = order[begin : begin + window]
         batches.extend(token_groups(lengths, part, max_tokens, parts))
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def token_groups(lengths: np.ndarray, order: np.ndarray, max_tokens: int,
-                 parts: int = 1) -> Iterator[np.ndarray]:
+def token_groups(
+    lengths: np.ndarray, order: np.ndarray, max_tokens: int, parts: int = 1
+) -> Iterator[np.ndarray]:
     """``order`` in groups of similar length, longest first, whose ``parts`` shares are within
     ``max_tokens``."""
     order = order[np.argsort(-np.asarray(lengths)[order], kind="stable")]
@@ -85,7 +102,7 @@ def token_groups(lengths: np.ndarray, order: np.ndarray, max_tokens: int,
     while start < len(order):
         padded = -(-int(lengths[order[start]]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         count = parts * max(1, max_tokens // padded)
-        yield order[start:start + count]
+        yield order[start : start + count]
         start += count
 
 
@@ -109,11 +126,29 @@ class BatchStream:
         BortError: the corpus is empty, or a sequence is longer than the model takes.
     """
 
-    def __init__(self, data: Sequences, policy: MaskingPolicy, pad_id: int, max_length: int, seed: int,
-                 batch_size: int = 8, accumulate: int = 1, max_tokens: int = 0, mask_passes: int = 0,
-                 rank: int = 0, size: int = 1, mask_seed: Optional[int] = None) -> None:
+    def __init__(
+        self,
+        data: Sequences,
+        policy: MaskingPolicy,
+        pad_id: int,
+        max_length: int,
+        seed: int,
+        batch_size: int = 8,
+        accumulate: int = 1,
+        max_tokens: int = 0,
+        mask_passes: int = 0,
+        rank: int = 0,
+        size: int = 1,
+        mask_seed: Optional[int] = None,
+    ) -> None:
         check_corpus(data, max_length)
-        self.data, self.policy, self.pad_id, self.max_length, self.seed = data, policy, pad_id, max_length, seed
+        self.data, self.policy, self.pad_id, self.max_length, self.seed = (
+            data,
+            policy,
+            pad_id,
+            max_length,
+            seed,
+        )
         self._batch_size, self._max_tokens, self._mask_passes = batch_size, max_tokens, mask_passes
         self._mask_seed = seed if mask_seed is None else mask_seed
         self._accumulate, self._rank, self._size = accumulate, rank, size
@@ -125,11 +160,11 @@ class BatchStream:
         if self._planned != self.epoch:
             rng = np.random.default_rng([self.seed, 0x4D4C4D, self.epoch])
             parts = self._size * self._accumulate
-            self._plan = shuffled_token_batches(self.data.lengths, self._max_tokens, parts,
-                                                rng) if self._max_tokens else shuffled_batches(
-                                                                                               self.data.lengths,
-                                                                                               self._batch_size
-                                                                                               * parts, rng)
+            self._plan = (
+                shuffled_token_batches(self.data.lengths, self._max_tokens, parts, rng)
+                if self._max_tokens
+                else shuffled_batches(self.data.lengths, self._batch_size * parts, rng)
+            )
             self._planned = self.epoch
         return self._plan
 
@@ -145,10 +180,17 @@ class BatchStream:
         batch = self._batches()[self.index]
         self.index += 1
         mask_epoch = self.epoch % self._mask_passes if self._mask_passes else self.epoch
-        parts = [share(batch, self._rank + self._size * turn, self._size * self._accumulate)
-                 for turn in range(self._accumulate)]
-        made = [make_batch(self.data, part, self.policy, self._mask_seed, mask_epoch, self.pad_id,
-                           self.max_length) for part in parts if len(part)]
+        parts = [
+            share(batch, self._rank + self._size * turn, self._size * self._accumulate)
+            for turn in range(self._accumulate)
+        ]
+        made = [
+            make_batch(
+                self.data, part, self.policy, self._mask_seed, mask_epoch, self.pad_id, self.max_length
+            )
+            for part in parts
+            if len(part)
+        ]
         return [part for part in made if len(part.rows)]
 
 
@@ -162,12 +204,22 @@ def check_corpus(data: Sequences, max_length: int) -> None:
         raise BortError("the corpus has no sequences in this split; prepare more text, or another --split")
     longest = int(np.max(data.lengths))
     if longest > max_length:
-        raise BortError(f"the corpus has sequences of {longest} tokens, the model takes {max_length}; "
-                        f"prepare it with --max-length {max_length}")
+        raise BortError(
+            f"the corpus has sequences of {longest} tokens, the model takes {max_length}; "
+            f"prepare it with --max-length {max_length}"
+        )
 
 
-def evaluation_batches(data: Sequences, policy: MaskingPolicy, pad_id: int, max_length: int, max_tokens: int,
-                       limit: int, rank: int, size: int) -> Tuple[List[np.ndarray], Any]:
+def evaluation_batches(
+    data: Sequences,
+    policy: MaskingPolicy,
+    pad_id: int,
+    max_length: int,
+    max_tokens: int,
+    limit: int,
+    rank: int,
+    size: int,
+) -> Tuple[List[np.ndarray], Any]:
     """A rank's share of a fixed evaluation set: lists of sequences, and a function that makes a batch of one.
 
     The set is the first ``limit`` sequences (0: all) under masks that no seed changes.
@@ -176,7 +228,8 @@ def evaluation_batches(data: Sequences, policy: MaskingPolicy, pad_id: int, max_
     batches = list(token_groups(data.lengths, np.arange(count), max_tokens))
 
     def make(examples: Sequence[int]) -> MaskedLMBatch:
-        return make_batch(data, np.asarray(examples), policy, EVALUATION_SEED, EVALUATION_EPOCH, pad_id,
-                          max_length)
+        return make_batch(
+            data, np.asarray(examples), policy, EVALUATION_SEED, EVALUATION_EPOCH, pad_id, max_length
+        )
 
     return batches[rank::size], make

@@ -13,6 +13,7 @@ summed over the vocabulary (section 4.2; T^2 as in Hinton et al., 2015), and its
 Automatic differentiation would hold five or more arrays of N x V for this. Here the gradient replaces the
 student's logits in their own memory, so that one array of n x V for each model is all there is.
 """
+
 from __future__ import annotations
 
 import math
@@ -51,13 +52,16 @@ class LossWeights:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise BortError(f"--temperature must be above 0, not {self.temperature}")
         if not (0 <= self.mlm_weight < math.inf and 0 <= self.kd_weight < math.inf):
-            raise BortError(f"--mlm-weight and --kd-weight must not be negative, not {self.mlm_weight} and "
-                            f"{self.kd_weight}")
+            raise BortError(
+                f"--mlm-weight and --kd-weight must not be negative, not {self.mlm_weight} and "
+                f"{self.kd_weight}"
+            )
         if self.mlm_weight == self.kd_weight == 0:
             raise BortError("--mlm-weight and --kd-weight are both 0; nothing would be learned")
         if self.kd_formula not in KD_FORMULAS:
-            raise BortError(f"--kd-formula {self.kd_formula!r} is unknown; choose one of "
-                            f"{', '.join(KD_FORMULAS)}")
+            raise BortError(
+                f"--kd-formula {self.kd_formula!r} is unknown; choose one of {', '.join(KD_FORMULAS)}"
+            )
 
 
 class PositionLosses(NamedTuple):
@@ -69,8 +73,9 @@ class PositionLosses(NamedTuple):
     correct: np.ndarray
 
 
-def gradient_in_place(scores: Any, labels: Any, weights: LossWeights,
-                      teacher: Optional[Any] = None) -> PositionLosses:
+def gradient_in_place(
+    scores: Any, labels: Any, weights: LossWeights, teacher: Optional[Any] = None
+) -> PositionLosses:
     """Losses of n positions; their sum's gradient replaces the logits.
 
     Args:
@@ -88,8 +93,9 @@ def gradient_in_place(scores: Any, labels: Any, weights: LossWeights,
     elif weights.kd_formula == "released":
         mlm, kd = _released(scores, labels, weights, teacher)
     else:
-        mlm, kd = _distilled(scores, labels, weights, teacher,
-                             nd.array(best, dtype="int32", ctx=scores.context))
+        mlm, kd = _distilled(
+            scores, labels, weights, teacher, nd.array(best, dtype="int32", ctx=scores.context)
+        )
     if weights.mlm_weight:
         rows = nd.arange(len(labels), dtype="int32", ctx=scores.context)
         scores[rows, labels] = nd.pick(scores, labels) - weights.mlm_weight
@@ -114,17 +120,18 @@ def _distilled(scores: Any, labels: Any, weights: LossWeights, teacher: Any, bes
     temperature, vocabulary = weights.temperature, scores.shape[1]
     if temperature != 1:
         scores *= 1 / temperature
-    nd.log_softmax(scores, axis=-1, out=scores)                                    # log q, q = softmax(s / T)
-    kd = _row_dot(teacher, scores) * -temperature ** 2
+    nd.log_softmax(scores, axis=-1, out=scores)  # log q, q = softmax(s / T)
+    kd = _row_dot(teacher, scores) * -(temperature**2)
     label_log = nd.pick(scores, labels)
-    nd.softmax(scores, axis=-1, out=scores)                                        # q
-    nd.elemwise_sub(scores, teacher, out=teacher)                                  # q - softmax(t / T)
+    nd.softmax(scores, axis=-1, out=scores)  # q
+    nd.elemwise_sub(scores, teacher, out=teacher)  # q - softmax(t / T)
     # softmax(s) is q^T over its sum Z. Where q underflows, log q does not, so mlm = log Z - T log q_y stays
     # exact.
     if temperature == 2:
         nd.square(scores, out=scores)
-        total = nd.FullyConnected(scores, nd.ones((1, vocabulary), ctx=scores.context), no_bias=True,
-                                  num_hidden=1)
+        total = nd.FullyConnected(
+            scores, nd.ones((1, vocabulary), ctx=scores.context), no_bias=True, num_hidden=1
+        )
         mlm = nd.log(total).reshape((-1,)) - label_log * temperature
         nd.broadcast_mul(scores, weights.mlm_weight / total, out=scores)
     else:
@@ -146,9 +153,9 @@ def _released(scores: Any, labels: Any, weights: LossWeights, teacher: Any) -> A
     needed.
     """
     temperature, vocabulary = weights.temperature, scores.shape[1]
-    student = nd.softmax(scores / temperature, axis=-1)                            # r
+    student = nd.softmax(scores / temperature, axis=-1)  # r
     logs = nd.log_softmax(student, axis=-1)
-    kd = ((teacher * (nd.log(teacher + 1e-12) - logs)).sum(axis=-1)) * (temperature ** 2 / vocabulary)
+    kd = ((teacher * (nd.log(teacher + 1e-12) - logs)).sum(axis=-1)) * (temperature**2 / vocabulary)
     slope = nd.exp(logs) - teacher
     slope = student * nd.broadcast_sub(slope, _row_dot(slope, student).expand_dims(1))
     mlm = _log_softmax_then_softmax(scores, labels)
@@ -166,9 +173,17 @@ class LossSums(NamedTuple):
     positions: int
 
 
-def head_backward(states: Any, weight: Any, bias: Any, labels: np.ndarray, weights: LossWeights,
-                  teacher: Optional[Teacher] = None, add: bool = False, scale: float = 1.0,
-                  max_elements: int = MAX_CHUNK_ELEMENTS) -> LossSums:
+def head_backward(
+    states: Any,
+    weight: Any,
+    bias: Any,
+    labels: np.ndarray,
+    weights: LossWeights,
+    teacher: Optional[Teacher] = None,
+    add: bool = False,
+    scale: float = 1.0,
+    max_elements: int = MAX_CHUNK_ELEMENTS,
+) -> LossSums:
     """Forward and backward pass of the vocabulary projection and the losses, for a sum over all N positions.
 
     The gradients of the projection are left in ``weight.grad()`` and ``bias.grad()``, that of the states goes
@@ -205,16 +220,18 @@ def head_backward(states: Any, weight: Any, bias: Any, labels: np.ndarray, weigh
         if frozen:
             autograd.mark_variables([part], [part_gradient], ["write"])
         else:
-            autograd.mark_variables([part, matrix, offset], [part_gradient, weight.grad(), bias.grad()],
-                                    ["write", kind, kind])
+            autograd.mark_variables(
+                [part, matrix, offset], [part_gradient, weight.grad(), bias.grad()], ["write", kind, kind]
+            )
         with autograd.record():
             recorded = nd.FullyConnected(part, matrix, offset, num_hidden=vocabulary)
         # Its memory serves twice: a linear layer's backward pass does not look at its output.
         scores = recorded.detach()
         if scores.dtype != np.float32:
             scores = scores.astype("float32")
-        losses = gradient_in_place(scores, labels_nd[start:stop], weights, teacher(start, stop) if teacher
-                                   else None)
+        losses = gradient_in_place(
+            scores, labels_nd[start:stop], weights, teacher(start, stop) if teacher else None
+        )
         if scale != 1:
             scores *= scale
         recorded.backward(scores.astype(recorded.dtype, copy=False))
@@ -228,8 +245,9 @@ def head_backward(states: Any, weight: Any, bias: Any, labels: np.ndarray, weigh
     return LossSums(mlm, kd, correct, count)
 
 
-def head_losses(states: Any, weight: Any, bias: Any, labels: np.ndarray,
-                max_elements: int = MAX_CHUNK_ELEMENTS) -> LossSums:
+def head_losses(
+    states: Any, weight: Any, bias: Any, labels: np.ndarray, max_elements: int = MAX_CHUNK_ELEMENTS
+) -> LossSums:
     """Masked-language-model loss and accuracy of N positions, for evaluation; arguments as in
     :func:`head_backward`."""
     count, vocabulary = len(labels), weight.shape[0]
@@ -237,10 +255,11 @@ def head_losses(states: Any, weight: Any, bias: Any, labels: np.ndarray,
     labels_nd = nd.array(labels, dtype="int32", ctx=states.context)
     mlm, correct = 0.0, 0
     for start in range(0, count, rows):
-        scores = nd.FullyConnected(states[start:start + rows], weight.data(), bias.data(),
-                                   num_hidden=vocabulary)
+        scores = nd.FullyConnected(
+            states[start : start + rows], weight.data(), bias.data(), num_hidden=vocabulary
+        )
         scores = scores.astype("float32", copy=False)
-        correct += int((row_argmax(scores) == labels[start:start + rows]).sum())
+        correct += int((row_argmax(scores) == labels[start : start + rows]).sum())
         nd.log_softmax(scores, axis=-1, out=scores)
-        mlm -= float(nd.pick(scores, labels_nd[start:start + rows]).sum().asscalar())
+        mlm -= float(nd.pick(scores, labels_nd[start : start + rows]).sum().asscalar())
     return LossSums(mlm, 0.0, correct, count)

@@ -5,6 +5,7 @@ What is masked in an example is a pure function of (seed, epoch, example, positi
 examples of the batch, nor on padding, nor on the number of ranks, and a resumed run sees the masks of an
 uninterrupted one.
 """
+
 from __future__ import annotations
 
 from typing import Iterable, NamedTuple, Optional
@@ -60,7 +61,7 @@ def _draw(keys: np.ndarray, positions: np.ndarray, which: int) -> np.ndarray:
 
 def _unit(bits: np.ndarray) -> np.ndarray:
     """float64 in [0, 1) from the 53 leading bits."""
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0 ** -53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 class MaskingPolicy:
@@ -77,9 +78,17 @@ class MaskingPolicy:
     chosen.
     """
 
-    def __init__(self, vocab_size: int, mask_id: int, special_ids: Iterable[int], ratio: float = 0.15,
-                 mask_prob: float = 0.8, random_prob: float = 0.1, word_starts: Optional[np.ndarray] = None,
-                 multiple_of: int = 1) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        mask_id: int,
+        special_ids: Iterable[int],
+        ratio: float = 0.15,
+        mask_prob: float = 0.8,
+        random_prob: float = 0.1,
+        word_starts: Optional[np.ndarray] = None,
+        multiple_of: int = 1,
+    ) -> None:
         """Set the policy.
 
         Args:
@@ -98,8 +107,10 @@ class MaskingPolicy:
         if not 0 < ratio <= 1:
             raise BortError(f"the masking ratio must be above 0 and at most 1, not {ratio}")
         if mask_prob < 0 or random_prob < 0 or not mask_prob + random_prob <= 1 + 1e-9:
-            raise BortError(f"mask_prob {mask_prob} and random_prob {random_prob} must be probabilities that "
-                            "add up to at most 1")
+            raise BortError(
+                f"mask_prob {mask_prob} and random_prob {random_prob} must be probabilities that "
+                "add up to at most 1"
+            )
         if multiple_of < 1:
             raise BortError(f"multiple_of must be at least 1, not {multiple_of}")
         special = sorted({int(index) for index in special_ids} | {int(mask_id)})
@@ -108,8 +119,11 @@ class MaskingPolicy:
         if word_starts is not None and np.shape(word_starts) != (vocab_size,):
             raise BortError(f"word_starts has the shape {np.shape(word_starts)} for {vocab_size} tokens")
         self.vocab_size, self.mask_id, self.ratio = int(vocab_size), int(mask_id), float(ratio)
-        self.mask_prob, self.random_prob, self.multiple_of = float(mask_prob), float(random_prob), int(
-                                                                                                       multiple_of)
+        self.mask_prob, self.random_prob, self.multiple_of = (
+            float(mask_prob),
+            float(random_prob),
+            int(multiple_of),
+        )
         self._ordinary = np.ones(vocab_size, dtype=bool)
         self._ordinary[special] = False
         self._replacements = np.flatnonzero(self._ordinary).astype(np.int32)
@@ -117,8 +131,9 @@ class MaskingPolicy:
             raise BortError(f"all {vocab_size} tokens of the vocabulary are special; nothing is left to mask")
         self._starts = None if word_starts is None else np.asarray(word_starts, dtype=bool)
 
-    def mask_batch(self, token_ids: np.ndarray, valid_length: np.ndarray, seed: int, epoch: int,
-                   example_ids: np.ndarray) -> MaskedBatch:
+    def mask_batch(
+        self, token_ids: np.ndarray, valid_length: np.ndarray, seed: int, epoch: int, example_ids: np.ndarray
+    ) -> MaskedBatch:
         """Mask a padded batch.
 
         Args:
@@ -159,16 +174,20 @@ class MaskingPolicy:
     def _checked(self, token_ids, valid_length, example_ids):
         ids, lengths, examples = np.asarray(token_ids), np.asarray(valid_length), np.asarray(example_ids)
         if ids.ndim != 2 or lengths.shape != ids.shape[:1] or examples.shape != ids.shape[:1]:
-            raise BortError("masking takes token_ids (B, T), valid_length (B,) and example_ids (B,), not "
-                            f"{ids.shape}, {lengths.shape} and {examples.shape}")
+            raise BortError(
+                "masking takes token_ids (B, T), valid_length (B,) and example_ids (B,), not "
+                f"{ids.shape}, {lengths.shape} and {examples.shape}"
+            )
         if not np.issubdtype(ids.dtype, np.integer) or not np.issubdtype(examples.dtype, np.integer):
             raise BortError(f"token and example ids must be integers, not {ids.dtype} and {examples.dtype}")
         if ids.size and not (0 <= ids.min() and ids.max() < self.vocab_size):
-            raise BortError(f"token ids from {ids.min()} to {ids.max()} do not fit a vocabulary of "
-                            f"{self.vocab_size}")
+            raise BortError(
+                f"token ids from {ids.min()} to {ids.max()} do not fit a vocabulary of {self.vocab_size}"
+            )
         if lengths.size and not (0 <= lengths.min() and lengths.max() <= ids.shape[1]):
-            raise BortError(f"valid lengths from {lengths.min()} to {lengths.max()} do not fit "
-                            f"{ids.shape[1]} columns")
+            raise BortError(
+                f"valid lengths from {lengths.min()} to {lengths.max()} do not fit {ids.shape[1]} columns"
+            )
         return ids, lengths, examples
 
     def _replaced(self, tokens: np.ndarray, keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -178,8 +197,9 @@ class MaskingPolicy:
         replaced = np.where(action < self.mask_prob + self.random_prob, random, tokens)
         return np.where(action < self.mask_prob, self.mask_id, replaced)
 
-    def _whole_words(self, ids: np.ndarray, maskable: np.ndarray, order: np.ndarray,
-                     wanted: np.ndarray) -> np.ndarray:
+    def _whole_words(
+        self, ids: np.ndarray, maskable: np.ndarray, order: np.ndarray, wanted: np.ndarray
+    ) -> np.ndarray:
         batch, length = ids.shape
         positions = np.arange(length)
         after_other = np.ones_like(maskable)
@@ -189,8 +209,9 @@ class MaskingPolicy:
         # All tokens of a word share the order of its first token; a stable sort then keeps words together.
         order = np.where(maskable, np.take_along_axis(order, first, axis=1), _LAST)
         ranked = np.argsort(order, axis=1, kind="stable")
-        in_order = np.where(np.take_along_axis(maskable, ranked, axis=1),
-                            np.take_along_axis(first, ranked, axis=1), length)
+        in_order = np.where(
+            np.take_along_axis(maskable, ranked, axis=1), np.take_along_axis(first, ranked, axis=1), length
+        )
         new_word = np.ones_like(maskable)
         new_word[:, 1:] = in_order[:, 1:] != in_order[:, :-1]
         before = np.maximum.accumulate(np.where(new_word, positions, 0), axis=1)

@@ -1,5 +1,6 @@
 """The teacher of a distillation or a search: opened and checked once, then asked at the masked positions of
 the student's batches, without gradients."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -61,11 +62,15 @@ class MaskedLMTeacher:
         elif self.tokenizer not in (None, tokenizer.fingerprint):
             problem = "its tokenizer is not the corpus's"
         if problem:
-            raise BortError(f"{self.option} {self.path}: {problem}: it was trained with another tokenizer, "
-                            f"and answers are compared token by token; {remedy}")
+            raise BortError(
+                f"{self.option} {self.path}: {problem}: it was trained with another tokenizer, "
+                f"and answers are compared token by token; {remedy}"
+            )
         if longest > self.max_length:
-            raise BortError(f"{self.option} {self.path}: takes {self.max_length} tokens, there are sequences "
-                            f"of {longest}; lower --max-length to {self.max_length}")
+            raise BortError(
+                f"{self.option} {self.path}: takes {self.max_length} tokens, there are sequences "
+                f"of {longest}; lower --max-length to {self.max_length}"
+            )
 
     def check_head(self) -> None:
         """Refuse, without building the network, a teacher whose MLM head was never trained.
@@ -73,8 +78,10 @@ class MaskedLMTeacher:
         Raises:
             BortError: so it is; the message names the command that trains one.
         """
-        require_mlm_head(model_folder.read(self.path, self.architecture if self.bare else None, verify=False),
-                         f"{self.option} {self.path}")
+        require_mlm_head(
+            model_folder.read(self.path, self.architecture if self.bare else None, verify=False),
+            f"{self.option} {self.path}",
+        )
 
     def network(self) -> Bert:
         """The network with its weights, without gradients.
@@ -89,8 +96,9 @@ class MaskedLMTeacher:
         return model
 
 
-def open_teacher(path: PathLike, architecture: Optional[str] = None,
-                 option: str = "--teacher") -> MaskedLMTeacher:
+def open_teacher(
+    path: PathLike, architecture: Optional[str] = None, option: str = "--teacher"
+) -> MaskedLMTeacher:
     """Look at a teacher's files, without building it.
 
     Args:
@@ -105,8 +113,10 @@ def open_teacher(path: PathLike, architecture: Optional[str] = None,
     given = None if architecture is None else parse(architecture, f"{option}-architecture")
     if located.config is None:
         if given is None:
-            raise BortError(f"{option} {path} is a bare parameter file, whose network {option}-architecture "
-                            "D,A,H,I (or a preset) says")
+            raise BortError(
+                f"{option} {path} is a bare parameter file, whose network {option}-architecture "
+                "D,A,H,I (or a preset) says"
+            )
         config = model_folder.read(path, given, verify=False).config
         identity = sha256_file(located.parameters)
     else:
@@ -118,8 +128,9 @@ def open_teacher(path: PathLike, architecture: Optional[str] = None,
     sizes = [config.get(name) for name in ("vocab_size", "max_length")]
     if not all(isinstance(size, int) for size in sizes):
         raise BortError(f"{located.config_file}: vocab_size and max_length are {sizes[0]!r} and {sizes[1]!r}")
-    return MaskedLMTeacher(Path(path), found, identity, *sizes, fingerprint_in(located.config),
-                           located.config is None, option)
+    return MaskedLMTeacher(
+        Path(path), found, identity, *sizes, fingerprint_in(located.config), located.config is None, option
+    )
 
 
 def require_mlm_head(stored: model_folder.Stored, where: str) -> None:
@@ -138,16 +149,21 @@ def require_mlm_head(stored: model_folder.Stored, where: str) -> None:
         problem = "has an MLM head that was never trained (as a file without one gets)"
     else:
         return
-    raise BortError(f"{where}: {problem}, so that what it says of masked tokens means nothing; train a head "
-                    f"first: python run_pretrain.py --init {stored.located.folder} --method mlm --data SHARDS "
-                    "--output RUN, and take RUN/model")
+    raise BortError(
+        f"{where}: {problem}, so that what it says of masked tokens means nothing; train a head "
+        f"first: python run_pretrain.py --init {stored.located.folder} --method mlm --data SHARDS "
+        "--output RUN, and take RUN/model"
+    )
 
 
 def on_device(batch: MaskedLMBatch) -> Any:
     """``token_ids``, ``valid_length`` and ``rows`` of a batch as NDArrays on this rank's device."""
     device = distributed.context()
-    return (nd.array(batch.token_ids, dtype="int32", ctx=device), nd.array(batch.valid_length, ctx=device),
-            nd.array(batch.rows, dtype="int32", ctx=device))
+    return (
+        nd.array(batch.token_ids, dtype="int32", ctx=device),
+        nd.array(batch.valid_length, ctx=device),
+        nd.array(batch.rows, dtype="int32", ctx=device),
+    )
 
 
 def masked_states(model: Bert, token_ids: Any, valid_length: Any, rows: Any) -> Any:

@@ -1,5 +1,6 @@
 """The grid search before a training (section 4.2: "over a smaller subset of our training data to tune the batch
 size, learning rate, and warmup proportion"): short runs on the same few sequences, best first."""
+
 from __future__ import annotations
 
 import itertools
@@ -49,8 +50,9 @@ def name_of(point: Point) -> str:
     return ",".join(f"{name}-{value:g}" for name, value in point.items())
 
 
-def search_grid(points: Sequence[Point], run: Callable[[Point, Path], Mapping[str, Any]],
-                output: Path) -> List[Dict[str, Any]]:
+def search_grid(
+    points: Sequence[Point], run: Callable[[Point, Path], Mapping[str, Any]], output: Path
+) -> List[Dict[str, Any]]:
     """Train every point and rank them by their loss on the evaluation set; ``output/grid.json`` has the table.
 
     Args:
@@ -62,8 +64,15 @@ def search_grid(points: Sequence[Point], run: Callable[[Point, Path], Mapping[st
     rows = []
     for point in points:
         results = run(point, output / name_of(point))
-        rows.append({**point, **{name: results.get(name) for name in
-                                 ("eval_mlm_loss", "eval_mlm_accuracy", "tokens", "seconds", "skipped")}})
+        rows.append(
+            {
+                **point,
+                **{
+                    name: results.get(name)
+                    for name in ("eval_mlm_loss", "eval_mlm_accuracy", "tokens", "seconds", "skipped")
+                },
+            }
+        )
     rows.sort(key=_loss)
     on_root(lambda: write_json(output / "grid.json", [finite(row) for row in rows]))
     return rows
@@ -79,8 +88,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> List[str]:
     names = [name for name in NAMES if name in rows[0]]
     lines = ["  ".join([*(f"{name:>16}" for name in names), f"{'loss':>8}", f"{'accuracy':>8}"])]
     for row in rows:
-        loss, accuracy = (math.nan if row[name] is None else row[name]
-                          for name in ("eval_mlm_loss", "eval_mlm_accuracy"))
-        lines.append("  ".join([*(f"{row[name]:>16g}" for name in names), f"{loss:>8.4f}", f"{accuracy:>8.2%}"]))
+        loss, accuracy = (
+            math.nan if row[name] is None else row[name] for name in ("eval_mlm_loss", "eval_mlm_accuracy")
+        )
+        lines.append(
+            "  ".join([*(f"{row[name]:>16g}" for name in names), f"{loss:>8.4f}", f"{accuracy:>8.2%}"])
+        )
     best = " ".join(f"--{name} {rows[0][name]:g}" for name in names)
     return [*lines, f"best: {best}"]

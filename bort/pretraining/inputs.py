@@ -1,5 +1,6 @@
 """From folders on disk to what :func:`bort.pretraining.loop.pretrain` takes: corpus, student, and a teacher
 that fits both."""
+
 from __future__ import annotations
 
 import hashlib
@@ -29,9 +30,9 @@ PAPER_BATCH = 1024
 MICRO_BATCH = 8
 
 
-def read_corpus(folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = False) -> Tuple[Corpus,
-                                                                                                Dict[str,
-                                                                                                     Any]]:
+def read_corpus(
+    folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = False
+) -> Tuple[Corpus, Dict[str, Any]]:
     """The train and dev splits of a prepared corpus, and the facts that determine what a batch of it looks
     like.
 
@@ -41,13 +42,23 @@ def read_corpus(folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = 
     train, dev = ShardDataset(folder, "train"), ShardDataset(folder, "valid")
     tokenizer = load_tokenizer(train.tokenizer_path)
     if tokenizer.fingerprint != train.fingerprint or tokenizer.vocab_size != train.vocab_size:
-        raise BortError(f"{train.tokenizer_path}: not the tokenizer that this corpus was prepared with; copy "
-                        "the folder again from where it is whole")
-    policy = MaskingPolicy(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids, mask_ratio,
-                           word_starts=tokenizer.word_starts() if whole_words else None)
+        raise BortError(
+            f"{train.tokenizer_path}: not the tokenizer that this corpus was prepared with; copy "
+            "the folder again from where it is whole"
+        )
+    policy = MaskingPolicy(
+        tokenizer.vocab_size,
+        tokenizer.mask_id,
+        tokenizer.special_ids,
+        mask_ratio,
+        word_starts=tokenizer.word_starts() if whole_words else None,
+    )
     shards = [(shard["name"], shard["sha256"]) for shard in read_index(folder)["splits"]["train"]["shards"]]
-    facts = {"data": hashlib.sha256(json.dumps([shards, train.fingerprint]).encode("utf-8")).hexdigest(),
-             "mask_ratio": mask_ratio, "whole_words": whole_words}
+    facts = {
+        "data": hashlib.sha256(json.dumps([shards, train.fingerprint]).encode("utf-8")).hexdigest(),
+        "mask_ratio": mask_ratio,
+        "whole_words": whole_words,
+    }
     return Corpus(train, dev, policy, tokenizer.pad_id, tokenizer, train.max_length), facts
 
 
@@ -80,8 +91,13 @@ def subset_of(corpus: Corpus, count: int, seed: int) -> Corpus:
     return replace(corpus, train=Subset(corpus.train, np.sort(chosen)))
 
 
-def batches_of_step(batch_size: Optional[int], accumulate: Optional[int], max_tokens: int,
-                    total: Optional[int], ranks: Optional[int] = None) -> Tuple[int, int]:
+def batches_of_step(
+    batch_size: Optional[int],
+    accumulate: Optional[int],
+    max_tokens: int,
+    total: Optional[int],
+    ranks: Optional[int] = None,
+) -> Tuple[int, int]:
     """Sequences of a micro-batch, and micro-batches of a rank's step, from what the command line says of
     them.
 
@@ -98,24 +114,36 @@ def batches_of_step(batch_size: Optional[int], accumulate: Optional[int], max_to
         together = MICRO_BATCH * (distributed.size() if ranks is None else ranks)
         turns = max(1, round(PAPER_BATCH / together))
         if turns * together != PAPER_BATCH:
-            say(f"a step takes {turns * together} sequences, what the paper's {PAPER_BATCH} are nearest to "
-                f"in micro-batches of {MICRO_BATCH} on {together // MICRO_BATCH} ranks")
+            say(
+                f"a step takes {turns * together} sequences, what the paper's {PAPER_BATCH} are nearest to "
+                f"in micro-batches of {MICRO_BATCH} on {together // MICRO_BATCH} ranks"
+            )
         return MICRO_BATCH, turns
     micro = MICRO_BATCH if batch_size is None else batch_size
     if total is None:
         return micro, 1 if accumulate is None else accumulate
     if accumulate is not None or max_tokens:
-        raise BortError("--total-batch-size says how many micro-batches make a step; leave out --accumulate "
-                        "and --max-tokens")
+        raise BortError(
+            "--total-batch-size says how many micro-batches make a step; leave out --accumulate "
+            "and --max-tokens"
+        )
     together = micro * (distributed.size() if ranks is None else ranks)
     if total < 1 or together < 1 or total % together:
-        raise BortError(f"--total-batch-size {total} is not a multiple of {together} (--batch-size {micro} "
-                        f"times {together // micro if micro > 0 else 0} ranks)")
+        raise BortError(
+            f"--total-batch-size {total} is not a multiple of {together} (--batch-size {micro} "
+            f"times {together // micro if micro > 0 else 0} ranks)"
+        )
     return micro, total // together
 
 
-def make_student(architecture: Optional[str], init: Optional[PathLike], tokenizer: Any, seed: int,
-                 dropout: Optional[float] = None, max_length: int = 512) -> Bert:
+def make_student(
+    architecture: Optional[str],
+    init: Optional[PathLike],
+    tokenizer: Any,
+    seed: int,
+    dropout: Optional[float] = None,
+    max_length: int = 512,
+) -> Bert:
     """A student for the tokens of ``tokenizer``, drawn from ``seed``, or the network in ``init``.
 
     Raises:
@@ -131,8 +159,10 @@ def make_student(architecture: Optional[str], init: Optional[PathLike], tokenize
         loaded = model_folder.load(init, architecture, **settings)
         model = loaded.bort if isinstance(loaded, Classifier) else loaded
         if not vocabulary.fits(model.vocab_size, vocabulary.recorded_at(init), tokenizer):
-            raise BortError(f"--init {init}: its vocabulary has {model.vocab_size} tokens, the corpus's "
-                            f"{tokenizer.vocab_size}; prepare the corpus with this model's tokenizer")
+            raise BortError(
+                f"--init {init}: its vocabulary has {model.vocab_size} tokens, the corpus's "
+                f"{tokenizer.vocab_size}; prepare the corpus with this model's tokenizer"
+            )
         return model
     if architecture is None:
         raise BortError("--architecture or --init must say which network to train")
@@ -149,19 +179,25 @@ def teacher_for(path: PathLike, corpus: Corpus, architecture: Optional[str] = No
             says what network a bare file is of.
     """
     teacher = open_teacher(path, architecture)
-    teacher.check(corpus.tokenizer, int(corpus.train.lengths.max(initial=1)),
-                  f"prepare the corpus with the teacher's tokenizer (--tokenizer {path})")
+    teacher.check(
+        corpus.tokenizer,
+        int(corpus.train.lengths.max(initial=1)),
+        f"prepare the corpus with the teacher's tokenizer (--tokenizer {path})",
+    )
     return teacher
 
 
 def teacher_facts(teacher: MaskedLMTeacher, architecture: Optional[str] = None) -> Dict[str, Any]:
     """What identifies a teacher; the same bare file is another network with another ``architecture``."""
-    return {"teacher": teacher.identity,
-            "teacher_architecture": None if architecture is None else str(teacher.architecture)}
+    return {
+        "teacher": teacher.identity,
+        "teacher_architecture": None if architecture is None else str(teacher.architecture),
+    }
 
 
-def live_teacher(teacher: MaskedLMTeacher, temperature: float, vocab_size: int,
-                 dtype: str = "float32") -> LiveTeacher:
+def live_teacher(
+    teacher: MaskedLMTeacher, temperature: float, vocab_size: int, dtype: str = "float32"
+) -> LiveTeacher:
     """The teacher as a network, for a student with ``vocab_size`` word vectors; errors as
     :meth:`~bort.masked_lm.teacher.MaskedLMTeacher.network`."""
     model = teacher.network()
@@ -190,8 +226,9 @@ class CacheOptions:
     temperature: float
 
 
-def cached_teacher(options: CacheOptions, teacher: MaskedLMTeacher, corpus: Corpus, facts: Mapping[str, Any],
-                   student: Bert) -> teacher_cache.CachedTeacher:
+def cached_teacher(
+    options: CacheOptions, teacher: MaskedLMTeacher, corpus: Corpus, facts: Mapping[str, Any], student: Bert
+) -> teacher_cache.CachedTeacher:
     """Answers on disk, computed now if they are not there yet; with them there, the teacher is not even
     loaded.
 
@@ -204,13 +241,21 @@ def cached_teacher(options: CacheOptions, teacher: MaskedLMTeacher, corpus: Corp
     """
     vocab_size, max_length = corpus.policy.vocab_size, student.max_length
     if not 1 <= options.top_k <= vocab_size:
-        raise BortError(f"--cache-teacher {options.top_k}: keep from 1 to {vocab_size} tokens for each "
-                        "position")
-    facts = {**facts, "seed": options.mask_seed, "temperature": options.temperature, "top_k": options.top_k,
-             "passes": options.passes, "max_length": max_length}
+        raise BortError(
+            f"--cache-teacher {options.top_k}: keep from 1 to {vocab_size} tokens for each position"
+        )
+    facts = {
+        **facts,
+        "seed": options.mask_seed,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "passes": options.passes,
+        "max_length": max_length,
+    }
     place = Path(options.folder) / teacher_cache.cache_key(facts)
     if not (place / "index.json").is_file():
         network = live_teacher(teacher, options.temperature, vocab_size)
-        teacher_cache.build_cache(options.folder, facts, network, corpus.train, corpus.policy, corpus.pad_id,
-                                  max_length)
+        teacher_cache.build_cache(
+            options.folder, facts, network, corpus.train, corpus.policy, corpus.pad_id, max_length
+        )
     return teacher_cache.CachedTeacher(place, student.vocab_size)

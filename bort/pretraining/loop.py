@@ -7,6 +7,7 @@ global batch
 divided by their number: K ranks with batch b, K accumulated micro-batches of b, and one batch of K b are the
 same step.
 """
+
 from __future__ import annotations
 
 import time
@@ -103,9 +104,13 @@ class Intervals:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name, option, least in (("log", "log-interval", 1), ("evaluate", "eval-interval", 1),
-                                    ("keep", "keep", 0), ("checkpoint", "checkpoint-interval", 1),
-                                    ("evaluation_sequences", "eval-sequences", 0)):
+        for name, option, least in (
+            ("log", "log-interval", 1),
+            ("evaluate", "eval-interval", 1),
+            ("keep", "keep", 0),
+            ("checkpoint", "checkpoint-interval", 1),
+            ("evaluation_sequences", "eval-sequences", 0),
+        ):
             if getattr(self, name) < least:
                 raise BortError(f"--{option} must be at least {least}, not {getattr(self, name)}")
 
@@ -142,15 +147,26 @@ class Progress(StepState):
 class Pretraining:
     """One training; see :func:`pretrain` for the arguments. ``folder`` is the run's, for messages."""
 
-    def __init__(self, student: Bert, corpus: Corpus, settings: Settings, teacher: Any = None,
-                 folder: PathLike = "RUN") -> None:
+    def __init__(
+        self, student: Bert, corpus: Corpus, settings: Settings, teacher: Any = None, folder: PathLike = "RUN"
+    ) -> None:
         self.student, self.corpus, self.settings, self.teacher = student, corpus, settings, teacher
         check_corpus(corpus.dev, student.max_length)
         self.rank, self.ranks = distributed.rank(), distributed.size()
-        self.stream = BatchStream(corpus.train, corpus.policy, corpus.pad_id, student.max_length,
-                                  settings.seed, settings.batch_size, settings.accumulate,
-                                  settings.max_tokens, settings.mask_passes, self.rank, self.ranks,
-                                  settings.mask_seed)
+        self.stream = BatchStream(
+            corpus.train,
+            corpus.policy,
+            corpus.pad_id,
+            student.max_length,
+            settings.seed,
+            settings.batch_size,
+            settings.accumulate,
+            settings.max_tokens,
+            settings.mask_passes,
+            self.rank,
+            self.ranks,
+            settings.mask_seed,
+        )
         self.rate = make_schedule(settings.schedule, settings.lr, settings.steps, settings.warmup_ratio)
         self.progress = Progress(loss_scale=initial_loss_scale(settings.dtype))
         if settings.dtype != "float32":
@@ -166,9 +182,15 @@ class Pretraining:
                 parameter.grad_req = "add" if self.adds or parameter is tied else "write"
         self.optimizer = BertAdam(parameters, settings.weight_decay, settings.clip)
         student.hybridize(static_alloc=True)
-        options = StepOptions(seed=settings.seed, stream=DROPOUT_STREAM, dtype=settings.dtype,
-                              max_skipped=settings.max_skipped, accumulates=self.adds,
-                              mean_over="positions", advice=_advice(settings, folder))
+        options = StepOptions(
+            seed=settings.seed,
+            stream=DROPOUT_STREAM,
+            dtype=settings.dtype,
+            max_skipped=settings.max_skipped,
+            accumulates=self.adds,
+            mean_over="positions",
+            advice=_advice(settings, folder),
+        )
         self._update = TrainingStep(self.optimizer, self.rate, options, FIGURES, self.progress)
 
     def step(self) -> StepResult:
@@ -196,8 +218,16 @@ class Pretraining:
             with autograd.record():
                 states = masked_states(self.student, *inputs)
         projection = self.student.decoder[3]
-        sums = head_backward(states, projection.weight, projection.bias, batch.labels, self.settings.loss,
-                             teacher, self.adds, self.progress.loss_scale)
+        sums = head_backward(
+            states,
+            projection.weight,
+            projection.bias,
+            batch.labels,
+            self.settings.loss,
+            teacher,
+            self.adds,
+            self.progress.loss_scale,
+        )
         return {**sums._asdict(), "tokens": batch.tokens}
 
     def window(self) -> Dict[str, Any]:
@@ -205,8 +235,14 @@ class Pretraining:
         skipped."""
         now, loss = self.progress, self.settings.loss
         sums, now.window = now.window, {}
-        row: Dict[str, Any] = {"step": now.step, "epoch": now.epoch, "lr": self.rate(now.step - 1),
-                               "mlm_loss": None, "mlm_accuracy": None, "loss": None}
+        row: Dict[str, Any] = {
+            "step": now.step,
+            "epoch": now.epoch,
+            "lr": self.rate(now.step - 1),
+            "mlm_loss": None,
+            "mlm_accuracy": None,
+            "loss": None,
+        }
         if self.teacher is not None:
             row["kd_loss"] = None
         if "positions" in sums:
@@ -216,15 +252,27 @@ class Pretraining:
             if self.teacher is not None:
                 row["kd_loss"] = sums["kd"] / positions
                 row["loss"] += loss.kd_weight * row["kd_loss"]
-        return {**row, "tokens": now.tokens, "tokens_per_second": sums["tokens"] / max(1e-9, sums["seconds"]),
-                "seconds": now.seconds, "skipped": now.skipped}
+        return {
+            **row,
+            "tokens": now.tokens,
+            "tokens_per_second": sums["tokens"] / max(1e-9, sums["seconds"]),
+            "seconds": now.seconds,
+            "skipped": now.skipped,
+        }
 
     def evaluate(self, limit: int) -> Dict[str, float]:
         """Loss and accuracy on the evaluation set, whose masks are the same for every run."""
         projection, totals = self.student.decoder[3], np.zeros(3)
-        batches, make = evaluation_batches(self.corpus.dev, self.corpus.policy, self.corpus.pad_id,
-                                           self.student.max_length, EVALUATION_TOKENS, limit, self.rank,
-                                           self.ranks)
+        batches, make = evaluation_batches(
+            self.corpus.dev,
+            self.corpus.policy,
+            self.corpus.pad_id,
+            self.student.max_length,
+            EVALUATION_TOKENS,
+            limit,
+            self.rank,
+            self.ranks,
+        )
         for examples in batches:
             batch = make(examples)
             if len(batch.rows):
@@ -232,14 +280,22 @@ class Pretraining:
                 sums = head_losses(states, projection.weight, projection.bias, batch.labels)
                 totals += (sums.mlm, sums.correct, sums.positions)
         mlm, correct, positions = np.sum(distributed.gather(totals.tolist()), axis=0)
-        return {"eval_mlm_loss": mlm / max(1.0, positions), "eval_mlm_accuracy": correct
-                / max(1.0, positions), "eval_positions": int(positions)}
+        return {
+            "eval_mlm_loss": mlm / max(1.0, positions),
+            "eval_mlm_accuracy": correct / max(1.0, positions),
+            "eval_positions": int(positions),
+        }
 
     def save(self, run: RunFolder, keep: int) -> None:
         """Write a checkpoint."""
-        arrays = {} if not distributed.is_root() else {
-            "model.params": model_folder.parameter_arrays(self.student),
-            "optimizer.params": self.optimizer.state_arrays()}
+        arrays = (
+            {}
+            if not distributed.is_root()
+            else {
+                "model.params": model_folder.parameter_arrays(self.student),
+                "optimizer.params": self.optimizer.state_arrays(),
+            }
+        )
         run.save(self.progress.step, asdict(self.progress), arrays, keep)
 
     def restore(self, run: RunFolder) -> None:
@@ -254,15 +310,22 @@ class Pretraining:
 
 
 def _advice(settings: Settings, folder: PathLike) -> str:
-    return (f"the last checkpoint is intact. Go on from the best weights with a smaller rate (it is "
-            f"{settings.lr:g}), in a new folder as this one keeps its settings: --init {folder}/best "
-            f"--output NEW --lr {settings.lr / 4:.1g}; a longer --warmup-ratio or a smaller --clip also help")
+    return (
+        f"the last checkpoint is intact. Go on from the best weights with a smaller rate (it is "
+        f"{settings.lr:g}), in a new folder as this one keeps its settings: --init {folder}/best "
+        f"--output NEW --lr {settings.lr / 4:.1g}; a longer --warmup-ratio or a smaller --clip also help"
+    )
 
 
-def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, teacher: Any = None,
-             intervals: Intervals = Intervals(), after_step: Optional[Callable[[int], None]] = None) -> Dict[
-                                                                                                             str,
-                                                                                                             Any]:
+def pretrain(
+    student: Bert,
+    corpus: Corpus,
+    settings: Settings,
+    run: RunFolder,
+    teacher: Any = None,
+    intervals: Intervals = Intervals(),
+    after_step: Optional[Callable[[int], None]] = None,
+) -> Dict[str, Any]:
     """Train ``student`` and write ``model/`` (the last step), ``best/`` (the best evaluation), curves and
     results.
 
@@ -306,8 +369,10 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
         on_root(draw_now_and_then)
 
     elements = sum(parameter.data().size for _, parameter in training.optimizer.parameters)
-    with progress(total=settings.steps, initial=now.step, desc=run.path.name, unit="step") as bar, \
-            Interruption(run, elements) as interruption:
+    with (
+        progress(total=settings.steps, initial=now.step, desc=run.path.name, unit="step") as bar,
+        Interruption(run, elements) as interruption,
+    ):
         if now.step == 0:
             evaluate()
         while now.step < settings.steps:
@@ -332,10 +397,20 @@ def pretrain(student: Bert, corpus: Corpus, settings: Settings, run: RunFolder, 
         last.update(training.evaluate(intervals.evaluation_sequences))
     _save_model(student, run, "model", corpus, settings, now)
     cores = distributed.size() * threads()
-    results = {**last, "best_eval_mlm_accuracy": now.best_accuracy, "best_step": now.best_step,
-               "steps": now.step, "epochs": now.epoch, "tokens": now.tokens, "seconds": now.seconds,
-               "tokens_per_second": now.tokens / max(1e-9, now.seconds), "core_hours": now.seconds * cores
-               / 3600, "ranks": distributed.size(), "cores": cores, "skipped": now.skipped}
+    results = {
+        **last,
+        "best_eval_mlm_accuracy": now.best_accuracy,
+        "best_step": now.best_step,
+        "steps": now.step,
+        "epochs": now.epoch,
+        "tokens": now.tokens,
+        "seconds": now.seconds,
+        "tokens_per_second": now.tokens / max(1e-9, now.seconds),
+        "core_hours": now.seconds * cores / 3600,
+        "ranks": distributed.size(),
+        "cores": cores,
+        "skipped": now.skipped,
+    }
     run.finish(results)
     on_root(lambda: draw_curves(run.path))
     return results
@@ -346,7 +421,8 @@ def draw_missing_curves(run: RunFolder) -> None:
     on_root(lambda: None if (run.path / "curves.png").is_file() else draw_curves(run.path))
 
 
-def _save_model(student: Bert, run: RunFolder, name: str, corpus: Corpus, settings: Settings,
-                now: Progress) -> None:
+def _save_model(
+    student: Bert, run: RunFolder, name: str, corpus: Corpus, settings: Settings, now: Progress
+) -> None:
     extra = {"pretraining": {"step": now.step, "tokens": now.tokens, "settings": asdict(settings)}}
     on_root(lambda: model_folder.save(student, run.path / name, corpus.tokenizer, extra) and None)

@@ -1,5 +1,6 @@
 """One pre-training from folders on disk to model folders, curves and results: what ``run_pretrain.py`` calls, and
 a notebook can."""
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
@@ -65,9 +66,15 @@ class TeacherOptions:
     cache_folder: Optional[PathLike] = None
 
 
-def run_pretraining(data: DataOptions, student: StudentOptions, settings: Settings, output: PathLike,
-                    teacher: Optional[TeacherOptions] = None, intervals: Intervals = Intervals(),
-                    resume: bool = False) -> Dict[str, Any]:
+def run_pretraining(
+    data: DataOptions,
+    student: StudentOptions,
+    settings: Settings,
+    output: PathLike,
+    teacher: Optional[TeacherOptions] = None,
+    intervals: Intervals = Intervals(),
+    resume: bool = False,
+) -> Dict[str, Any]:
     """Pre-train a student, by masked language modelling alone or distilled from a teacher.
 
         from bort.pretraining.run import DataOptions, StudentOptions, run_pretraining
@@ -90,8 +97,14 @@ def run_pretraining(data: DataOptions, student: StudentOptions, settings: Settin
     """
     corpus, facts = inputs.read_corpus(data.folder, data.mask_ratio, data.whole_words)
     corpus = inputs.subset_of(corpus, data.subset, settings.seed)
-    network = inputs.make_student(student.architecture, student.init, corpus.tokenizer, settings.seed,
-                                  student.dropout, student.max_length)
+    network = inputs.make_student(
+        student.architecture,
+        student.init,
+        corpus.tokenizer,
+        settings.seed,
+        student.dropout,
+        student.max_length,
+    )
     files = None
     if teacher is not None:
         files = inputs.teacher_for(teacher.path, corpus, teacher.architecture)
@@ -99,12 +112,18 @@ def run_pretraining(data: DataOptions, student: StudentOptions, settings: Settin
     if data.subset:
         facts["subset"] = data.subset
     described: Dict[str, Any] = {
-        "method": "mlm" if teacher is None else "kd", **asdict(settings), **facts,
-        "architecture": network.architecture.to_dict(), "init": student.init, "dropout": network.dropout,
+        "method": "mlm" if teacher is None else "kd",
+        **asdict(settings),
+        **facts,
+        "architecture": network.architecture.to_dict(),
+        "init": student.init,
+        "dropout": network.dropout,
         "cache_teacher": teacher.cache_top_k if teacher is not None else 0,
         # They decide which step's model is in best/.
-        "eval_interval": intervals.evaluate, "eval_sequences": intervals.evaluation_sequences,
-        "max_length": None if network.max_length == corpus.max_length else network.max_length}
+        "eval_interval": intervals.evaluate,
+        "eval_sequences": intervals.evaluation_sequences,
+        "max_length": None if network.max_length == corpus.max_length else network.max_length,
+    }
     with RunFolder(output, described, resume) as run:
         results = run.results
         if results is not None:
@@ -116,17 +135,32 @@ def run_pretraining(data: DataOptions, student: StudentOptions, settings: Settin
                 folder = teacher.cache_folder or Path(data.folder) / "teacher-cache"
                 answers = _cached(folder, teacher.cache_top_k, files, corpus, facts, network, settings)
             else:
-                answers = inputs.live_teacher(files, settings.loss.temperature, network.vocab_size,
-                                              settings.dtype)
+                answers = inputs.live_teacher(
+                    files, settings.loss.temperature, network.vocab_size, settings.dtype
+                )
         return pretrain(network, corpus, settings, run, answers, intervals)
 
 
-def _cached(folder: PathLike, top_k: int, files: Any, corpus: Corpus, facts: Dict[str, Any], network: Bert,
-            settings: Settings) -> Any:
+def _cached(
+    folder: PathLike,
+    top_k: int,
+    files: Any,
+    corpus: Corpus,
+    facts: Dict[str, Any],
+    network: Bert,
+    settings: Settings,
+) -> Any:
     seed = settings.seed if settings.mask_seed is None else settings.mask_seed
-    options = inputs.CacheOptions(folder=folder, top_k=top_k, passes=settings.mask_passes, mask_seed=seed,
-                                  temperature=settings.loss.temperature)
+    options = inputs.CacheOptions(
+        folder=folder,
+        top_k=top_k,
+        passes=settings.mask_passes,
+        mask_seed=seed,
+        temperature=settings.loss.temperature,
+    )
     cached = inputs.cached_teacher(options, files, corpus, facts, network)
-    say("teacher cache: {positions:,} positions, KL to the teacher {mean_kl_nats:.4f} nats on average and "
-        "{max_kl_nats:.3f} at most, {mean_mass_outside:.2%} of the mass spread evenly".format(**cached.error))
+    say(
+        "teacher cache: {positions:,} positions, KL to the teacher {mean_kl_nats:.4f} nats on average and "
+        "{max_kl_nats:.3f} at most, {mean_mass_outside:.2%} of the mass spread evenly".format(**cached.error)
+    )
     return cached

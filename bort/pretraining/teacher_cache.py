@@ -15,6 +15,7 @@ then repeats: with one pass, every epoch has the same masks.
     FOLDER/KEY/index.json                      what it is of, its blocks with their checksums, the error
     FOLDER/KEY/pass-0000/block-000000.params   arrays of 1,024 sequences, memory-mapped when read
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -52,8 +53,16 @@ def cache_key(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode("utf-8")).hexdigest()[:20]
 
 
-def build_cache(folder: PathLike, facts: Mapping[str, Any], teacher: LiveTeacher, data: Sequences,
-                policy: MaskingPolicy, pad_id: int, max_length: int, block: int = BLOCK) -> Path:
+def build_cache(
+    folder: PathLike,
+    facts: Mapping[str, Any],
+    teacher: LiveTeacher,
+    data: Sequences,
+    policy: MaskingPolicy,
+    pad_id: int,
+    max_length: int,
+    block: int = BLOCK,
+) -> Path:
     """Compute what is not there yet; blocks are dealt out over the ranks, and a killed computation goes on.
 
     Args:
@@ -70,8 +79,15 @@ def build_cache(folder: PathLike, facts: Mapping[str, Any], teacher: LiveTeacher
     if distributed.from_root((path / "index.json").is_file()):
         return path
     lock: List[FileLock] = []
-    on_root(lambda: lock.append(lock_file(path / ".lock", "another process is computing this cache; wait for "
-                                          "it", "choose another --cache-folder")))
+    on_root(
+        lambda: lock.append(
+            lock_file(
+                path / ".lock",
+                "another process is computing this cache; wait for it",
+                "choose another --cache-folder",
+            )
+        )
+    )
     try:
         rank, size = distributed.rank(), distributed.size()
         work = [(turn, first) for turn in range(facts["passes"]) for first in range(0, len(data), block)]
@@ -79,18 +95,34 @@ def build_cache(folder: PathLike, facts: Mapping[str, Any], teacher: LiveTeacher
         for turn, first in progress(work[rank::size], desc="teacher", unit="block"):
             name = f"pass-{turn:04d}/block-{first // block:06d}.params"
             mine[name] = _finished(path / name) or _compute_block(
-                path / name, facts, teacher, data, policy, pad_id, max_length, turn,
-                np.arange(first, min(first + block, len(data))))
+                path / name,
+                facts,
+                teacher,
+                data,
+                policy,
+                pad_id,
+                max_length,
+                turn,
+                np.arange(first, min(first + block, len(data))),
+            )
         blocks: Dict[str, Any] = {}
         for part in distributed.gather(mine):
             blocks.update(part)
-        on_root(lambda: write_sealed(path / "index.json", {"format": "bort-teacher-cache",
-                                                         "format_version": FORMAT_VERSION,
-                                                         "facts": dict(facts), "block": block,
-                                                         "examples": len(data),
-                                                         "vocab_size": policy.vocab_size,
-                                                         "blocks": dict(sorted(blocks.items())),
-                                                         "error": _error(blocks)}))
+        on_root(
+            lambda: write_sealed(
+                path / "index.json",
+                {
+                    "format": "bort-teacher-cache",
+                    "format_version": FORMAT_VERSION,
+                    "facts": dict(facts),
+                    "block": block,
+                    "examples": len(data),
+                    "vocab_size": policy.vocab_size,
+                    "blocks": dict(sorted(blocks.items())),
+                    "error": _error(blocks),
+                },
+            )
+        )
     finally:
         for held in lock:
             held.release()
@@ -110,14 +142,26 @@ def _finished(path: Path) -> Optional[Dict[str, Any]]:
 
 
 def _is_record(record: Any) -> bool:
-    return isinstance(record, dict) and set(record) == RECORD and isinstance(record["sha256"], str) \
-        and isinstance(record["positions"], int) and all(
-            isinstance(record[name], (int, float)) and record[name] >= 0 for name in RECORD - {"sha256"})
+    return (
+        isinstance(record, dict)
+        and set(record) == RECORD
+        and isinstance(record["sha256"], str)
+        and isinstance(record["positions"], int)
+        and all(isinstance(record[name], (int, float)) and record[name] >= 0 for name in RECORD - {"sha256"})
+    )
 
 
-def _compute_block(path: Path, facts: Mapping[str, Any], teacher: LiveTeacher, data: Sequences,
-                   policy: MaskingPolicy, pad_id: int, max_length: int, turn: int,
-                   examples: np.ndarray) -> Dict[str, Any]:
+def _compute_block(
+    path: Path,
+    facts: Mapping[str, Any],
+    teacher: LiveTeacher,
+    data: Sequences,
+    policy: MaskingPolicy,
+    pad_id: int,
+    max_length: int,
+    turn: int,
+    examples: np.ndarray,
+) -> Dict[str, Any]:
     counts = np.zeros(len(examples), dtype=np.int32)
     answers: Dict[int, Any] = {}
     divergences, outside = [], []
@@ -131,19 +175,33 @@ def _compute_block(path: Path, facts: Mapping[str, Any], teacher: LiveTeacher, d
         outside.append(kept["outside"])
         ends = np.cumsum(counts[group])
         for member, end in zip(group, ends):
-            answers[int(member)] = {name: kept[name][end - counts[member]:end] for name in ("ids", "logs",
-                                                                                            "outside")}
+            answers[int(member)] = {
+                name: kept[name][end - counts[member] : end] for name in ("ids", "logs", "outside")
+            }
     order = sorted(answers)
     width = facts["top_k"]
     ids = np.concatenate([answers[member]["ids"] for member in order] or [np.zeros((0, width))]).astype(
-                                                                                                        np.int64)
+        np.int64
+    )
     logs = np.concatenate([answers[member]["logs"] for member in order] or [np.zeros((0, width))])
     rest = np.concatenate([answers[member]["outside"] for member in order] or [np.zeros(0)])
-    write_ndarrays(path, {"counts": counts, "ids": _pack(ids, policy.vocab_size),
-                          "logs": logs.astype(np.float16), "outside": rest.astype(np.float32)})
+    write_ndarrays(
+        path,
+        {
+            "counts": counts,
+            "ids": _pack(ids, policy.vocab_size),
+            "logs": logs.astype(np.float16),
+            "outside": rest.astype(np.float32),
+        },
+    )
     every, mass = (np.concatenate(parts or [np.zeros(0)]) for parts in (divergences, outside))
-    record = {"sha256": sha256_file(path), "positions": int(counts.sum()), "kl_sum": float(every.sum()),
-              "kl_max": float(every.max(initial=0)), "outside_sum": float(mass.sum())}
+    record = {
+        "sha256": sha256_file(path),
+        "positions": int(counts.sum()),
+        "kl_sum": float(every.sum()),
+        "kl_max": float(every.max(initial=0)),
+        "outside_sum": float(mass.sum()),
+    }
     write_sealed(path.with_suffix(".json"), record)
     return record
 
@@ -167,8 +225,9 @@ def _top(probabilities: Any, top_k: int) -> Dict[str, np.ndarray]:
     outside = np.maximum(LEAST_MASS, 1 - values.sum(axis=1)).astype(np.float32)
     kept, rest = _approximate(logs, outside, probabilities.shape[1])
     # Sum over all tokens of p log p, on the device as it is V terms for each position.
-    entropy = (probabilities * nd.log(nd.maximum(probabilities, 1e-37))).sum(axis=1).asnumpy().astype(
-                                                                                                      np.float64)
+    entropy = (
+        (probabilities * nd.log(nd.maximum(probabilities, 1e-37))).sum(axis=1).asnumpy().astype(np.float64)
+    )
     tail = outside * np.log(rest) if top_k < probabilities.shape[1] else 0.0
     divergence = entropy - (values * np.log(np.maximum(kept, 1e-37))).sum(axis=1) - tail
     return {"ids": ids, "logs": logs, "divergence": np.maximum(divergence, 0), "outside": outside}
@@ -187,9 +246,12 @@ def _approximate(logs: np.ndarray, outside: np.ndarray, vocab_size: int) -> Any:
 
 def _error(blocks: Mapping[str, Any]) -> Dict[str, float]:
     positions = max(1, sum(block["positions"] for block in blocks.values()))
-    return {"positions": positions, "mean_kl_nats": sum(block["kl_sum"] for block in blocks.values())
-            / positions, "max_kl_nats": max((block["kl_max"] for block in blocks.values()), default=0.0),
-            "mean_mass_outside": sum(block["outside_sum"] for block in blocks.values()) / positions}
+    return {
+        "positions": positions,
+        "mean_kl_nats": sum(block["kl_sum"] for block in blocks.values()) / positions,
+        "max_kl_nats": max((block["kl_max"] for block in blocks.values()), default=0.0),
+        "mean_mass_outside": sum(block["outside_sum"] for block in blocks.values()) / positions,
+    }
 
 
 class CachedTeacher:
@@ -208,8 +270,9 @@ class CachedTeacher:
         self.path = Path(path)
         index = read_sealed(self.path / "index.json")
         if index.get("format_version") != FORMAT_VERSION:
-            raise BortError(f"{self.path}: not a teacher cache of this version; remove it and compute it "
-                            "again")
+            raise BortError(
+                f"{self.path}: not a teacher cache of this version; remove it and compute it again"
+            )
         problem = _problem_of_index(index, self.path.name)
         if problem:
             raise self._damaged("index.json", problem)
@@ -220,8 +283,10 @@ class CachedTeacher:
         self._open: Dict[str, Dict[str, np.ndarray]] = {}
 
     def _damaged(self, name: str, problem: str) -> BortError:
-        return BortError(f"{self.path / name}: {problem}: it was damaged; remove {self.path} and the next run "
-                         "computes it again")
+        return BortError(
+            f"{self.path / name}: {problem}: it was damaged; remove {self.path} and the next run "
+            "computes it again"
+        )
 
     def _arrays(self, turn: int, number: int) -> Dict[str, np.ndarray]:
         """The arrays of a block with the ``ends`` of its sequences' positions, looked at before they are used:
@@ -246,13 +311,15 @@ class CachedTeacher:
             arrays = self._arrays(batch.mask_epoch, int(example) // self._block)
             member = int(example) % self._block
             if arrays["counts"][member] != count:
-                raise BortError(f"{self.path}: the cache has {arrays['counts'][member]} masked positions in "
-                                f"sequence {example} where the batch has {count}; it is of another corpus or "
-                                "masking, remove it")
+                raise BortError(
+                    f"{self.path}: the cache has {arrays['counts'][member]} masked positions in "
+                    f"sequence {example} where the batch has {count}; it is of another corpus or "
+                    "masking, remove it"
+                )
             end = int(arrays["ends"][member])
-            ids.append(arrays["ids"][end - count:end])
-            logs.append(arrays["logs"][end - count:end])
-            outside.append(arrays["outside"][end - count:end])
+            ids.append(arrays["ids"][end - count : end])
+            logs.append(arrays["logs"][end - count : end])
+            outside.append(arrays["outside"][end - count : end])
         kept, rest = _approximate(np.concatenate(logs), np.concatenate(outside), self._vocabulary)
         tokens, device = _unpack(np.concatenate(ids)), distributed.context()
 
@@ -260,9 +327,10 @@ class CachedTeacher:
             filled = nd.array(rest[start:stop, None], dtype="float32", ctx=device)
             filled = nd.broadcast_to(filled, shape=(stop - start, self._vocabulary))
             rows = np.repeat(np.arange(stop - start), tokens.shape[1])
-            filled[nd.array(rows, dtype="int32", ctx=device),
-                   nd.array(tokens[start:stop].ravel(), dtype="int32", ctx=device)] = nd.array(
-                       kept[start:stop].ravel(), dtype="float32", ctx=device)
+            filled[
+                nd.array(rows, dtype="int32", ctx=device),
+                nd.array(tokens[start:stop].ravel(), dtype="int32", ctx=device),
+            ] = nd.array(kept[start:stop].ravel(), dtype="float32", ctx=device)
             return fit_vocabulary(filled, self._student_vocabulary)
 
         return probabilities
@@ -273,17 +341,24 @@ def _problem_of_index(index: Mapping[str, Any], key: str) -> str:
     facts, blocks, error = (index.get(name) for name in ("facts", "blocks", "error"))
     if not isinstance(facts, dict) or cache_key(facts) != key:
         return "its facts are not what its folder is named after"
-    for name, value in (("block", index.get("block")), ("examples", index.get("examples")),
-                        ("vocab_size", index.get("vocab_size")), ("top_k", facts.get("top_k")),
-                        ("passes", facts.get("passes"))):
+    for name, value in (
+        ("block", index.get("block")),
+        ("examples", index.get("examples")),
+        ("vocab_size", index.get("vocab_size")),
+        ("top_k", facts.get("top_k")),
+        ("passes", facts.get("passes")),
+    ):
         if type(value) is not int or not 1 <= value < 1 << 31:
             return f"its {name} is {str(value)[:40]!r}"
     if facts["top_k"] > index["vocab_size"]:
         return "its top_k is above its vocab_size"
     if not isinstance(blocks, dict) or not all(map(_is_record, blocks.values())):
         return "its blocks are not what was written"
-    if not isinstance(error, dict) or not all(isinstance(value, (int, float)) for value in error.values()) \
-            or set(error) != set(_error({})):
+    if (
+        not isinstance(error, dict)
+        or not all(isinstance(value, (int, float)) for value in error.values())
+        or set(error) != set(_error({}))
+    ):
         return "its error is not what was written"
     return ""
 
@@ -295,9 +370,12 @@ def _problem_of_block(arrays: Mapping[str, np.ndarray], sequences: int, top_k: i
     counts, packed, logs, outside = (arrays[name] for name in ("counts", "ids", "logs", "outside"))
     positions = int(counts.sum(dtype=np.int64)) if counts.dtype == np.int32 else -1
     wide = vocab_size > 1 << 16
-    expected = {"counts": (np.int32, (sequences,)), "logs": (np.float16, (positions, top_k)),
-                "outside": (np.float32, (positions,)),
-                "ids": (np.int32, (positions, top_k)) if wide else (np.uint8, (positions, 2 * top_k))}
+    expected = {
+        "counts": (np.int32, (sequences,)),
+        "logs": (np.float16, (positions, top_k)),
+        "outside": (np.float32, (positions,)),
+        "ids": (np.int32, (positions, top_k)) if wide else (np.uint8, (positions, 2 * top_k)),
+    }
     for name, (dtype, shape) in expected.items():
         if arrays[name].dtype != dtype or arrays[name].shape != shape:
             return f"its {name} are {arrays[name].dtype} {arrays[name].shape}"
@@ -305,7 +383,11 @@ def _problem_of_block(arrays: Mapping[str, np.ndarray], sequences: int, top_k: i
     if counts.min(initial=0) < 0 or ids.min(initial=0) < 0 or ids.max(initial=0) >= vocab_size:
         return "holds tokens beyond the vocabulary"
     # A logarithm of a probability, rounded; the mass outside of the K tokens lies between 0 and 1.
-    if not (np.isfinite(logs).all() and logs.max(initial=0) <= 0.01
-            and (outside >= 0).all() and (outside <= 1.001).all()):
+    if not (
+        np.isfinite(logs).all()
+        and logs.max(initial=0) <= 0.01
+        and (outside >= 0).all()
+        and (outside <= 1.001).all()
+    ):
         return "holds probabilities that are none"
     return ""

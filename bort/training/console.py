@@ -1,4 +1,5 @@
 """What a person sees of a run: a progress bar, the console, and curves as a picture."""
+
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,5 @@
 """TensorBoard event files beside ``metrics.jsonl``, for those who have the extra ``tensorboard``."""
+
 from __future__ import annotations
 
 from typing import Any, Mapping, Optional
@@ -23,7 +24,8 @@ class EventWriter:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise BortError(
-                            "--tensorboard needs the package tensorboardX: pip install 'bort[tensorboard]'") from error
+                "--tensorboard needs the package tensorboardX: pip install 'bort[tensorboard]'"
+            ) from error
         if distributed.is_root():
             # A resumed run repeats the steps after its checkpoint; TensorBoard then drops their earlier
             # values.

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM during a training: a checkpoint first where that is quick, and a line that says how to go
 on."""
+
 from __future__ import annotations
 
 import contextlib
@@ -51,8 +52,11 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         # With several ranks, a signal reaches them at different steps; the last checkpoint has to do.
-        if self._run is not None and distributed.size() == 1 \
-                and threading.current_thread() is threading.main_thread():
+        if (
+            self._run is not None
+            and distributed.size() == 1
+            and threading.current_thread() is threading.main_thread()
+        ):
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
         return self
@@ -76,15 +80,24 @@ class Interruption:
 
     def saved(self, step: int) -> Interrupted:
         """What to raise once the checkpoint of ``step`` is written."""
-        return Interrupted(f"interrupted: a checkpoint of step {step} is written; the same command with --resume "
-                           "goes on from there", self._number or signal.SIGINT)
+        return Interrupted(
+            f"interrupted: a checkpoint of step {step} is written; the same command with --resume "
+            "goes on from there",
+            self._number or signal.SIGINT,
+        )
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
-                 trace: Optional[TracebackType]) -> None:
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._run is not None and isinstance(error, KeyboardInterrupt) and not str(error):
             steps = self._run.steps()
             where = f"from the checkpoint of step {steps[-1]}" if steps else "from the beginning"
-            raise Interrupted(f"interrupted: the same command with --resume goes on {where}",
-                              getattr(error, "number", signal.SIGINT)) from None
+            raise Interrupted(
+                f"interrupted: the same command with --resume goes on {where}",
+                getattr(error, "number", signal.SIGINT),
+            ) from None

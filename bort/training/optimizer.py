@@ -1,5 +1,6 @@
 """BERTAdam, and plain gradient descent, over a network's parameters: global-norm clipping, exact state and a
 guard against gradients that are not finite."""
+
 from __future__ import annotations
 
 import math
@@ -39,14 +40,22 @@ class BertAdam:
         clip: largest global norm of the gradient; 0 does not clip.
     """
 
-    def __init__(self, parameters: Mapping[str, gluon.Parameter], weight_decay: float = 0.0,
-                 clip: float = 1.0, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-6) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, gluon.Parameter],
+        weight_decay: float = 0.0,
+        clip: float = 1.0,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-6,
+    ) -> None:
         distinct: Dict[int, Tuple[str, gluon.Parameter]] = {}
         for name, parameter in sorted(parameters.items()):
             if parameter.grad_req != "null":
                 distinct.setdefault(id(parameter), (name, parameter))
-        self.parameters: List[Tuple[str, gluon.Parameter]] = sorted(distinct.values(),
-                                                                    key=lambda item: item[0])
+        self.parameters: List[Tuple[str, gluon.Parameter]] = sorted(
+            distinct.values(), key=lambda item: item[0]
+        )
         self.weight_decay, self.clip = weight_decay, clip
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self._threads = threads()
@@ -55,8 +64,9 @@ class BertAdam:
         self._views = HostViews()
         self._mean = {name: nd.zeros(p.shape, ctx=p.data().context) for name, p in self.parameters}
         self._variance = {name: nd.zeros(p.shape, ctx=p.data().context) for name, p in self.parameters}
-        self._master = {name: p.data().astype("float32") for name, p in self.parameters
-                        if np.dtype(p.dtype) != np.float32}
+        self._master = {
+            name: p.data().astype("float32") for name, p in self.parameters if np.dtype(p.dtype) != np.float32
+        }
 
     def gradients(self) -> List[Any]:
         """The gradient arrays, in the order of :attr:`parameters` (the same on every rank)."""
@@ -73,7 +83,7 @@ class BertAdam:
         nd.waitall()
         rows = [self._views.flat(gradient) for gradient in gradients]
         if all(row is not None for row in rows):
-            pieces = [row[start:start + PIECE] for row in rows for start in range(0, len(row), PIECE)]
+            pieces = [row[start : start + PIECE] for row in rows for start in range(0, len(row), PIECE)]
             square = float(sum(self._in_threads(square_sum, pieces)))
         else:
             flat = [gradient.reshape(-1).astype("float32", copy=False) for gradient in gradients]
@@ -108,8 +118,16 @@ class BertAdam:
             arrays = (weight, gradient.astype("float32", copy=False), *moments)
             if decay:
                 weight *= 1 - rate * decay
-            nd.adam_update(*arrays, lr=rate, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, wd=0,
-                           rescale_grad=scale, out=weight)
+            nd.adam_update(
+                *arrays,
+                lr=rate,
+                beta1=self.beta1,
+                beta2=self.beta2,
+                epsilon=self.epsilon,
+                wd=0,
+                rescale_grad=scale,
+                out=weight,
+            )
             if half:
                 parameter.set_data(weight.astype(parameter.dtype))
         self._update_on_host(on_host, rate, scale)
@@ -117,8 +135,11 @@ class BertAdam:
 
     def _update_on_host(self, arrays: List[Tuple[Any, ...]], rate: float, scale: float) -> None:
         """Update through NumPy, the elements dealt out over as many threads as MXNet has."""
-        pieces = [[view[start:start + PIECE] for view in views] + [decay] for *views, decay in arrays
-                  for start in range(0, len(views[0]), PIECE)]
+        pieces = [
+            [view[start : start + PIECE] for view in views] + [decay]
+            for *views, decay in arrays
+            for start in range(0, len(views[0]), PIECE)
+        ]
 
         def update(piece: List[Any]) -> None:
             *views, decay = piece
@@ -156,8 +177,9 @@ class Sgd:
     """w <- w - rate g, with the gradients together cut to the norm ``clip`` (0: not cut). Section 3.3."""
 
     def __init__(self, parameters: Iterable[gluon.Parameter], clip: float = 0.0) -> None:
-        self.parameters: List[gluon.Parameter] = list({id(parameter): parameter
-                                                       for parameter in parameters}.values())
+        self.parameters: List[gluon.Parameter] = list(
+            {id(parameter): parameter for parameter in parameters}.values()
+        )
         self.clip = clip
 
     def gradients(self) -> List[Any]:
@@ -178,6 +200,7 @@ class Sgd:
         if self.clip and norm > self.clip:
             scale *= self.clip / norm
         for parameter in self.parameters:
-            nd.sgd_update(parameter.data(), parameter.grad(), lr=rate, wd=0, rescale_grad=scale,
-                          out=parameter.data())
+            nd.sgd_update(
+                parameter.data(), parameter.grad(), lr=rate, wd=0, rescale_grad=scale, out=parameter.data()
+            )
         return norm

@@ -7,6 +7,7 @@
 
 Only the root rank writes; every rank reads the same checkpoint. One process at a time may write to a folder.
 """
+
 from __future__ import annotations
 
 import datetime
@@ -103,8 +104,10 @@ class RunFolder:
         on_root(lambda: self._open(dict(settings), resume))
 
     def _open(self, settings: Dict[str, Any], resume: bool) -> None:
-        self._lock = lock_file(self.path / ".lock", "another process is writing to this run; wait for it or "
-                               "choose another --output")
+        self._lock = lock_file(
+            self.path / ".lock",
+            "another process is writing to this run; wait for it or choose another --output",
+        )
         try:
             self._check_settings(settings, resume)
             remove_leftovers(self.path)
@@ -117,26 +120,47 @@ class RunFolder:
     def _check_settings(self, settings: Dict[str, Any], resume: bool) -> None:
         config = self.path / "config.json"
         if not config.is_file() or self._untouched():
-            write_json(config, {
-                "settings": settings, "bort": bort.__version__, "python": sys.version.split()[0],
-                "numpy": np.__version__, "command": sys.argv, "ranks": distributed.size(),
-                "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")})
+            write_json(
+                config,
+                {
+                    "settings": settings,
+                    "bort": bort.__version__,
+                    "python": sys.version.split()[0],
+                    "numpy": np.__version__,
+                    "command": sys.argv,
+                    "ranks": distributed.size(),
+                    "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+                },
+            )
             return
         if not resume:
-            raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose "
-                            "another --output")
+            raise BortError(
+                f"{self.path}: holds a run already; add --resume to go on with it, or choose another --output"
+            )
         earlier = read_json(config)
         if not is_config(earlier):
             raise BortError(f"{config}: not the config of a run; choose another --output")
-        before = {**{name: settings[name] if value is None else value
-                     for name, value in NEWER_SETTINGS.items() if name in settings}, **earlier["settings"]}
-        different = [f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
-                     for key in sorted(set(before) | set(settings)) if before.get(key) != settings.get(key)]
+        before = {
+            **{
+                name: settings[name] if value is None else value
+                for name, value in NEWER_SETTINGS.items()
+                if name in settings
+            },
+            **earlier["settings"],
+        }
+        different = [
+            f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
+            for key in sorted(set(before) | set(settings))
+            if before.get(key) != settings.get(key)
+        ]
         if earlier.get("ranks") != distributed.size():
             different.append(f"the number of ranks was {earlier.get('ranks')} and is {distributed.size()}")
         if different:
-            raise BortError(f"{self.path}: cannot go on with other settings: " + "; ".join(different)
-                            + ". Use the same command, or another --output")
+            raise BortError(
+                f"{self.path}: cannot go on with other settings: "
+                + "; ".join(different)
+                + ". Use the same command, or another --output"
+            )
 
     def _untouched(self) -> bool:
         """Whether there is a run's config and nothing else (this process holds the lock)."""
@@ -165,8 +189,14 @@ class RunFolder:
         if distributed.is_root():
             append_jsonl(self.path / "metrics.jsonl", finite(dict(row)))
 
-    def save(self, step: int, state: Mapping[str, Any], arrays: Mapping[str, Mapping[str, np.ndarray]],
-             keep: int = 2, protect: Sequence[int] = ()) -> None:
+    def save(
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        arrays: Mapping[str, Mapping[str, np.ndarray]],
+        keep: int = 2,
+        protect: Sequence[int] = (),
+    ) -> None:
         """Store a checkpoint; of the earlier ones the last ``keep`` and those of the steps ``protect`` stay.
 
         Args:
@@ -178,8 +208,14 @@ class RunFolder:
         """
         on_root(lambda: self._save(step, state, arrays, keep, protect))
 
-    def _save(self, step: int, state: Mapping[str, Any], arrays: Mapping[str, Mapping[str, np.ndarray]],
-              keep: int, protect: Sequence[int]) -> None:
+    def _save(
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        arrays: Mapping[str, Mapping[str, np.ndarray]],
+        keep: int,
+        protect: Sequence[int],
+    ) -> None:
         final = self.path / "checkpoints" / f"step-{step:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -189,15 +225,23 @@ class RunFolder:
                 write_ndarrays(temporary / name, content)
             metrics = self.path / "metrics.jsonl"
             logged = metrics.stat().st_size if metrics.exists() else 0
-            write_sealed(temporary / STATE_FILE, {
-                "state": dict(state), "step": step, "metrics_bytes": logged,
-                "files": {name: sha256_file(temporary / name) for name in arrays}})
+            write_sealed(
+                temporary / STATE_FILE,
+                {
+                    "state": dict(state),
+                    "step": step,
+                    "metrics_bytes": logged,
+                    "files": {name: sha256_file(temporary / name) for name in arrays},
+                },
+            )
             shutil.rmtree(final, ignore_errors=True)
             os.replace(temporary, final)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise BortError(f"{final}: the checkpoint cannot be written ({error.strerror}); earlier ones are "
-                            "untouched, make room and --resume") from error
+            raise BortError(
+                f"{final}: the checkpoint cannot be written ({error.strerror}); earlier ones are "
+                "untouched, make room and --resume"
+            ) from error
         except BortError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -241,8 +285,9 @@ class RunFolder:
         """
         folder = self._folder(step)
         stored = _read_state(folder, step)
-        return Checkpoint(step, stored["state"],
-                          {name: read_ndarrays(folder / name) for name in stored["files"]})
+        return Checkpoint(
+            step, stored["state"], {name: read_ndarrays(folder / name) for name in stored["files"]}
+        )
 
     def _newest_whole(self, check: Callable[[Dict[str, Any]], Any]) -> Optional[int]:
         steps = self.steps()
@@ -263,9 +308,11 @@ class RunFolder:
                 os.truncate(metrics, min(stored["metrics_bytes"], metrics.stat().st_size))
             return step
         if steps:
-            raise BortError(f"{self.path / 'checkpoints'}: none of its {len(steps)} checkpoints is whole; "
-                            "nothing was changed. Copy them from where they are whole, remove the folder to "
-                            "begin this run anew, or choose another --output")
+            raise BortError(
+                f"{self.path / 'checkpoints'}: none of its {len(steps)} checkpoints is whole; "
+                "nothing was changed. Copy them from where they are whole, remove the folder to "
+                "begin this run anew, or choose another --output"
+            )
         if (self.path / "metrics.jsonl").exists():
             os.truncate(self.path / "metrics.jsonl", 0)
         return None
@@ -273,9 +320,11 @@ class RunFolder:
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write ``results.json``, numbers that are not finite as null, and remove the checkpoints, no longer
         needed."""
+
         def write() -> None:
             write_sealed(self.path / "results.json", finite(dict(results)))
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
         on_root(write)
 
 
@@ -289,11 +338,18 @@ def _read_state(folder: Path, step: int) -> Dict[str, Any]:
     path = folder / STATE_FILE
     stored = read_sealed(path)
     if set(stored) != STATE_MEMBERS:
-        raise BortError(f"{path}: has the members {', '.join(sorted(stored))}, not "
-                        f"{', '.join(sorted(STATE_MEMBERS))}")
+        raise BortError(
+            f"{path}: has the members {', '.join(sorted(stored))}, not {', '.join(sorted(STATE_MEMBERS))}"
+        )
     files, logged = stored["files"], stored["metrics_bytes"]
-    if stored["step"] != step or not isinstance(stored["state"], dict) or type(logged) is not int or logged < 0 \
-            or not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()) \
-            or any(Path(name).name != name for name in files):
+    if (
+        stored["step"] != step
+        or not isinstance(stored["state"], dict)
+        or type(logged) is not int
+        or logged < 0
+        or not isinstance(files, dict)
+        or not all(isinstance(digest, str) for digest in files.values())
+        or any(Path(name).name != name for name in files)
+    ):
         raise BortError(f"{path}: not the state of step {step}")
     return stored

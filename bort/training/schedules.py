@@ -1,4 +1,5 @@
 """Learning-rate schedules as plain functions of the step, which counts from 0."""
+
 from __future__ import annotations
 
 from typing import Callable, Dict
@@ -57,7 +58,10 @@ def noam(peak: float, steps: int, warmup_ratio: float) -> Schedule:
 
 
 SCHEDULES: Dict[str, Callable[[float, int, float], Schedule]] = {
-    "linear": linear, "noam": noam, "released": released_pretraining}
+    "linear": linear,
+    "noam": noam,
+    "released": released_pretraining,
+}
 
 
 def make_schedule(name: str, peak: float, steps: int, warmup_ratio: float) -> Schedule:
@@ -69,6 +73,7 @@ def make_schedule(name: str, peak: float, steps: int, warmup_ratio: float) -> Sc
     if name not in SCHEDULES:
         raise BortError(f"schedule {name!r} is unknown; choose one of {', '.join(SCHEDULES)}")
     if not peak > 0 or not 0 <= warmup_ratio < 1:
-        raise BortError(f"a schedule needs a rate above 0 and a warmup ratio in [0, 1), not {peak} and "
-                        f"{warmup_ratio}")
+        raise BortError(
+            f"a schedule needs a rate above 0 and a warmup ratio in [0, 1), not {peak} and {warmup_ratio}"
+        )
     return SCHEDULES[name](peak, steps, warmup_ratio)

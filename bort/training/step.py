@@ -5,6 +5,7 @@ ranks, clips them to a global norm and updates the parameters. Where a loss or a
 changes nothing; after too many of those in a row the training has diverged. What a loop feeds it and when a
 loop saves is the loop's business.
 """
+
 from __future__ import annotations
 
 import math
@@ -53,8 +54,9 @@ def check_dtype(dtype: str) -> None:
     if dtype not in DTYPES:
         raise BortError(f"--dtype {dtype!r}: training computes in {' or '.join(DTYPES)}")
     if dtype == "float16" and not mx.context.num_gpus():
-        raise BortError("--dtype float16: MXNet computes in float16 on a GPU only and sees none here; "
-                        "leave it out")
+        raise BortError(
+            "--dtype float16: MXNet computes in float16 on a GPU only and sees none here; leave it out"
+        )
 
 
 def dropout_seed(seed: int, step: int, rank: int, stream: Sequence[int] = ()) -> int:
@@ -130,8 +132,11 @@ class StepState:
         made = cls()
         for name, value in state.items():
             default = getattr(made, name, None)
-            if name not in cls.__dataclass_fields__ or isinstance(value, bool) != isinstance(default, bool) \
-                    or not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
+            if (
+                name not in cls.__dataclass_fields__
+                or isinstance(value, bool) != isinstance(default, bool)
+                or not isinstance(value, (int, float) if isinstance(default, float) else type(default))
+            ):
                 raise BortError(f"{name!r} is {str(value)[:40]!r}")
             setattr(made, name, value)
         return made
@@ -165,8 +170,14 @@ class TrainingStep:
         state: is kept up to date; replace it to resume.
     """
 
-    def __init__(self, optimizer: Optimizer, rate: Schedule, options: StepOptions, figures: Sequence[str],
-                 state: StepState) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        rate: Schedule,
+        options: StepOptions,
+        figures: Sequence[str],
+        state: StepState,
+    ) -> None:
         self.optimizer, self.rate, self.options, self.state = optimizer, rate, options, state
         self._names = tuple(figures)
         self._rank = distributed.rank() if options.ranks else 0
@@ -214,8 +225,10 @@ class TrainingStep:
             elif state.good_steps % GOOD_STEPS_BEFORE_DOUBLING == 0:
                 state.loss_scale *= 2
         if state.skipped_in_a_row >= self.options.max_skipped:
-            raise Diverged(f"losses or gradients were not finite for {state.skipped_in_a_row} steps in a row "
-                           f"(up to step {state.step}), which changed nothing; {self.options.advice}")
+            raise Diverged(
+                f"losses or gradients were not finite for {state.skipped_in_a_row} steps in a row "
+                f"(up to step {state.step}), which changed nothing; {self.options.advice}"
+            )
 
 
 def _number(value: Any) -> float:

@@ -1,4 +1,5 @@
 """The evaluation set that is taken out of a training set, and its file."""
+
 from __future__ import annotations
 
 import json
@@ -33,7 +34,8 @@ def test_whole_questions_are_drawn():
     groups = [index // 4 for index in range(80)]
     taken = draw(some_split([0, 0, 1, 0] * 20, groups), np.zeros(80, int), 0.2, 3)
     assert len(taken) == 16 and {groups[index] for index in taken}.isdisjoint(
-        {groups[index] for index in range(80) if index not in set(taken.tolist())})
+        {groups[index] for index in range(80) if index not in set(taken.tolist())}
+    )
     with pytest.raises(BortError, match="fraction"):
         draw(some_split([0, 1]), np.array([0, 1]), 1.0, 0)
 

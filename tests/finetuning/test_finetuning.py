@@ -1,4 +1,5 @@
 """Fine-tuning: equal batches however they are split, exact resume, and the whole runner on tiny files."""
+
 from __future__ import annotations
 
 import json
@@ -52,7 +53,7 @@ def loss_of(model):
 
 
 def train(model, data, run=None, **settings):
-    settings = Settings(**{**dict(lr=1e-3, epochs=2, batch_size=4, warmup=0.1), **settings})
+    settings = Settings(**{**{"lr": 1e-3, "epochs": 2, "batch_size": 4, "warmup": 0.1}, **settings})
     return fine_tune(model, data, loss_of, settings, 1, run)
 
 
@@ -111,8 +112,16 @@ def test_a_killed_run_goes_on_to_the_same_figures(tmp_path, stop_after):
         return len(calls) == stop_after
 
     with RunFolder(tmp_path / "cut", {}) as run, pytest.raises(KeyboardInterrupt):
-        fine_tune(classifier(dropout=0.1), data, loss_of, Settings(lr=1e-3, epochs=2, batch_size=4), 1, run,
-                  4, stop_when=stop)
+        fine_tune(
+            classifier(dropout=0.1),
+            data,
+            loss_of,
+            Settings(lr=1e-3, epochs=2, batch_size=4),
+            1,
+            run,
+            4,
+            stop_when=stop,
+        )
     # whatever it held is replaced by the checkpoint, if there is one yet
     model = classifier(seed=9, dropout=0.1)
     if stop_after < 4:
@@ -203,12 +212,17 @@ def test_skipped_steps_in_a_row_are_counted_across_a_resumption(tmp_path):
 
 # ---- the runner
 
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """SST-2 in miniature, a tokenizer trained on it, and a small fine-tuned teacher."""
     folder = tmp_path_factory.mktemp("finetune")
     rng = np.random.default_rng(0)
-    good, bad, plain = "fine lovely great warm".split(), "dull awful poor cold".split(), "the film a story is and of".split()
+    good, bad, plain = (
+        "fine lovely great warm".split(),
+        "dull awful poor cold".split(),
+        "the film a story is and of".split(),
+    )
 
     def sentence(label):
         words = list(rng.choice(plain, 5)) + list(rng.choice(good if label else bad, 2))
@@ -231,8 +245,21 @@ def workplace(tmp_path_factory):
 
 
 def run(folder, *extra, output="run", code=0):
-    command = ["--task", "SST-2", "--data-dir", str(folder / "SST-2"), "--model", str(folder / "bort"),
-               "--output", str(folder / output), "--lr", "5e-3", "--batch-size", "8", *extra]
+    command = [
+        "--task",
+        "SST-2",
+        "--data-dir",
+        str(folder / "SST-2"),
+        "--model",
+        str(folder / "bort"),
+        "--output",
+        str(folder / output),
+        "--lr",
+        "5e-3",
+        "--batch-size",
+        "8",
+        *extra,
+    ]
     assert run_command(run_finetune.main, command) == code
     results = folder / output / "results.json"
     return json.loads(results.read_text()) if results.exists() else None
@@ -248,16 +275,28 @@ def test_plain_then_distilled_then_predicted(workplace, capsys):
     lines = (workplace / "teacher" / "predictions" / "SST-2.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction" and len(lines) == 21
 
-    results = run(workplace, "--algorithm", "distill", "--teacher", str(workplace / "teacher" / "model"),
-                  "--seeds", "0,1", "--epochs", "3", output="student")
+    results = run(
+        workplace,
+        "--algorithm",
+        "distill",
+        "--teacher",
+        str(workplace / "teacher" / "model"),
+        "--seeds",
+        "0,1",
+        "--epochs",
+        "3",
+        output="student",
+    )
     assert results["seeds"] == [0, 1] and results["best_seed"] in (0, 1)
-    both = [json.loads((workplace / "student" / f"seed-{seed}" / "results.json").read_text())["metrics"][
-                                                                                                         "dev"][
-                                                                                                                "accuracy"]
-            for seed in (0, 1)]
+    both = [
+        json.loads((workplace / "student" / f"seed-{seed}" / "results.json").read_text())["metrics"]["dev"][
+            "accuracy"
+        ]
+        for seed in (0, 1)
+    ]
     assert results["maximum"]["dev"]["accuracy"] == max(both) and results["median"]["dev"][
-                                                                                           "accuracy"] == np.median(
-                                                                                                                    both)
+        "accuracy"
+    ] == np.median(both)
     assert (workplace / "student" / "model" / "model.params").is_file()
 
     # the length of the inputs is remembered, and what exports and predicts takes it from there
@@ -265,8 +304,9 @@ def test_plain_then_distilled_then_predicted(workplace, capsys):
     assert config["training"]["max_length"] == 32 and results["max_length"] == 32
 
     before = (workplace / "teacher" / "predictions" / "SST-2.tsv").read_text()
-    results = run(workplace, "--predict-only", "--model", str(workplace / "teacher" / "model"),
-                  output="predicted")
+    results = run(
+        workplace, "--predict-only", "--model", str(workplace / "teacher" / "model"), output="predicted"
+    )
     assert (workplace / "predicted" / "predictions" / "SST-2.tsv").read_text() == before
     assert results["metrics"]["dev"]["accuracy"] > 0.8
 
@@ -280,8 +320,16 @@ def test_a_teacher_keeps_its_own_tokenizer_whatever_the_students_is(workplace, c
     bort.save(model, workplace / "other" / "bort", other)
     run(workplace, "--epochs", "4", "--model", str(workplace / "other" / "bort"), output="other-teacher")
     teacher = workplace / "other-teacher" / "model"
-    distil = ("--algorithm", "distill", "--teacher", str(teacher), "--epochs", "1", "--tokenizer",
-              str(workplace / "tokenizer"))
+    distil = (
+        "--algorithm",
+        "distill",
+        "--teacher",
+        str(teacher),
+        "--epochs",
+        "1",
+        "--tokenizer",
+        str(workplace / "tokenizer"),
+    )
     assert run(workplace, *distil, output="foreign")["metrics"]["dev"]["accuracy"] > 0.4
     from bort.finetuning.experiment import read_task
     from bort.finetuning.teacher import open_teacher
@@ -289,8 +337,9 @@ def test_a_teacher_keeps_its_own_tokenizer_whatever_the_students_is(workplace, c
 
     own, students = load_tokenizer(teacher), load_tokenizer(workplace / "tokenizer")
     asked, direct = (read_task("SST-2", workplace / "SST-2", tokenizer, 32) for tokenizer in (students, own))
-    found = open_teacher(teacher, students, asked.task, 32).of_split(asked.train.split,
-                                                                     asked.train.tokens.token_ids)
+    found = open_teacher(teacher, students, asked.task, 32).of_split(
+        asked.train.split, asked.train.tokens.token_ids
+    )
     expected = open_teacher(teacher, own, asked.task, 32).scores(direct.train.tokens.token_ids)
     np.testing.assert_array_equal(found, expected)
     assert (found.argmax(1) == asked.train.tokens.labels).mean() > 0.7
@@ -312,8 +361,15 @@ def test_the_length_as_trained_reaches_export_and_prediction(workplace):
     from bort.predict.predictor import Predictor
 
     run(workplace, "--epochs", "1", "--max-steps", "2", "--max-length", "12", output="short")
-    run(workplace, "--predict-only", "--model", str(workplace / "short" / "model"), "--max-length", "10",
-        output="shorter")
+    run(
+        workplace,
+        "--predict-only",
+        "--model",
+        str(workplace / "short" / "model"),
+        "--max-length",
+        "10",
+        output="shorter",
+    )
     for name, length in (("short", 12), ("shorter", 10)):
         folder = workplace / name / "model"
         assert json.loads((folder / "config.json").read_text())["training"]["max_length"] == length
@@ -328,8 +384,9 @@ def test_agora_is_found_from_the_plain_help(capsys):
         with pytest.raises(SystemExit):
             run_finetune.main([*arguments, "--help"])
         text = capsys.readouterr().out
-        assert "--algorithm agora --help shows its options" in text and (
-                                                                         "--held-out-fraction" in text) == there
+        assert (
+            "--algorithm agora --help shows its options" in text and ("--held-out-fraction" in text) == there
+        )
 
 
 def test_an_exchanged_model_ends_a_resumed_run(workplace, capsys):
@@ -348,16 +405,24 @@ def test_an_exchanged_model_ends_a_resumed_run(workplace, capsys):
 def test_bad_input_is_exit_code_2_and_saves_nothing_over(workplace, capsys):
     run(workplace, "--epochs", "1", output="first")
     kept = (workplace / "first" / "results.json").read_text()
-    for extra, message in (((), "--resume"), (("--resume", "--lr", "1e-3"), "lr was"),):
+    for extra, message in (((), "--resume"), (("--resume", "--lr", "1e-3"), "lr was")):
         assert run(workplace, *extra, output="first", code=2) == json.loads(kept)
         assert message in capsys.readouterr().err
-    for extra, message in ((("--task", "nonsense"), "unknown task"), (("--data-dir", "/nowhere"), "/nowhere"),
-                           (("--model", "/nowhere"), "/nowhere"), (("--seeds", "0,x"), "--seeds"),
-                           (("--seeds", "1,1"), "twice"), (("--algorithm", "distill"), "needs --teacher"),
-                           (("--teacher", "x"), "takes no --teacher"),
-                           (("--max-length", "999"), "--max-length"), (("--lr", "0"), "rate"),
-                           (("--epochs", "0"), "--epochs"), (("--predict-only",), "--predict-only"),
-                           (("--task", "AX"), "MNLI"), (("--warmup", "2"), "warmup")):
+    for extra, message in (
+        (("--task", "nonsense"), "unknown task"),
+        (("--data-dir", "/nowhere"), "/nowhere"),
+        (("--model", "/nowhere"), "/nowhere"),
+        (("--seeds", "0,x"), "--seeds"),
+        (("--seeds", "1,1"), "twice"),
+        (("--algorithm", "distill"), "needs --teacher"),
+        (("--teacher", "x"), "takes no --teacher"),
+        (("--max-length", "999"), "--max-length"),
+        (("--lr", "0"), "rate"),
+        (("--epochs", "0"), "--epochs"),
+        (("--predict-only",), "--predict-only"),
+        (("--task", "AX"), "MNLI"),
+        (("--warmup", "2"), "warmup"),
+    ):
         run(workplace, *extra, output="refused", code=2)
         assert message in capsys.readouterr().err, extra
     assert not (workplace / "refused").exists()
@@ -382,23 +447,42 @@ def test_a_delivered_folder_holds_no_leftovers_and_lost_curves_come_back(workpla
     (folder / "curves.png").unlink()
     run(workplace, *arguments, "--resume", output="delivered")
     assert not any(path.exists() for path in left) and (folder / "curves.png").is_file()
-    names = [sorted(path.name for path in place.iterdir()) for place in (folder / "model",
-                                                                         workplace / "delivered" / "model")]
+    names = [
+        sorted(path.name for path in place.iterdir())
+        for place in (folder / "model", workplace / "delivered" / "model")
+    ]
     assert names[0] == names[1]
 
 
 def command_line(folder, output, *extra):
-    return [sys.executable, str(ROOT / "run_finetune.py"), "--task", "SST-2", "--data-dir",
-            str(folder / "SST-2"), "--model", str(folder / "bort"), "--output", str(folder / output), "--lr",
-            "5e-3", "--epochs", "3", *extra]
+    return [
+        sys.executable,
+        str(ROOT / "run_finetune.py"),
+        "--task",
+        "SST-2",
+        "--data-dir",
+        str(folder / "SST-2"),
+        "--model",
+        str(folder / "bort"),
+        "--output",
+        str(folder / output),
+        "--lr",
+        "5e-3",
+        "--epochs",
+        "3",
+        *extra,
+    ]
 
 
 def test_killed_with_signal_9_and_resumed_it_ends_the_same(workplace):
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_WAIT_POLICY="passive")
     expected = run(workplace, "--epochs", "3", "--batch-size", "4", output="uncut")
-    process = subprocess.Popen(command_line(workplace, "cut", "--batch-size", "4", "--checkpoint-interval",
-                                            "3"), env=environment, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command_line(workplace, "cut", "--batch-size", "4", "--checkpoint-interval", "3"),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     checkpoints = workplace / "cut" / "checkpoints"
     while time.monotonic() < deadline and process.poll() is None:
@@ -407,8 +491,17 @@ def test_killed_with_signal_9_and_resumed_it_ends_the_same(workplace):
             break
         time.sleep(0.02)
     process.wait()
-    resumed = run(workplace, "--epochs", "3", "--batch-size", "4", "--checkpoint-interval", "3", "--resume",
-                  output="cut")
+    resumed = run(
+        workplace,
+        "--epochs",
+        "3",
+        "--batch-size",
+        "4",
+        "--checkpoint-interval",
+        "3",
+        "--resume",
+        output="cut",
+    )
     assert resumed["history"] == expected["history"] and resumed["metrics"] == expected["metrics"]
 
 
@@ -424,7 +517,8 @@ def test_two_ranks_equal_one_with_twice_the_batch(workplace):
     assert two["ranks"] == 2
     for ours, theirs in zip(one["history"], two["history"]):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
-    first, second = (parameter_arrays(bort.load(workplace / name / "model")) for name in ("one-rank",
-                                                                                          "two-ranks"))
+    first, second = (
+        parameter_arrays(bort.load(workplace / name / "model")) for name in ("one-rank", "two-ranks")
+    )
     for name, value in first.items():
         np.testing.assert_allclose(second[name], value, atol=2e-3, err_msg=name)

@@ -1,4 +1,5 @@
 """Grids and convergent sets."""
+
 from __future__ import annotations
 
 import pytest
@@ -22,14 +23,16 @@ def test_the_paper_grid_and_the_convergent_sets(tmp_path):
     assert len(choose_grid(str(path), 1, 0, 0, 0)) == 6
     path.write_text('[{"lr": 1e-5, "weight_decay": 0, "warmup": 0.1, "seed": 7}]')
     assert read_grid(path) == [Theta(1e-5, 0, 0.1, 7)]
-    for text, message in (("3", "a grid is"), ("[]", "empty"), ('[{"lr": 1}]', "lacks"),
-                          ('{"lr": []}', "lacks"),
-                          ('[{"lr": 0, "weight_decay": 0, "warmup": 0.1, "seed": 7}]', "lr 0"),
-                          ('[{"lr": 1e-5, "weight_decay": 0, "warmup": 0.1, "seed": 7.5}]', "seed 7.5"),
-                          ('[{"lr": 1e-5, "weight_decay": 0, "warmup": 0.1, "seed": 7, "x": 1}]',
-                           "unknown x"),
-                          ('{"lr": [1e-5, 1e-5], "weight_decay": [0], "warmup": [0.1], "seed": [0]}',
-                           "more than once")):
+    for text, message in (
+        ("3", "a grid is"),
+        ("[]", "empty"),
+        ('[{"lr": 1}]', "lacks"),
+        ('{"lr": []}', "lacks"),
+        ('[{"lr": 0, "weight_decay": 0, "warmup": 0.1, "seed": 7}]', "lr 0"),
+        ('[{"lr": 1e-5, "weight_decay": 0, "warmup": 0.1, "seed": 7.5}]', "seed 7.5"),
+        ('[{"lr": 1e-5, "weight_decay": 0, "warmup": 0.1, "seed": 7, "x": 1}]', "unknown x"),
+        ('{"lr": [1e-5, 1e-5], "weight_decay": [0], "warmup": [0.1], "seed": [0]}', "more than once"),
+    ):
         path.write_text(text)
         with pytest.raises(BortError, match=message):
             read_grid(path)

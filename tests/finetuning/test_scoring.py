@@ -1,4 +1,5 @@
 """Scores are the model's outputs in the order of the sequences, whatever engine computes them."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -21,8 +22,11 @@ def classifier():
 
 
 def cheapest(monkeypatch, name):
-    monkeypatch.setattr(door, "COSTS", {kind: cost if kind == name else door.Cost(1e9, 0, 0, 1e9)
-                                        for kind, cost in door.COSTS.items()})
+    monkeypatch.setattr(
+        door,
+        "COSTS",
+        {kind: cost if kind == name else door.Cost(1e9, 0, 0, 1e9) for kind, cost in door.COSTS.items()},
+    )
 
 
 @pytest.mark.parametrize("name", ["plain", "mxnet", "openvino"])
@@ -78,9 +82,15 @@ def test_ranks_agree_on_the_engine(monkeypatch):
     work = sum(model.architecture.flops(len(ids)) for ids in sequences) / 1e12
     found = set()
     for share in (0.1, 0.3, 0.45, 0.6, 2):
-        monkeypatch.setattr(door, "COSTS", {**dict.fromkeys(door.COSTS, door.Cost(9, 0, 0, 0)),
-                                            "plain": door.Cost(0, 0, 0, 1.0),
-                                            "mxnet": door.Cost(share * work, 0, 0, 0)})
+        monkeypatch.setattr(
+            door,
+            "COSTS",
+            {
+                **dict.fromkeys(door.COSTS, door.Cost(9, 0, 0, 0)),
+                "plain": door.Cost(0, 0, 0, 1.0),
+                "mxnet": door.Cost(share * work, 0, 0, 0),
+            },
+        )
         choices = {first_choice(0, 2), first_choice(1, 2), first_choice(0, 1)}
         assert len(choices) == 1, share
         found |= choices

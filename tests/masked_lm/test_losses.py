@@ -1,5 +1,6 @@
 """Losses over the vocabulary: against finite differences, PyTorch's formula and MXNet's own
 differentiation."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -23,15 +24,18 @@ def expected_losses(s, t, y, weights):
     mlm = -log_softmax(s)[np.arange(len(y)), y]
     q = np.exp(log_softmax(t / temperature))
     if weights.kd_formula == "corrected":
-        return mlm, -(q * log_softmax(s / temperature)).sum(-1) * temperature ** 2
+        return mlm, -(q * log_softmax(s / temperature)).sum(-1) * temperature**2
     probabilities = np.exp(log_softmax(s / temperature))
-    return mlm, (q * (np.log(q + 1e-12) - log_softmax(probabilities))).mean(-1) * temperature ** 2
+    return mlm, (q * (np.log(q + 1e-12) - log_softmax(probabilities))).mean(-1) * temperature**2
 
 
 def case(seed, n=5, vocab=17, spread=3.0):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(n, vocab)) * spread, rng.normal(size=(n, vocab)) * spread, rng.integers(0, vocab,
-                                                                                                    n)
+    return (
+        rng.normal(size=(n, vocab)) * spread,
+        rng.normal(size=(n, vocab)) * spread,
+        rng.integers(0, vocab, n),
+    )
 
 
 def run(s, t, y, weights):
@@ -40,8 +44,11 @@ def run(s, t, y, weights):
     return gradient_in_place(scores, nd.array(y, dtype="int32"), weights, teacher), scores.asnumpy()
 
 
-ALL = [LossWeights(0.3, 0.7, temperature, formula) for temperature in (2.0, 1.0, 0.5, 5.0)
-       for formula in ("corrected", "released")] + [LossWeights(0.0, 1.0), LossWeights(1.0, 0.0)]
+ALL = [
+    LossWeights(0.3, 0.7, temperature, formula)
+    for temperature in (2.0, 1.0, 0.5, 5.0)
+    for formula in ("corrected", "released")
+] + [LossWeights(0.0, 1.0), LossWeights(1.0, 0.0)]
 
 
 @pytest.mark.parametrize("weights", ALL, ids=str)
@@ -74,10 +81,14 @@ def test_losses_and_gradient_equal_pytorchs(weights):
     mlm = functional.cross_entropy(student, torch.tensor(y), reduction="none")
     target = torch.softmax(torch.tensor(t) / temperature, -1)
     if weights.kd_formula == "corrected":
-        kd = functional.cross_entropy(student / temperature, target, reduction="none") * temperature ** 2
+        kd = functional.cross_entropy(student / temperature, target, reduction="none") * temperature**2
     else:
-        kd = functional.kl_div(torch.log_softmax(torch.softmax(student / temperature, -1), -1), target,
-                               reduction="none").mean(-1) * temperature ** 2
+        kd = (
+            functional.kl_div(
+                torch.log_softmax(torch.softmax(student / temperature, -1), -1), target, reduction="none"
+            ).mean(-1)
+            * temperature**2
+        )
     (weights.mlm_weight * mlm + weights.kd_weight * kd).sum().backward()
     losses, gradient = run(s, t, y, weights)
     np.testing.assert_allclose(losses.mlm.asnumpy(), mlm.detach().numpy(), rtol=1e-5)
@@ -107,8 +118,9 @@ def test_logits_far_apart_stay_finite():
 
 def test_the_released_term_distils_next_to_nothing():
     s, t, y = case(3, vocab=2000)
-    corrected, released = (run(s, t, y, LossWeights(0.0, 1.0, 2.0, formula))[1]
-                           for formula in ("corrected", "released"))
+    corrected, released = (
+        run(s, t, y, LossWeights(0.0, 1.0, 2.0, formula))[1] for formula in ("corrected", "released")
+    )
     assert np.abs(released).sum() < 1e-3 * np.abs(corrected).sum()
 
 
@@ -145,15 +157,21 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
         model.hybridize(static_alloc=True)
     parameters["word_embed.0.weight"].grad_req = "add"
     parameters["word_embed.0.weight"].grad()[:] = 777.0  # replaced, not added to
-    arguments = (parameters["decoder.3.weight"], parameters["decoder.3.bias"], labels, LossWeights(0.3, 0.7),
-                 lambda start, stop: target[start:stop].copy())
+    arguments = (
+        parameters["decoder.3.weight"],
+        parameters["decoder.3.bias"],
+        labels,
+        LossWeights(0.3, 0.7),
+        lambda start, stop: target[start:stop].copy(),
+    )
     with autograd.record():
         states = model.masked_states(ids, valid, rows)
     sums = head_backward(states, *arguments, scale=4.0, max_elements=positions_at_a_time * VOCAB)
     for name, parameter in parameters.items():
         tolerance = 1e-5 * np.abs(expected[name]).max() + 1e-6
-        np.testing.assert_allclose(parameter.grad().asnumpy() / 4, expected[name], atol=tolerance,
-                                   err_msg=name)
+        np.testing.assert_allclose(
+            parameter.grad().asnumpy() / 4, expected[name], atol=tolerance, err_msg=name
+        )
     assert sums.mlm == pytest.approx(mlm.sum().asscalar(), rel=1e-5)
     assert sums.kd == pytest.approx(kd.sum().asscalar(), rel=1e-5)
     assert sums.positions == 12 and sums.correct == (logits.asnumpy().argmax(-1) == labels).sum()
@@ -169,8 +187,9 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
         # the others were emptied by grad_req
         start = 4 if name in ("word_embed.0.weight", "decoder.3.weight") else 0
         tolerance = 1e-4 * np.abs(expected[name]).max() + 1e-5
-        np.testing.assert_allclose(parameter.grad().asnumpy(), (start + 2) * expected[name], atol=tolerance,
-                                   err_msg=name)
+        np.testing.assert_allclose(
+            parameter.grad().asnumpy(), (start + 2) * expected[name], atol=tolerance, err_msg=name
+        )
     evaluated = head_losses(states, *arguments[:3], max_elements=positions_at_a_time * VOCAB)
     assert evaluated.mlm == pytest.approx(sums.mlm, rel=1e-5) and evaluated.correct == sums.correct
     # With a body, and the vocabulary matrix, that are fixed, the rest of the head learns the same.
@@ -183,14 +202,22 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
     head_backward(states, *arguments, max_elements=positions_at_a_time * VOCAB)
     for name in head:
         tolerance = 1e-5 * np.abs(expected[name]).max() + 1e-6
-        np.testing.assert_allclose(parameters[name].grad().asnumpy(), expected[name], atol=tolerance,
-                                   err_msg=name)
+        np.testing.assert_allclose(
+            parameters[name].grad().asnumpy(), expected[name], atol=tolerance, err_msg=name
+        )
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (dict(temperature=0.0), "--temperature"), (dict(temperature=float("nan")), "--temperature"),
-    (dict(mlm_weight=-1.0), "negative"), (dict(kd_weight=float("inf")), "negative"),
-    (dict(mlm_weight=0.0, kd_weight=0.0), "both 0"), (dict(kd_formula="fixed"), "corrected, released")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"temperature": 0.0}, "--temperature"),
+        ({"temperature": float("nan")}, "--temperature"),
+        ({"mlm_weight": -1.0}, "negative"),
+        ({"kd_weight": float("inf")}, "negative"),
+        ({"mlm_weight": 0.0, "kd_weight": 0.0}, "both 0"),
+        ({"kd_formula": "fixed"}, "corrected, released"),
+    ],
+)
 def test_impossible_weights_are_refused(wrong, message):
     with pytest.raises(BortError, match=message):
         LossWeights(**wrong)

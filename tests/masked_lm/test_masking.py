@@ -1,4 +1,5 @@
 """Dynamic masking: how many, which, replaced by what, and reproducible from (seed, epoch, example)."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -31,18 +32,28 @@ def rows_of(masked, row):
 
 
 @settings(max_examples=80, deadline=None)
-@given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6), extra=st.integers(0, 9),
-       seed=st.integers(-9, 2**70), epoch=st.integers(0, 10**6), whole=st.booleans(),
-       multiple=st.sampled_from([1, 8]), ratio=st.sampled_from([0.01, 0.15, 0.5, 1.0]))
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    extra=st.integers(0, 9),
+    seed=st.integers(-9, 2**70),
+    epoch=st.integers(0, 10**6),
+    whole=st.booleans(),
+    multiple=st.sampled_from([1, 8]),
+    ratio=st.sampled_from([0.01, 0.15, 0.5, 1.0]),
+)
 def test_invariants(lengths, extra, seed, epoch, whole, multiple, ratio):
     ids, valid = batch_of(lengths, max(lengths) + extra + 1, seed % 1000)
     before = ids.copy()
-    policy = MaskingPolicy(V, MASK, SPECIAL, ratio=ratio, word_starts=STARTS if whole else None,
-                           multiple_of=multiple)
+    policy = MaskingPolicy(
+        V, MASK, SPECIAL, ratio=ratio, word_starts=STARTS if whole else None, multiple_of=multiple
+    )
     masked = policy.mask_batch(ids, valid, seed, epoch, np.arange(len(lengths)) * 7 + 1)
     assert np.array_equal(ids, before), "the batch itself is left alone"
     assert [array.dtype for array in masked] == [np.int32, np.int32, np.int32, np.float32]
-    assert masked.inputs.shape == ids.shape and masked.positions.shape == masked.labels.shape == masked.weights.shape
+    assert (
+        masked.inputs.shape == ids.shape
+        and masked.positions.shape == masked.labels.shape == masked.weights.shape
+    )
     assert masked.positions.shape[1] % multiple == 0 and set(np.unique(masked.weights)) <= {0.0, 1.0}
     for row, length in enumerate(lengths):
         pairs = rows_of(masked, row)
@@ -92,8 +103,9 @@ def test_positions_of_different_examples_and_epochs_are_independent():
     overlap = [len(set(a) & set(b)) for a, b in zip(one.positions.tolist(), two.positions.tolist())]
     expected = 19 * 19 / 126
     assert abs(np.mean(overlap) - expected) < 0.6
-    neighbours = [len(set(a) & set(b)) for a, b in zip(one.positions[:-1].tolist(),
-                                                       one.positions[1:].tolist())]
+    neighbours = [
+        len(set(a) & set(b)) for a, b in zip(one.positions[:-1].tolist(), one.positions[1:].tolist())
+    ]
     assert abs(np.mean(neighbours) - expected) < 0.6
 
 
@@ -106,8 +118,9 @@ def test_an_example_is_masked_the_same_in_any_company_and_with_any_padding():
         padded = policy.mask_batch(wide[::-1], valid[::-1], 11, 4, np.array([7, 6, 5]))
         for row in range(3):
             length = valid[row]
-            alone = policy.mask_batch(ids[row:row + 1, :length], valid[row:row + 1], 11, 4,
-                                      np.array([5 + row]))
+            alone = policy.mask_batch(
+                ids[row : row + 1, :length], valid[row : row + 1], 11, 4, np.array([5 + row])
+            )
             assert rows_of(alone, 0) == rows_of(together, row) == rows_of(padded, 2 - row)
             assert np.array_equal(alone.inputs[0], together.inputs[row, :length])
             assert np.array_equal(alone.inputs[0], padded.inputs[2 - row, :length])
@@ -116,8 +129,12 @@ def test_an_example_is_masked_the_same_in_any_company_and_with_any_padding():
 def test_seed_epoch_and_example_each_matter():
     ids, valid = batch_of([60], 60)
     policy = MaskingPolicy(V, MASK, SPECIAL)
-    results = {tuple(policy.mask_batch(ids, valid, seed, epoch, np.array([example])).inputs[0].tolist())
-               for seed in (0, 1) for epoch in (0, 1) for example in (0, 1)}
+    results = {
+        tuple(policy.mask_batch(ids, valid, seed, epoch, np.array([example])).inputs[0].tolist())
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for example in (0, 1)
+    }
     assert len(results) == 8
     again = policy.mask_batch(ids, valid, 1, 1, np.array([1])).inputs[0]
     assert tuple(again.tolist()) in results
@@ -144,19 +161,39 @@ def test_only_masks_or_only_kept_tokens():
     assert np.array_equal(none.inputs, ids) and none.weights.sum() == every.weights.sum()
 
 
-@pytest.mark.parametrize("settings_", [dict(ratio=0), dict(ratio=1.1), dict(mask_prob=0.9, random_prob=0.2),
-                                       dict(random_prob=-0.1), dict(word_starts=STARTS[:-1]),
-                                       dict(multiple_of=0), dict(vocab_size=100), dict(special_ids=range(V))])
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        {"ratio": 0},
+        {"ratio": 1.1},
+        {"mask_prob": 0.9, "random_prob": 0.2},
+        {"random_prob": -0.1},
+        {"word_starts": STARTS[:-1]},
+        {"multiple_of": 0},
+        {"vocab_size": 100},
+        {"special_ids": range(V)},
+    ],
+)
 def test_impossible_settings_are_refused(settings_):
     with pytest.raises(BortError):
-        MaskingPolicy(**{**dict(vocab_size=V, mask_id=MASK, special_ids=SPECIAL), **settings_})
+        MaskingPolicy(**{**{"vocab_size": V, "mask_id": MASK, "special_ids": SPECIAL}, **settings_})
 
 
-@pytest.mark.parametrize("change", [dict(token_ids=np.array([[5, V]])), dict(token_ids=np.array([[5, -1]])),
-                                    dict(token_ids=np.array([[5.0, 6.0]])), dict(valid_length=np.array([3])),
-                                    dict(valid_length=np.array([1, 1])), dict(example_ids=np.array([[1]]))])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"token_ids": np.array([[5, V]])},
+        {"token_ids": np.array([[5, -1]])},
+        {"token_ids": np.array([[5.0, 6.0]])},
+        {"valid_length": np.array([3])},
+        {"valid_length": np.array([1, 1])},
+        {"example_ids": np.array([[1]])},
+    ],
+)
 def test_batches_that_do_not_fit_are_refused(change):
-    batch = {**dict(token_ids=np.array([[5, 6]]), valid_length=np.array([2]), example_ids=np.array([0])),
-             **change}
+    batch = {
+        **{"token_ids": np.array([[5, 6]]), "valid_length": np.array([2]), "example_ids": np.array([0])},
+        **change,
+    }
     with pytest.raises(BortError):
         MaskingPolicy(V, MASK, SPECIAL).mask_batch(seed=0, epoch=0, **batch)

@@ -1,4 +1,5 @@
 """What the tests of pre-training share: a corpus in memory, a student, short trainings, comparisons."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -48,10 +49,17 @@ def student(dropout=0.0, seed=0, architecture=TINY):
 
 def train(folder, settings, model=None, teacher=None, resume=False, after_step=None, data=None, **intervals):
     model = model or student()
-    settings = Settings(**{**dict(steps=6, batch_size=8, lr=3e-3, warmup_ratio=0.1), **settings})
+    settings = Settings(**{**{"steps": 6, "batch_size": 8, "lr": 3e-3, "warmup_ratio": 0.1}, **settings})
     with RunFolder(folder, {}, resume) as run:
-        results = pretrain(model, data or corpus(), settings, run, teacher,
-                           Intervals(**{**dict(log=1, evaluate=100, checkpoint=5), **intervals}), after_step)
+        results = pretrain(
+            model,
+            data or corpus(),
+            settings,
+            run,
+            teacher,
+            Intervals(**{**{"log": 1, "evaluate": 100, "checkpoint": 5}, **intervals}),
+            after_step,
+        )
     return parameter_arrays(model), results
 
 
@@ -67,8 +75,10 @@ def assert_identical(left, right):
 
 def metrics(folder):
     """Rows of a run without what the clock says."""
-    return [{key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")}
-            for row in read_jsonl(Path(folder) / "metrics.jsonl")]
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")}
+        for row in read_jsonl(Path(folder) / "metrics.jsonl")
+    ]
 
 
 class Tokenizer:

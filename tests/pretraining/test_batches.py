@@ -1,4 +1,5 @@
 """Batches of pre-training: one global batch however it is shared, fresh masks, labels."""
+
 from __future__ import annotations
 
 import json
@@ -8,20 +9,13 @@ import pytest
 
 from bort.errors import BortError
 from bort.masked_lm.batches import BatchStream, make_batch, shuffled_token_batches
-from tests.pretraining.common import (
-    BOS,
-    EOS,
-    MASK,
-    PAD,
-    MemoryCorpus,
-    corpus,
-)
+from tests.pretraining.common import BOS, EOS, MASK, PAD, MemoryCorpus, corpus
 from tests.tiny import MAX_LENGTH
 
 
 def stream(size=1, rank=0, **settings):
     data = corpus(50)
-    settings = {**dict(batch_size=4), **settings}
+    settings = {**{"batch_size": 4}, **settings}
     return BatchStream(data.train, data.policy, PAD, MAX_LENGTH, seed=3, rank=rank, size=size, **settings)
 
 
@@ -33,12 +27,15 @@ def content(batches):
         for member, example in enumerate(batch.examples):
             mine = batch.rows // width == member
             length = int(batch.valid_length[member])
-            found[int(example)] = (batch.token_ids[member, :length].tolist(),
-                                   (batch.rows[mine] % width).tolist(), batch.labels[mine].tolist())
+            found[int(example)] = (
+                batch.token_ids[member, :length].tolist(),
+                (batch.rows[mine] % width).tolist(),
+                batch.labels[mine].tolist(),
+            )
     return found
 
 
-@pytest.mark.parametrize("settings", [dict(batch_size=4), dict(max_tokens=96)], ids=str)
+@pytest.mark.parametrize("settings", [{"batch_size": 4}, {"max_tokens": 96}], ids=str)
 def test_ranks_and_micro_batches_share_one_global_batch(settings):
     whole = stream(**{key: value * 4 for key, value in settings.items()})
     ranks = [stream(2, rank, accumulate=2, **settings) for rank in range(2)]
@@ -53,15 +50,18 @@ def test_ranks_and_micro_batches_share_one_global_batch(settings):
 
 def test_an_epoch_has_every_sequence_once_and_fresh_masks():
     batches = stream()
-    epochs = [content([part for _ in range(batches.steps_per_epoch()) for part in batches.next()])
-              for _ in range(3)]
+    epochs = [
+        content([part for _ in range(batches.steps_per_epoch()) for part in batches.next()]) for _ in range(3)
+    ]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({json.dumps(epoch) for epoch in epochs}) == 3
     tokens = {json.dumps(sorted(epoch.items())) for epoch in epochs}
     assert len(tokens) == 3  # sorted, so it is the masks that differ
     repeating = stream(mask_passes=2)
-    epochs = [content([part for _ in range(repeating.steps_per_epoch()) for part in repeating.next()])
-              for _ in range(3)]
+    epochs = [
+        content([part for _ in range(repeating.steps_per_epoch()) for part in repeating.next()])
+        for _ in range(3)
+    ]
     assert sorted(epochs[0].items()) == sorted(epochs[2].items()) != sorted(epochs[1].items())
     assert list(epochs[0]) != list(epochs[2])
     groups = shuffled_token_batches(np.arange(1, 60), 64, 2, np.random.default_rng(0))
@@ -71,7 +71,7 @@ def test_an_epoch_has_every_sequence_once_and_fresh_masks():
 def test_a_mask_seed_decides_the_masks_alone():
     def masks(**settings):
         data = corpus(50)
-        batches = BatchStream(data.train, data.policy, PAD, MAX_LENGTH, **{**dict(batch_size=4), **settings})
+        batches = BatchStream(data.train, data.policy, PAD, MAX_LENGTH, **{**{"batch_size": 4}, **settings})
         return content([part for _ in range(batches.steps_per_epoch()) for part in batches.next()])
 
     three, four, same = masks(seed=3), masks(seed=4, mask_seed=3), masks(seed=3, mask_seed=3)

@@ -1,4 +1,5 @@
 """The grid search before a training: all combinations, in folders of their own, best first."""
+
 from __future__ import annotations
 
 import math
@@ -14,11 +15,21 @@ def test_a_grid_is_all_combinations():
     points = parse_grid(["lr=1e-4,3e-4", "total-batch-size=256,1024"])
     assert points == [{"lr": rate, "total-batch-size": size} for rate in (1e-4, 3e-4) for size in (256, 1024)]
     assert name_of(points[1]) == "lr-0.0001,total-batch-size-1024"
-    for words, message in ((["steps=1"], "NAME=VALUE"), (["lr"], "NAME=VALUE"), (["lr=x"], "could not convert"),
-                           (["lr=1", "lr=2"], "lr stands twice"), (["lr=1,1.0"], "a value stands twice"),
-                           (["total-batch-size=1.5"], "invalid literal"),
-                           (["lr=" + ",".join(map(str, range(1, 102))),
-                             "warmup-ratio=" + ",".join(str(n / 100) for n in range(10))], "1010 combinations")):
+    for words, message in (
+        (["steps=1"], "NAME=VALUE"),
+        (["lr"], "NAME=VALUE"),
+        (["lr=x"], "could not convert"),
+        (["lr=1", "lr=2"], "lr stands twice"),
+        (["lr=1,1.0"], "a value stands twice"),
+        (["total-batch-size=1.5"], "invalid literal"),
+        (
+            [
+                "lr=" + ",".join(map(str, range(1, 102))),
+                "warmup-ratio=" + ",".join(str(n / 100) for n in range(10)),
+            ],
+            "1010 combinations",
+        ),
+    ):
         with pytest.raises(BortError, match=message):
             parse_grid(words)
 

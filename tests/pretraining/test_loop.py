@@ -1,4 +1,5 @@
 """Pre-training: equal steps however they are split, exact resume after kills, skipped steps, what a run leaves."""
+
 from __future__ import annotations
 
 import json
@@ -16,26 +17,26 @@ from bort.masked_lm.teacher import LiveTeacher
 from bort.pretraining.loop import Intervals, Pretraining, Settings
 from bort.training.run_folder import RunFolder
 from bort.training.step import Diverged
-from tests.pretraining.common import (
-    assert_close,
-    assert_identical,
-    corpus,
-    metrics,
-    student,
-    train,
-)
+from tests.pretraining.common import assert_close, assert_identical, corpus, metrics, student, train
 from tests.tiny import TINY_TEACHER, tiny_bert
 
 
 def test_accumulation_equals_the_large_batch(tmp_path):
     teacher = LiveTeacher(tiny_bert(3, TINY_TEACHER), 2.0)
     loss = LossWeights(0.4, 0.6)
-    results = [train(tmp_path / str(batch), dict(batch_size=batch, accumulate=12 // batch, loss=loss),
-                     teacher=teacher)[0] for batch in (12, 4, 1)]
+    results = [
+        train(
+            tmp_path / str(batch),
+            {"batch_size": batch, "accumulate": 12 // batch, "loss": loss},
+            teacher=teacher,
+        )[0]
+        for batch in (12, 4, 1)
+    ]
     assert_close(results[0], results[1])
     assert_close(results[0], results[2])
-    assert np.abs(results[0]["decoder.0.weight"]
-                  - parameter_arrays(student())["decoder.0.weight"]).max() > 1e-3
+    assert (
+        np.abs(results[0]["decoder.0.weight"] - parameter_arrays(student())["decoder.0.weight"]).max() > 1e-3
+    )
     rows = [metrics(tmp_path / name) for name in ("12", "4")]
     for left, right in zip(*rows):
         assert left == pytest.approx(right, rel=1e-4)
@@ -46,7 +47,7 @@ def test_accumulation_equals_the_large_batch(tmp_path):
 
 def test_both_methods_learn(tmp_path):
     small = Architecture(1, 2, 32, 32)
-    settings = dict(steps=40, batch_size=16, lr=1e-2, warmup_ratio=0.1)
+    settings = {"steps": 40, "batch_size": 16, "lr": 1e-2, "warmup_ratio": 0.1}
     data = corpus(200)
     teacher = student(seed=1, architecture=small)
     _, plain = train(tmp_path / "mlm", settings, teacher, data=data, log=10, evaluate=50)
@@ -54,17 +55,24 @@ def test_both_methods_learn(tmp_path):
     assert plain["eval_mlm_loss"] < first["eval_mlm_loss"] - 0.8
     assert plain["eval_mlm_accuracy"] > first["eval_mlm_accuracy"] + 0.2
     settings["loss"] = LossWeights(0.0, 1.0)
-    _, distilled = train(tmp_path / "kd", settings, student(seed=2, architecture=small),
-                         LiveTeacher(teacher, 2.0), data=data, log=10, evaluate=50)
+    _, distilled = train(
+        tmp_path / "kd",
+        settings,
+        student(seed=2, architecture=small),
+        LiveTeacher(teacher, 2.0),
+        data=data,
+        log=10,
+        evaluate=50,
+    )
     # Nothing but the teacher told this student which tokens were there.
     assert distilled["eval_mlm_accuracy"] > first["eval_mlm_accuracy"] + 0.2
     assert plain["tokens"] > 40 * 16 * 4 and plain["steps"] == 40 and plain["skipped"] == 0
 
 
 def test_a_run_leaves_models_curves_and_metrics(tmp_path):
-    arrays, results = train(tmp_path / "run", dict(steps=6), evaluate=2, teacher=LiveTeacher(tiny_bert(3),
-                                                                                             2.0),
-                            tensorboard=False)
+    arrays, results = train(
+        tmp_path / "run", {"steps": 6}, evaluate=2, teacher=LiveTeacher(tiny_bert(3), 2.0), tensorboard=False
+    )
     assert_identical(arrays, parameter_arrays(bort.load(tmp_path / "run" / "model")))
     rows = metrics(tmp_path / "run")
     evaluations = {row["step"]: row["eval_mlm_accuracy"] for row in rows if "eval_mlm_accuracy" in row}
@@ -86,12 +94,12 @@ def test_a_run_leaves_models_curves_and_metrics(tmp_path):
 
 def test_tensorboard_events(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX")
-    train(tmp_path / "run", dict(steps=2), tensorboard=True)
+    train(tmp_path / "run", {"steps": 2}, tensorboard=True)
     (events,) = (tmp_path / "run" / "events").iterdir()
     assert b"mlm_accuracy" in events.read_bytes()
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(BortError, match=r"pip install 'bort\[tensorboard\]'"):
-        train(tmp_path / "other", dict(steps=2), tensorboard=True)
+        train(tmp_path / "other", {"steps": 2}, tensorboard=True)
 
 
 class Interrupted(Exception):
@@ -100,12 +108,18 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_resume_is_exact(tmp_path, accumulate):
-    settings = dict(steps=14, batch_size=8, accumulate=accumulate, loss=LossWeights(0.4, 0.6))
+    settings = {"steps": 14, "batch_size": 8, "accumulate": accumulate, "loss": LossWeights(0.4, 0.6)}
 
     def run(name, **arguments):
-        return train(tmp_path / name, settings, student(dropout=0.2), LiveTeacher(tiny_bert(3, TINY_TEACHER),
-                                                                                  2.0), evaluate=4, log=3,
-                     **arguments)
+        return train(
+            tmp_path / name,
+            settings,
+            student(dropout=0.2),
+            LiveTeacher(tiny_bert(3, TINY_TEACHER), 2.0),
+            evaluate=4,
+            log=3,
+            **arguments,
+        )
 
     expected, results = run("whole")
     killed = {3, 8, 13}  # before the first checkpoint, and after each of the others
@@ -123,8 +137,10 @@ def test_resume_is_exact(tmp_path, accumulate):
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
     for name in ("eval_mlm_loss", "best_step", "tokens", "steps"):
         assert results[name] == again[name]
-    assert_identical(parameter_arrays(bort.load(tmp_path / "whole" / "best")),
-                     parameter_arrays(bort.load(tmp_path / "killed" / "best")))
+    assert_identical(
+        parameter_arrays(bort.load(tmp_path / "whole" / "best")),
+        parameter_arrays(bort.load(tmp_path / "killed" / "best")),
+    )
 
 
 class BrokenTeacher(LiveTeacher):
@@ -148,34 +164,46 @@ def test_steps_without_finite_losses_change_nothing_and_are_counted(tmp_path):
         seen.append(parameter_arrays(model))
 
     loss = LossWeights(0.4, 0.6)
-    _, results = train(tmp_path / "run", dict(steps=6, loss=loss, max_skipped=3), model,
-                       BrokenTeacher({3, 4}), after_step=look)
+    _, results = train(
+        tmp_path / "run",
+        {"steps": 6, "loss": loss, "max_skipped": 3},
+        model,
+        BrokenTeacher({3, 4}),
+        after_step=look,
+    )
     assert results["skipped"] == 2
     assert_identical(seen[1], seen[2])
     assert_identical(seen[1], seen[3])
     assert (seen[3]["decoder.0.weight"] != seen[4]["decoder.0.weight"]).any()
     assert metrics(tmp_path / "run")[3]["gradient_norm"] is None
     with pytest.raises(Diverged, match="3 steps in a row.*--lr"):
-        train(tmp_path / "stopped", dict(steps=20, loss=loss, max_skipped=3), student(),
-              BrokenTeacher(range(7, 20)))
+        train(
+            tmp_path / "stopped",
+            {"steps": 20, "loss": loss, "max_skipped": 3},
+            student(),
+            BrokenTeacher(range(7, 20)),
+        )
     with RunFolder(tmp_path / "stopped", {}, resume=True) as run:
         assert run.latest().step == 5
     # The same folder goes on once the cause is gone.
     fine = LiveTeacher(tiny_bert(3, TINY_TEACHER), 2.0)
-    again, _ = train(tmp_path / "stopped", dict(steps=20, loss=loss, max_skipped=3), student(), fine,
-                     resume=True)
-    assert_identical(train(tmp_path / "good", dict(steps=20, loss=loss, max_skipped=3), student(), fine)[0],
-                     again)
+    again, _ = train(
+        tmp_path / "stopped", {"steps": 20, "loss": loss, "max_skipped": 3}, student(), fine, resume=True
+    )
+    assert_identical(
+        train(tmp_path / "good", {"steps": 20, "loss": loss, "max_skipped": 3}, student(), fine)[0], again
+    )
 
 
 def test_a_skipped_step_before_a_checkpoint_or_alone_in_a_window_leaves_nulls(tmp_path):
-    settings = dict(steps=6, loss=LossWeights(0.4, 0.6))
+    settings = {"steps": 6, "loss": LossWeights(0.4, 0.6)}
     _, results = train(tmp_path / "run", settings, teacher=BrokenTeacher({2, 3, 5}), log=1, checkpoint=2)
     assert results["skipped"] == 3 and results["steps"] == 6
     rows = [row for row in metrics(tmp_path / "run") if "loss" in row]
     names = ("mlm_loss", "kd_loss", "mlm_accuracy", "loss")
-    assert [[row[name] is None for name in names] for row in rows] == [[row["step"] in (2, 3, 5)] * 4
-                                                                       for row in rows]
+    assert [[row[name] is None for name in names] for row in rows] == [
+        [row["step"] in (2, 3, 5)] * 4 for row in rows
+    ]
     # The others of a window are averaged as if the skipped ones had not been there.
     train(tmp_path / "window", settings, teacher=BrokenTeacher({2, 3, 5}), log=3, checkpoint=2)
     first = [row for row in metrics(tmp_path / "window") if "loss" in row][0]
@@ -186,7 +214,7 @@ def test_a_skipped_step_before_a_checkpoint_or_alone_in_a_window_leaves_nulls(tm
 
 def test_divergence_says_how_to_go_on(tmp_path):
     with pytest.raises(Diverged, match=f"--init {tmp_path}/run/best --output NEW --lr"):
-        train(tmp_path / "run", dict(loss=LossWeights(0.4, 0.6), max_skipped=1), teacher=BrokenTeacher({3}))
+        train(tmp_path / "run", {"loss": LossWeights(0.4, 0.6), "max_skipped": 1}, teacher=BrokenTeacher({3}))
     assert (tmp_path / "run" / "best" / "config.json").is_file()
 
 
@@ -196,12 +224,12 @@ def test_curves_are_drawn_while_a_run_goes_on_and_after_its_results_are_safe(tmp
     def look(step):
         drawn.append((tmp_path / "run" / "curves.png").is_file())
 
-    train(tmp_path / "run", dict(steps=4), evaluate=2, after_step=look)
+    train(tmp_path / "run", {"steps": 4}, evaluate=2, after_step=look)
     assert drawn == [False] * 4  # not even a minute
     drawn.clear()
     monkeypatch.setattr(bort.pretraining.loop, "SECONDS_BETWEEN_DRAWINGS", 0)
     (tmp_path / "run").rename(tmp_path / "first")
-    train(tmp_path / "run", dict(steps=4), evaluate=2, after_step=look)
+    train(tmp_path / "run", {"steps": 4}, evaluate=2, after_step=look)
     assert drawn == [True] * 4
     monkeypatch.undo()
 
@@ -210,27 +238,41 @@ def test_curves_are_drawn_while_a_run_goes_on_and_after_its_results_are_safe(tmp
 
     monkeypatch.setattr(bort.pretraining.loop, "draw_curves", full)
     with pytest.raises(BortError, match="No space left"):
-        train(tmp_path / "full", dict(steps=2))
+        train(tmp_path / "full", {"steps": 2})
     assert (tmp_path / "full" / "results.json").is_file() and bort.load(tmp_path / "full" / "model")
 
 
 def test_cores_are_counted_whatever_the_environment_says_of_threads(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
-    assert train(tmp_path / "run", dict(steps=1))[1]["cores"] == 3
+    assert train(tmp_path / "run", {"steps": 1})[1]["cores"] == 3
 
 
-@pytest.mark.parametrize("wrong, option", [
-    (dict(log=0), "--log-interval"), (dict(evaluate=0), "--eval-interval"), (dict(keep=-1), "--keep"),
-    (dict(checkpoint=0), "--checkpoint-interval"), (dict(evaluation_sequences=-5), "--eval-sequences")])
+@pytest.mark.parametrize(
+    "wrong, option",
+    [
+        ({"log": 0}, "--log-interval"),
+        ({"evaluate": 0}, "--eval-interval"),
+        ({"keep": -1}, "--keep"),
+        ({"checkpoint": 0}, "--checkpoint-interval"),
+        ({"evaluation_sequences": -5}, "--eval-sequences"),
+    ],
+)
 def test_impossible_intervals_are_refused(wrong, option):
     with pytest.raises(BortError, match=f"{option} must be at least"):
         Intervals(**wrong)
 
 
-@pytest.mark.parametrize("wrong, message", [(dict(steps=0), "--steps"), (dict(batch_size=0), "--batch-size"),
-                                            (dict(clip=-1.0), "--clip"),
-                                            (dict(dtype="bfloat16"), "float32 or float16"),
-                                            (dict(schedule="cosine"), "cosine"), (dict(lr=0.0), "rate")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"steps": 0}, "--steps"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"clip": -1.0}, "--clip"),
+        ({"dtype": "bfloat16"}, "float32 or float16"),
+        ({"schedule": "cosine"}, "cosine"),
+        ({"lr": 0.0}, "rate"),
+    ],
+)
 def test_impossible_settings_are_refused(wrong, message):
     with pytest.raises(BortError, match=message):
         Settings(**wrong)

@@ -1,4 +1,5 @@
 """``run_pretrain.py`` on a corpus in memory: teachers, caches, heads, grids, refusals."""
+
 from __future__ import annotations
 
 import json
@@ -15,13 +16,7 @@ from bort.checkpoints.model_folder import parameter_arrays, set_parameters
 from bort.errors import BortError, run_command
 from bort.models import Classifier
 from bort.pretraining import inputs
-from tests.pretraining.common import (
-    Tokenizer,
-    assert_close,
-    corpus,
-    metrics,
-    student,
-)
+from tests.pretraining.common import Tokenizer, assert_close, corpus, metrics, student
 from tests.tiny import MAX_LENGTH, TINY_TEACHER, VOCAB, tiny_bert
 
 
@@ -33,9 +28,23 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "read_corpus", lambda *_: (data, {"data": data.train.fingerprint}))
 
     def run(output, *arguments):
-        return run_command(run_pretrain.main, ["--data", str(tmp_path), "--output", str(tmp_path / output),
-                                               "--max-length", str(MAX_LENGTH), "--log-interval", "2",
-                                               "--batch-size", "8", *map(str, arguments)])
+        return run_command(
+            run_pretrain.main,
+            [
+                "--data",
+                str(tmp_path),
+                "--output",
+                str(tmp_path / output),
+                "--max-length",
+                str(MAX_LENGTH),
+                "--log-interval",
+                "2",
+                "--batch-size",
+                "8",
+                *map(str, arguments),
+            ],
+        )
+
     return run
 
 
@@ -70,12 +79,32 @@ def test_what_decides_the_best_step_cannot_change_and_lost_curves_come_back(tmp_
 
 def test_a_head_is_trained_on_a_body_that_stays_as_it_is(tmp_path, command):
     bort.save(student(dropout=0.1), tmp_path / "bare", Tokenizer())
-    arguments = ("--init", tmp_path / "bare", "--method", "mlm", "--steps", 6, "--lr", "1e-2", "--train", "head",
-                 "--checkpoint-interval", 2)
+    arguments = (
+        "--init",
+        tmp_path / "bare",
+        "--method",
+        "mlm",
+        "--steps",
+        6,
+        "--lr",
+        "1e-2",
+        "--train",
+        "head",
+        "--checkpoint-interval",
+        2,
+    )
     assert command("head", *arguments) == 0
-    before, after = (parameter_arrays(bort.load(path)) for path in (tmp_path / "bare", tmp_path / "head/model"))
+    before, after = (
+        parameter_arrays(bort.load(path)) for path in (tmp_path / "bare", tmp_path / "head/model")
+    )
     changed = {name for name in before if (before[name] != after[name]).any()}
-    assert changed == {"decoder.0.weight", "decoder.0.bias", "decoder.2.gamma", "decoder.2.beta", "decoder.3.bias"}
+    assert changed == {
+        "decoder.0.weight",
+        "decoder.0.bias",
+        "decoder.2.gamma",
+        "decoder.2.beta",
+        "decoder.3.bias",
+    }
     first, *_, last = [row["eval_mlm_loss"] for row in metrics(tmp_path / "head") if "eval_mlm_loss" in row]
     assert last < first
     # Accumulated micro-batches are one batch, here too.
@@ -85,8 +114,19 @@ def test_a_head_is_trained_on_a_body_that_stays_as_it_is(tmp_path, command):
 
 
 def test_a_grid_trains_every_point_on_a_subset_and_goes_on(tmp_path, command, capsys):
-    arguments = ("--architecture", "1,2,8,12", "--method", "mlm", "--steps", 2, "--subset", 9, "--grid",
-                 "lr=1e-3,1e-2", "warmup-ratio=0.1,0.5")
+    arguments = (
+        "--architecture",
+        "1,2,8,12",
+        "--method",
+        "mlm",
+        "--steps",
+        2,
+        "--subset",
+        9,
+        "--grid",
+        "lr=1e-3,1e-2",
+        "warmup-ratio=0.1,0.5",
+    )
     assert command("grid", *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     best = json.loads((tmp_path / "grid" / "grid.json").read_text())[0]
@@ -96,7 +136,9 @@ def test_a_grid_trains_every_point_on_a_subset_and_goes_on(tmp_path, command, ca
     assert all(row["epoch"] <= 1 for row in metrics(tmp_path / "grid" / folders[0]) if "epoch" in row)
     config = json.loads((tmp_path / "grid" / folders[0] / "config.json").read_text())["settings"]
     assert config["subset"] == 9 and config["lr"] == 1e-3
-    assert command("grid", *arguments, "--resume") == 0 and capsys.readouterr().out.splitlines()[-1] == lines[-1]
+    assert (
+        command("grid", *arguments, "--resume") == 0 and capsys.readouterr().out.splitlines()[-1] == lines[-1]
+    )
     assert command("other", *arguments[:-2], "lr=nan") == 2 and "rate above 0" in capsys.readouterr().err
 
 
@@ -104,8 +146,16 @@ def test_everything_is_on_the_ranks_own_device(tmp_path, command, monkeypatch):
     """A second CPU device is to MXNet as foreign to the first as a GPU is."""
     monkeypatch.setattr(distributed, "context", lambda: mx.cpu(1))
     assert command("teacher", "--architecture", "1,2,8,12", "--steps", 2) == 0
-    kd = ("--init", tmp_path / "teacher" / "model", "--teacher", tmp_path / "teacher" / "model", "--steps", 3,
-          "--checkpoint-interval", 2)
+    kd = (
+        "--init",
+        tmp_path / "teacher" / "model",
+        "--teacher",
+        tmp_path / "teacher" / "model",
+        "--steps",
+        3,
+        "--checkpoint-interval",
+        2,
+    )
     assert command("kd", *kd) == 0
     assert command("cached", *kd, "--cache-teacher", 4) == 0
 
@@ -150,17 +200,21 @@ def test_a_command_that_failed_before_it_began_does_not_block_the_corrected_one(
     assert command(*kd, "--teacher-architecture", "3,4,16,20") == 2 and "--resume" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, message",
-                         [(("--architecture", "2,2,8,12", "--dropout", "1"), "--dropout must be"),
-                          (("--architecture", "2,2,8,12", "--dropout", "nan"), "--dropout must be"),
-                          (("--architecture", "2,2,8,12", "--max-length", "0"), "--max-length must be"),
-                          (("--architecture", "2,2,8,12", "--log-interval", "0"), "--log-interval must be"),
-                          (("--architecture", "2,2,8,12", "--mask-seed", "-1"), "--mask-seed must"),
-                          (("--architecture", "2,2,8,12", "--method", "kd"), "needs --teacher"),
-                          ((), "--architecture or --init"),
-                          (("--architecture", "2,2,8,12", "--cache-teacher", 5), "--method kd"),
-                          (("--architecture", "2,3,8,12"), "not divisible"),
-                          (("--architecture", "2,2,8,12", "--lr", "nan"), "rate")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--architecture", "2,2,8,12", "--dropout", "1"), "--dropout must be"),
+        (("--architecture", "2,2,8,12", "--dropout", "nan"), "--dropout must be"),
+        (("--architecture", "2,2,8,12", "--max-length", "0"), "--max-length must be"),
+        (("--architecture", "2,2,8,12", "--log-interval", "0"), "--log-interval must be"),
+        (("--architecture", "2,2,8,12", "--mask-seed", "-1"), "--mask-seed must"),
+        (("--architecture", "2,2,8,12", "--method", "kd"), "needs --teacher"),
+        ((), "--architecture or --init"),
+        (("--architecture", "2,2,8,12", "--cache-teacher", 5), "--method kd"),
+        (("--architecture", "2,3,8,12"), "not divisible"),
+        (("--architecture", "2,2,8,12", "--lr", "nan"), "rate"),
+    ],
+)
 def test_the_runner_refuses_what_cannot_be(command, capsys, arguments, message):
     assert command("run", *arguments) == 2
     assert message in capsys.readouterr().err
@@ -176,9 +230,12 @@ def test_the_papers_batch_is_the_default_and_divides_over_the_ranks():
     assert [of(None, None, 0, None, ranks=ranks) for ranks in (3, 7, 1000)] == [(8, 43), (8, 18), (8, 1)]
     with pytest.raises(BortError, match="not a multiple of 24"):
         of(None, None, 0, 1024, ranks=3)
-    for given, message in (((96, None, 0, 1024), "not a multiple of 192"),
-                           ((0, None, 0, 64), "not a multiple"), ((8, 2, 0, 64), "leave out"),
-                           ((None, None, 512, 64), "leave out")):
+    for given, message in (
+        ((96, None, 0, 1024), "not a multiple of 192"),
+        ((0, None, 0, 64), "not a multiple"),
+        ((8, 2, 0, 64), "leave out"),
+        ((None, None, 512, 64), "leave out"),
+    ):
         with pytest.raises(BortError, match=message):
             of(*given, ranks=2)
 
@@ -195,7 +252,9 @@ def test_a_teacher_that_speaks_of_other_tokens_is_refused(tmp_path, command, cap
     assert "its tokenizer is not the corpus's" in capsys.readouterr().err
 
 
-def test_a_teacher_without_a_trained_head_is_refused_with_the_command_that_trains_one(tmp_path, command, capsys):
+def test_a_teacher_without_a_trained_head_is_refused_with_the_command_that_trains_one(
+    tmp_path, command, capsys
+):
     kd = ("--architecture", "2,2,8,12", "--teacher", tmp_path / "teacher", "--steps", 2)
     bort.save(student(), tmp_path / "teacher", Tokenizer())
     for extra in ((), ("--cache-teacher", 4)):
@@ -219,17 +278,26 @@ def test_more_rows_than_ids_are_ordinary_in_teachers_and_students(tmp_path, comm
     plain, padded = tiny_bert(3), tiny_bert(3, vocab_size=VOCAB + 8)
     arrays = parameter_arrays(padded)
     for name, array in parameter_arrays(plain).items():  # the same network with eight more rows
-        arrays[name] = np.concatenate([array, arrays[name][VOCAB:]]) if len(arrays[name]) > len(array) else array
+        arrays[name] = (
+            np.concatenate([array, arrays[name][VOCAB:]]) if len(arrays[name]) > len(array) else array
+        )
     set_parameters(padded, arrays, "")
     bort.save(plain, tmp_path / "plain", Tokenizer())
     bort.save(padded, tmp_path / "padded", Tokenizer())
     for name, extra in (("live", ()), ("cached", ("--cache-teacher", 6))):
         for teacher in ("plain", "padded"):
-            assert command(f"{name}-{teacher}", "--architecture", "2,2,8,12", *arguments, tmp_path / teacher,
-                           *extra) == 0
+            assert (
+                command(
+                    f"{name}-{teacher}", "--architecture", "2,2,8,12", *arguments, tmp_path / teacher, *extra
+                )
+                == 0
+            )
         # What a teacher says of rows that stand for no token is not asked.
         rows = [metrics(tmp_path / f"{name}-{teacher}") for teacher in ("plain", "padded")]
         for left, right in zip(*rows):
             assert left == pytest.approx(right, rel=1e-5)
-        assert command(f"{name}-init", "--init", tmp_path / "padded", *arguments, tmp_path / "plain", *extra) == 0
+        assert (
+            command(f"{name}-init", "--init", tmp_path / "padded", *arguments, tmp_path / "plain", *extra)
+            == 0
+        )
     assert bort.load(tmp_path / "live-init" / "model").vocab_size == VOCAB + 8

@@ -1,4 +1,5 @@
 """``run_pretrain.py`` on real shards."""
+
 from __future__ import annotations
 
 import json
@@ -16,9 +17,7 @@ from bort.pretraining.loop import Pretraining
 from bort.text.shards.plan import PrepareOptions
 from bort.text.shards.prepare import prepare
 from bort.text.tokenizers.loading import load_tokenizer, train_sentencepiece
-from tests.pretraining.common import (
-    assert_identical,
-)
+from tests.pretraining.common import assert_identical
 from tests.tiny import MAX_LENGTH
 
 
@@ -31,15 +30,36 @@ def shards(tmp_path_factory):
     lines = [" ".join(rng.choice(words, rng.integers(6, 12))).capitalize() + "." for _ in range(200)]
     (folder / "text.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     train_sentencepiece(lines, 60).save(folder / "tokenizer")
-    prepare(PrepareOptions(inputs=[folder / "text.txt"], output=folder / "shards",
-                           tokenizer=folder / "tokenizer", max_length=MAX_LENGTH))
+    prepare(
+        PrepareOptions(
+            inputs=[folder / "text.txt"],
+            output=folder / "shards",
+            tokenizer=folder / "tokenizer",
+            max_length=MAX_LENGTH,
+        )
+    )
     return folder / "shards"
 
 
 def on_shards(shards, output, *arguments):
-    return run_command(run_pretrain.main, ["--data", str(shards), "--output", str(output), "--architecture",
-                                           "1,2,8,12", "--max-length", str(MAX_LENGTH), "--log-interval", "1",
-                                           "--lr", "0.01", *map(str, arguments)])
+    return run_command(
+        run_pretrain.main,
+        [
+            "--data",
+            str(shards),
+            "--output",
+            str(output),
+            "--architecture",
+            "1,2,8,12",
+            "--max-length",
+            str(MAX_LENGTH),
+            "--log-interval",
+            "1",
+            "--lr",
+            "0.01",
+            *map(str, arguments),
+        ],
+    )
 
 
 def test_the_runner_reads_shards_masks_whole_words_and_bounds_tokens(tmp_path, shards, capsys):

@@ -1,4 +1,5 @@
 """A teacher's answers on disk: the error they state, resumption, and damage."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -11,21 +12,24 @@ from bort.masked_lm.batches import make_batch
 from bort.masked_lm.losses import LossWeights
 from bort.masked_lm.teacher import LiveTeacher
 from bort.pretraining import teacher_cache
-from tests.pretraining.common import (
-    PAD,
-    corpus,
-    metrics,
-    train,
-)
+from tests.pretraining.common import PAD, corpus, metrics, train
 from tests.tiny import MAX_LENGTH, TINY_TEACHER, VOCAB, tiny_bert
 
-FACTS = dict(seed=3, passes=2, temperature=2.0, teacher="t", data="d")
+FACTS = {"seed": 3, "passes": 2, "temperature": 2.0, "teacher": "t", "data": "d"}
 
 
 def build(folder, top_k, data, **facts):
     teacher = LiveTeacher(tiny_bert(3, TINY_TEACHER), 2.0)
-    return teacher_cache.build_cache(folder, {**FACTS, "top_k": top_k, **facts}, teacher, data.train,
-                                     data.policy, PAD, MAX_LENGTH, block=16), teacher
+    return teacher_cache.build_cache(
+        folder,
+        {**FACTS, "top_k": top_k, **facts},
+        teacher,
+        data.train,
+        data.policy,
+        PAD,
+        MAX_LENGTH,
+        block=16,
+    ), teacher
 
 
 def test_a_cache_of_all_tokens_is_the_teacher(tmp_path):
@@ -33,14 +37,15 @@ def test_a_cache_of_all_tokens_is_the_teacher(tmp_path):
     path, live = build(tmp_path, VOCAB, data)
     cached = teacher_cache.CachedTeacher(path)
     for mask_epoch in (0, 1):
-        batch = make_batch(data.train, np.array([39, 2, 17, 16, 15]), data.policy, 3, mask_epoch, PAD,
-                           MAX_LENGTH)
+        batch = make_batch(
+            data.train, np.array([39, 2, 17, 16, 15]), data.policy, 3, mask_epoch, PAD, MAX_LENGTH
+        )
         expected = live.targets(batch)(0, len(batch.rows)).asnumpy()
         found = cached.targets(batch)
         np.testing.assert_allclose(found(0, len(batch.rows)).asnumpy(), expected, rtol=6e-3, atol=1e-6)
         np.testing.assert_allclose(found(2, 5).asnumpy(), expected[2:5], rtol=6e-3, atol=1e-6)
     assert cached.error["mean_kl_nats"] < 1e-5
-    settings = dict(mask_passes=2, seed=3, loss=LossWeights(0.3, 0.7))
+    settings = {"mask_passes": 2, "seed": 3, "loss": LossWeights(0.3, 0.7)}
     for name, teacher in (("live", live), ("cached", cached)):
         train(tmp_path / name, settings, teacher=teacher)
     for left, right in zip(metrics(tmp_path / "live"), metrics(tmp_path / "cached")):
@@ -107,6 +112,7 @@ def mutations(path):
             index = read_json(path / "index.json")
             index["blocks"][block]["sha256"] = sha256_file(path / block)
             write_sealed(path / "index.json", index)
+
         return mutate
 
     def index(edit, sealed=True):
@@ -114,29 +120,34 @@ def mutations(path):
             content = read_json(path / "index.json")
             edit(content)
             (write_sealed if sealed else write_json)(path / "index.json", content)
+
         return mutate
 
     def ids(value):
         def edit(content):
             content["ids"].view("<u2")[0, 0] = value
+
         return edit
 
-    return [(arrays(ids(VOCAB)), "beyond the vocabulary"), (arrays(ids(65535)), "beyond the vocabulary"),
-            (arrays(lambda content: content["counts"].__setitem__(0, 1 << 30)), "its logs are"),
-            (arrays(lambda content: content["logs"].__setitem__((0, 0), np.nan)), "probabilities"),
-            (arrays(lambda content: content["logs"].__setitem__((0, 0), 9)), "probabilities"),
-            (arrays(lambda content: content["outside"].__setitem__(0, np.inf)), "probabilities"),
-            (arrays(lambda content: content.pop("outside")), "holds the arrays"),
-            (arrays(lambda content: content.update(logs=content["logs"].astype("float32"))), "its logs are"),
-            (arrays(lambda content: content.update(counts=content["counts"][1:])), "its "),
-            (index(lambda content: content["facts"].update(top_k=5)), "named after"),
-            (index(lambda content: content.update(vocab_size=1 << 40)), "vocab_size"),
-            (index(lambda content: content.update(block=0)), "block"),
-            (index(lambda content: content.update(block=None)), "block"),
-            (index(lambda content: content.update(blocks=[])), "blocks"),
-            (index(lambda content: content["blocks"][block].pop("sha256")), "blocks"),
-            (index(lambda content: content["error"].update(mean_kl_nats="x")), "error"),
-            (index(lambda content: content.update(examples=39), sealed=False), "digest")]
+    return [
+        (arrays(ids(VOCAB)), "beyond the vocabulary"),
+        (arrays(ids(65535)), "beyond the vocabulary"),
+        (arrays(lambda content: content["counts"].__setitem__(0, 1 << 30)), "its logs are"),
+        (arrays(lambda content: content["logs"].__setitem__((0, 0), np.nan)), "probabilities"),
+        (arrays(lambda content: content["logs"].__setitem__((0, 0), 9)), "probabilities"),
+        (arrays(lambda content: content["outside"].__setitem__(0, np.inf)), "probabilities"),
+        (arrays(lambda content: content.pop("outside")), "holds the arrays"),
+        (arrays(lambda content: content.update(logs=content["logs"].astype("float32"))), "its logs are"),
+        (arrays(lambda content: content.update(counts=content["counts"][1:])), "its "),
+        (index(lambda content: content["facts"].update(top_k=5)), "named after"),
+        (index(lambda content: content.update(vocab_size=1 << 40)), "vocab_size"),
+        (index(lambda content: content.update(block=0)), "block"),
+        (index(lambda content: content.update(block=None)), "block"),
+        (index(lambda content: content.update(blocks=[])), "blocks"),
+        (index(lambda content: content["blocks"][block].pop("sha256")), "blocks"),
+        (index(lambda content: content["error"].update(mean_kl_nats="x")), "error"),
+        (index(lambda content: content.update(examples=39), sealed=False), "digest"),
+    ]
 
 
 @pytest.mark.parametrize("number", range(17))

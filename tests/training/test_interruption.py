@@ -1,4 +1,5 @@
 """Ctrl-C and SIGTERM: a checkpoint where that is quick, one line that says how to go on, below the bars."""
+
 from __future__ import annotations
 
 import io
@@ -22,7 +23,9 @@ from tests.tiny import VOCAB, tiny_bert
 def train(folder, model=None, resume=False):
     """Four steps in each of two epochs, with checkpoints after every third step and every epoch."""
     rng = np.random.default_rng(0)
-    data = TrainingData([rng.integers(6, VOCAB, 8).astype(np.int32) for _ in range(16)], rng.integers(0, 2, 16))
+    data = TrainingData(
+        [rng.integers(6, VOCAB, 8).astype(np.int32) for _ in range(16)], rng.integers(0, 2, 16)
+    )
     if model is None:
         model = Classifier(tiny_bert(0, dropout=0.1), 2, dropout=0.1)
         model.initialize_head(0)
@@ -47,12 +50,15 @@ def signalled(monkeypatch):
             return original(*arguments)
 
         monkeypatch.setattr(bort.finetuning.loop, "_backward", backward)
+
     return arrange
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", [2, 4, 7, 8])
-def test_a_signal_ends_a_training_after_its_step_with_a_checkpoint(tmp_path, signalled, monkeypatch, number, step):
+def test_a_signal_ends_a_training_after_its_step_with_a_checkpoint(
+    tmp_path, signalled, monkeypatch, number, step
+):
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     expected = train(tmp_path / "whole")
     signalled(number, step)

@@ -1,4 +1,5 @@
 """Run folders: one writer, one set of settings, checkpoints that damage is noticed in, nothing left behind."""
+
 from __future__ import annotations
 
 import json
@@ -33,8 +34,13 @@ def test_checkpoints_keep_the_last_and_pass_over_damaged_ones(tmp_path):
     with RunFolder(tmp_path, {}) as run:
         for step in (1, 2, 3):
             run.log({"step": step})
-            run.save(step, {"epoch": step}, {"a.params": {"x": np.full((2,), step, "float32")}}, keep=2,
-                     protect=[1])
+            run.save(
+                step,
+                {"epoch": step},
+                {"a.params": {"x": np.full((2,), step, "float32")}},
+                keep=2,
+                protect=[1],
+            )
         run.log({"step": 4})
         assert run.steps() == [1, 2, 3]
         run.save(5, {}, {"a.params": {"x": np.zeros(1, "float32")}}, keep=2, protect=[1])
@@ -61,8 +67,10 @@ def test_wholly_damaged_checkpoints_stop_a_run_and_nothing_is_touched(tmp_path):
         for step in (1, 2):
             (tmp_path / "checkpoints" / f"step-0000000{step}" / "state.json").write_text('{"files": {}}')
         before = (tmp_path / "metrics.jsonl").read_bytes()
-        with pytest.warns(UserWarning, match="damaged"), pytest.raises(BortError,
-                                                                       match="none of its 2 .* nothing was"):
+        with (
+            pytest.warns(UserWarning, match="damaged"),
+            pytest.raises(BortError, match="none of its 2 .* nothing was"),
+        ):
             run.latest()
         assert (tmp_path / "metrics.jsonl").read_bytes() == before and run.steps() == [1, 2]
 
@@ -99,6 +107,7 @@ def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
 
         def full(*_):
             raise OSError(28, "No space left on device")
+
         monkeypatch.setattr(run_folder, "write_sealed", full)
         with pytest.raises(BortError, match="No space left"):
             run.save(2, {}, {"a.params": {"x": np.zeros(1, "float32")}})
@@ -126,14 +135,23 @@ def change(path, edit, sealed):
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-@pytest.mark.parametrize("edit", [
-    lambda state: state.pop("files"), lambda state: state.update(stte=state.pop("state")),
-    lambda state: state.update(step=3), lambda state: state.update(step="2"),
-    lambda state: state.update(state=[1]), lambda state: state.update(metrics_bytes=-1),
-    lambda state: state.update(metrics_bytes="x"), lambda state: state.update(files=["a.params"]),
-    lambda state: state["files"].update({"b.params": "0"}), lambda state: state["files"].update({"a.params": 1}),
-    lambda state: state["files"].update({"../step-00000001/a.params": "0"}),
-    lambda state: state["state"].update(epoch="two")])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda state: state.pop("files"),
+        lambda state: state.update(stte=state.pop("state")),
+        lambda state: state.update(step=3),
+        lambda state: state.update(step="2"),
+        lambda state: state.update(state=[1]),
+        lambda state: state.update(metrics_bytes=-1),
+        lambda state: state.update(metrics_bytes="x"),
+        lambda state: state.update(files=["a.params"]),
+        lambda state: state["files"].update({"b.params": "0"}),
+        lambda state: state["files"].update({"a.params": 1}),
+        lambda state: state["files"].update({"../step-00000001/a.params": "0"}),
+        lambda state: state["state"].update(epoch="two"),
+    ],
+)
 def test_every_kind_of_damage_falls_back_to_the_older_checkpoint(run, edit, sealed):
     """With a right digest (or, from earlier versions, without one) what the state says is looked at."""
     change(run.path / STATE, edit, sealed)
@@ -149,8 +167,16 @@ def test_every_kind_of_damage_falls_back_to_the_older_checkpoint(run, edit, seal
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("old, new", [(b'"epoch": 2', b'"epoch": 3'), (b'"digest": "', b'"digest": "f'),
-                                      (b'"digest"', b'"digset"'), (b"}\n}", b"}\n"), (b'"epoch"', b'"\xff"')])
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (b'"epoch": 2', b'"epoch": 3'),
+        (b'"digest": "', b'"digest": "f'),
+        (b'"digest"', b'"digset"'),
+        (b"}\n}", b"}\n"),
+        (b'"epoch"', b'"\xff"'),
+    ],
+)
 def test_one_changed_byte_of_a_state_is_damage(run, old, new):
     path = run.path / STATE
     text = path.read_bytes()
@@ -179,8 +205,12 @@ def test_results_that_were_changed_are_noticed(tmp_path):
 
 def test_what_killed_writers_left_behind_goes_when_the_run_goes_on(run):
     (run.path / "best").mkdir()
-    left = [run.path / ".results.json.abcd12_x.tmp", run.path / "best" / ".config.json.0a_b1c2d.tmp",
-            run.path / "best" / ".model.params.new", run.path / "checkpoints" / ".step-00000003.tmp" / "a.params"]
+    left = [
+        run.path / ".results.json.abcd12_x.tmp",
+        run.path / "best" / ".config.json.0a_b1c2d.tmp",
+        run.path / "best" / ".model.params.new",
+        run.path / "checkpoints" / ".step-00000003.tmp" / "a.params",
+    ]
     kept = [run.path / "best" / "model.params", run.path / "notes.tmp", run.path / ".hidden"]
     left[-1].parent.mkdir()
     for path in (*left, *kept):

@@ -1,4 +1,5 @@
 """The step that every training shares: sums, means, skipped steps, divergence and the loss scale."""
+
 from __future__ import annotations
 
 import math
@@ -32,8 +33,9 @@ def weight(*values):
 def stepping(parameter, clip=0.0, figures=("loss",), state=None, **options):
     """Steps at rate 0.5, and a ``backward`` that adds a part, an array, to the gradient."""
     state = state or StepState()
-    update = TrainingStep(Sgd([parameter], clip), lambda step: 0.5, StepOptions(seed=0, **options), figures,
-                          state)
+    update = TrainingStep(
+        Sgd([parameter], clip), lambda step: 0.5, StepOptions(seed=0, **options), figures, state
+    )
 
     def backward(part):
         gradient = parameter.grad()

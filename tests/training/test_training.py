@@ -1,4 +1,5 @@
 """Schedules and the optimizer against hand-computed values; run folders that survive kills and damage."""
+
 from __future__ import annotations
 
 import math
@@ -33,17 +34,24 @@ def test_schedules_follow_their_formulas():
     rate = make_schedule("released", 1e-3, 8, 0.25)  # the step where the warmup ends belongs to it
     assert [rate(step) for step in (0, 1, 2, 7)] == pytest.approx([5e-4, 1e-3, 6.25e-4, 0.0])
     assert released_pretraining(1.0, 4, 0.0)(0) == 0.75
-    for wrong in (("cosine", 1, 1, 0), ("linear", 0, 1, 0), ("linear", 1, 1, 1.0),
-                  ("linear", float("nan"), 1, 0)):
+    for wrong in (
+        ("cosine", 1, 1, 0),
+        ("linear", 0, 1, 0),
+        ("linear", 1, 1, 1.0),
+        ("linear", float("nan"), 1, 0),
+    ):
         with pytest.raises(BortError):
             make_schedule(*wrong)
 
 
 def parameters(*shapes):
     net = gluon.nn.HybridSequential()
-    made = {f"layer{i}.{'bias' if len(shape) == 1 else 'weight'}": net.params.get(f"p{i}", shape=shape,
-                                                                                  init="zeros") for i,
-            shape in enumerate(shapes)}
+    made = {
+        f"layer{i}.{'bias' if len(shape) == 1 else 'weight'}": net.params.get(
+            f"p{i}", shape=shape, init="zeros"
+        )
+        for i, shape in enumerate(shapes)
+    }
     rng = np.random.default_rng(0)
     for parameter in made.values():
         parameter.initialize()
@@ -66,7 +74,7 @@ def test_bert_adam_equals_the_formula_and_gluonnlps():
     for step in range(4):
         rate = 0.01 * (step + 1)
         gradients = {name: rng.normal(size=p.shape) * (3 if step % 2 else 0.01) for name, p in made.items()}
-        norm = math.sqrt(sum((g ** 2).sum() for g in gradients.values()))
+        norm = math.sqrt(sum((g**2).sum() for g in gradients.values()))
         for name, p in made.items():
             p.grad()[:] = nd.array(gradients[name])
         assert optimizer.step(rate) == pytest.approx(norm, rel=1e-5)
@@ -151,8 +159,9 @@ def test_updates_in_place_wait_for_readers_and_reach_compiled_graphs():
         loss.backward()
         optimizer.step(0.01)
         # All elements are equal, so one tells what every reader must have seen.
-        np.testing.assert_allclose([value.asscalar() for value in before],
-                                   300 ** 3 * expected ** 2 + 300 ** 2 * expected, rtol=1e-4)
+        np.testing.assert_allclose(
+            [value.asscalar() for value in before], 300**3 * expected**2 + 300**2 * expected, rtol=1e-4
+        )
         expected = weight.asnumpy()[0, 0].astype(np.float64)
         np.testing.assert_allclose(dense(x).asnumpy(), 300 * expected, rtol=1e-4)
     assert expected < -0.1
@@ -172,14 +181,19 @@ def test_means_of_absent_words_never_leave_the_ordinary_floats():
 
 
 def test_losses_equal_hand_computed_values():
-    scores, teacher = np.array([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), np.array([[0.5, 0.1, 2.0],
-                                                                               [1.0, 1.0, 1.0]])
+    scores, teacher = (
+        np.array([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]),
+        np.array([[0.5, 0.1, 2.0], [1.0, 1.0, 1.0]]),
+    )
 
     def softmax(x):
         return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
 
-    np.testing.assert_allclose(losses.hard_loss(nd.array(scores), nd.array([2, 0])).asnumpy(),
-                               -np.log(softmax(scores))[[0, 1], [2, 0]], rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.hard_loss(nd.array(scores), nd.array([2, 0])).asnumpy(),
+        -np.log(softmax(scores))[[0, 1], [2, 0]],
+        rtol=1e-5,
+    )
     expected = -(softmax(teacher / 2) * np.log(softmax(scores / 2))).sum(-1) * 4
     soft = losses.soft_loss(nd.array(scores), nd.array(teacher), 2.0)
     np.testing.assert_allclose(soft.asnumpy(), expected, rtol=1e-5)
@@ -190,12 +204,17 @@ def test_losses_equal_hand_computed_values():
     with autograd.record():
         loss = losses.soft_loss(x, nd.array(teacher), 2.0).sum()
     loss.backward()
-    np.testing.assert_allclose(x.grad.asnumpy(), 2 * (softmax(scores / 2) - softmax(teacher / 2)), rtol=1e-4,
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        x.grad.asnumpy(), 2 * (softmax(scores / 2) - softmax(teacher / 2)), rtol=1e-4, atol=1e-6
+    )
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(1, 17), st.integers(1, 4),
-       st.integers(0, 9))
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=200),
+    st.integers(1, 17),
+    st.integers(1, 4),
+    st.integers(0, 9),
+)
 def test_batches_hold_every_example_once(lengths, batch_size, parts, seed):
     lengths = np.array(lengths)
     batches = shuffled_batches(lengths, batch_size, np.random.default_rng(seed), window=3)
@@ -211,8 +230,12 @@ def test_batches_hold_every_example_once(lengths, batch_size, parts, seed):
 
 def test_padding_is_bounded():
     ids, valid = pad_batch([np.arange(3), np.arange(11)], pad_id=9, max_length=12)
-    assert ids.shape == (2, 12) and valid.tolist() == [3, 11] and (ids[0, 3:]
-                                                                   == 9).all() and ids.dtype == np.int32
+    assert (
+        ids.shape == (2, 12)
+        and valid.tolist() == [3, 11]
+        and (ids[0, 3:] == 9).all()
+        and ids.dtype == np.int32
+    )
 
 
 @pytest.mark.parametrize("value, expected", [("2,1", 2), (" 3 ", 3), ("", 1), ("many", 1), ("0", 1)])
