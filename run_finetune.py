@@ -1,41 +1,53 @@
-"""Fine-tune a model of the family on a task of GLUE, SuperGLUE or RACE; write scores, predictions and a model
-folder.
+r"""Fine-tune a model of the family on a task of GLUE, SuperGLUE or RACE.
 
     # A Bort on CoLA:
-    python run_finetune.py --task CoLA --data-dir glue/CoLA --model bort.params --architecture bort \\
+    python run_finetune.py --task CoLA --data-dir glue/CoLA --model bort.params --architecture bort \
         --tokenizer tokenizer --output runs/cola --epochs 5 --lr 3e-5
 
-    # A teacher, then the student from it, three seeds; and by Agora (--algorithm agora --help shows its
-    # options):
+    # A teacher, then the student from it, three seeds; and by Agora:
     python run_finetune.py --task RTE --data-dir glue/RTE --model roberta-large --output runs/rte-teacher
-    python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte --algorithm distill
-    \\
-        --teacher runs/rte-teacher/model --seeds 0,1,2
-    python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte-agora --algorithm
-    agora \\
-        --teacher runs/rte-teacher/model --tau noise,embedding --prune half
+    python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte \
+        --algorithm distill --teacher runs/rte-teacher/model --seeds 0,1,2
+    python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte-agora \
+        --algorithm agora --teacher runs/rte-teacher/model --tau noise,embedding --prune half
+
+    # A network whose width and depth adapt, from a fine-tuned teacher:
+    python run_finetune.py --task RTE --data-dir glue/RTE --teacher runs/rte-teacher/model \
+        --algorithm dynabert --output runs/rte-dynabert
 
     # Two processes share every batch; a killed run goes on with --resume:
-    horovodrun -np 2 python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model bort --output runs/sst2
-    --resume
+    horovodrun -np 2 python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model bort \
+        --output runs/sst2 --resume
 
     # A network from scratch, or predictions alone from a fine-tuned one:
-    python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model random:2,4,128,256 --tokenizer DIR
-    --output runs/s python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model runs/s/model
-    --predict-only --output runs/p
+    python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model random:2,4,128,256 --tokenizer DIR \
+        --output runs/s
+    python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model runs/s/model --predict-only \
+        --output runs/p
 """
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Dict, List, Optional
 
 from bort.errors import RESUME, BortError, run_command
 
+if TYPE_CHECKING:
+    from bort.finetuning.loop import Settings
+
+DEFAULTS = {"lr": 3e-5, "weight_decay": 0.01, "warmup": 0.1}
+"""Of what Agora's ``--chs`` takes from the paper's tables where it is not given."""
+
 
 def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
+    from bort.agora.command import add_agora_arguments
+    from bort.dynabert.options import add_dynabert_arguments
+
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(description=description, epilog="examples:\n\n" + examples,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("what")
     what.add_argument("--task", required=True, help="python -m bort.tasks list shows them all")
@@ -53,20 +65,21 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
                       help="default: the paper's for the task")
     what.add_argument("--limit", type=int, default=0, help="train on this many examples only (0: all)")
     what.add_argument("--split-file", metavar="FILE", help="an evaluation set that several runs share: Agora "
-                      "scores on it, other trainings leave it out; the first run that names the file draws it")
+                      "scores on it, other trainings leave it out; the first run that names it draws it")
     what.add_argument("--predict-only", action="store_true", help="score and predict with --model as it is")
     what.add_argument("--resume", action="store_true", help="go on with a killed run")
     how = parser.add_argument_group("training")
-    how.add_argument("--epochs", type=int, default=3)
-    how.add_argument("--batch-size", type=int, default=8, help="per process (default 8; the paper: 8 or 16)")
+    how.add_argument("--epochs", type=int, default=3, help="default 3")
+    how.add_argument("--batch-size", type=int,
+                     help="per process (default the paper's: 16 for SST-2, QNLI, QQP and MNLI, else 8)")
     how.add_argument("--accumulate", type=int, default=1, help="batches per optimizer step")
-    how.add_argument("--lr", type=float, default=3e-5)
-    how.add_argument("--weight-decay", type=float, default=0.01)
-    how.add_argument("--warmup", type=float, default=0.1, help="share of all steps")
+    how.add_argument("--lr", type=float, help="largest learning rate (default 3e-5)")
+    how.add_argument("--weight-decay", type=float, help="default 0.01")
+    how.add_argument("--warmup", type=float, help="share of all steps (default 0.1)")
     how.add_argument("--schedule", choices=("linear", "noam", "released"), default="linear")
     how.add_argument("--clip", type=float, default=1.0, help="largest gradient norm (0: none)")
     how.add_argument("--dropout", type=float, help="default: the model's own")
-    how.add_argument("--seed", type=int, default=0)
+    how.add_argument("--seed", type=int, default=0, help="default 0")
     how.add_argument("--seeds", help="several, as 0,1,2: one training each, median and maximum reported")
     how.add_argument("--max-length", type=int, default=0,
                      help="tokens of an input (default: all the model takes)")
@@ -79,21 +92,14 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     how.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 needs a GPU")
     how.add_argument("--checkpoint-interval", type=int, default=500, help="steps between checkpoints")
     how.add_argument("--cache-dir", help="keep token ids here between runs")
-    if any(argument == "agora" or argument.endswith("=agora") for argument in (sys.argv[1:] if argv is None
-                                                                               else argv)):
-        from bort.agora.command import add_agora_arguments
-        add_agora_arguments(parser)
-    from bort.dynabert.options import add_dynabert_arguments
+    add_agora_arguments(parser)
     add_dynabert_arguments(parser)
-    own = {name: parser.get_default(name) for name in ("lr", "weight_decay", "warmup", "batch_size")}
-    # None: not given, whatever the default is
-    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(own)))
+    args = parser.parse_args(argv)
     if args.algorithm == "dynabert":
         args.model = args.model or args.teacher
     if args.model is None:
         parser.error("the following arguments are required: --model")
-    args.given = [name for name in own if getattr(args, name) is not None]
-    vars(args).update({name: own[name] for name in own if name not in args.given})
+    args.given = [name for name in (*DEFAULTS, "batch_size") if getattr(args, name) is not None]
     return args
 
 
@@ -109,80 +115,63 @@ def seeds_of(args: argparse.Namespace) -> List[int]:
     return seeds
 
 
+def settings_of(args: argparse.Namespace) -> "Dict[int, Settings]":
+    """The hyper-parameters of every seed; what was not given takes its default."""
+    from bort.finetuning.hyperparameters import batch_size_of
+    from bort.finetuning.loop import Settings
+    from bort.tasks.registry import get_task
+
+    for name, value in {**DEFAULTS, "batch_size": batch_size_of(get_task(args.task).name)}.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return {seed: Settings(
+        lr=args.lr, weight_decay=args.weight_decay, warmup=args.warmup, seed=seed, batch_size=args.batch_size,
+        accumulate=args.accumulate, epochs=args.epochs, schedule=args.schedule, clip=args.clip,
+        distill_weight=args.distill_weight, temperature=args.temperature, patience=args.patience,
+        max_steps=args.max_steps, dtype=args.dtype) for seed in seeds_of(args)}
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     args = arguments(argv)
-    from bort.files import write_json
-    from bort.finetuning import experiment
-    from bort.finetuning.evaluation_split import leave_out, shared_split
-    from bort.finetuning.loop import Settings
-    from bort.finetuning.teacher import open_teacher
-    from bort.models import Classifier
-    from bort.tasks.labels import align
+    from bort.finetuning.experiment import final_line
+    from bort.finetuning.run import (
+        RunOptions,
+        StudentOptions,
+        TaskOptions,
+        predict_only,
+        prepare,
+        run_finetuning,
+    )
     from bort.training.console import say
-    from bort.training.run_folder import on_root
 
-    output, tokenizer = Path(args.output), experiment.choose_tokenizer(args.model, args.tokenizer)
-    settings = {seed: Settings(args.lr, args.weight_decay, args.warmup, seed, args.batch_size,
-                               args.accumulate, args.epochs, args.schedule, args.clip, args.distill_weight,
-                               args.temperature, args.patience, args.max_steps, args.dtype)
-                for seed in seeds_of(args)}
     if (args.algorithm != "plain") != (args.teacher is not None) and not args.predict_only:
         raise BortError(f"--algorithm {args.algorithm} {'needs' if args.teacher is None else 'takes no'} "
                         "--teacher")
-
-    def source(seed: int) -> Any:
-        return experiment.load_source(args.model, tokenizer, args.architecture, args.heads, args.dropout,
-                                      seed)
-
-    first = source(min(settings))
-    max_length = args.max_length or first.max_length
-    if not 8 <= max_length <= first.max_length:
-        raise BortError(f"--max-length {max_length}: the model takes from 8 to {first.max_length} tokens")
-    reading: Dict[str, Any] = {"encoding": args.encoding, "cache_dir": args.cache_dir, "seed": min(settings),
-                               "limit": args.limit, "train": not args.predict_only}
-    data = experiment.read_task(args.task, args.data_dir, tokenizer, max_length, **reading)
+    settings, output = settings_of(args), Path(args.output)
+    student = StudentOptions(model=args.model, architecture=args.architecture, heads=args.heads,
+                             tokenizer=args.tokenizer, dropout=args.dropout, head=args.head)
+    task = TaskOptions(name=args.task, data_dir=args.data_dir, encoding=args.encoding, limit=args.limit,
+                       max_length=args.max_length, cache_dir=args.cache_dir)
+    prepared = prepare(student, task, seed=min(settings), train=not args.predict_only)
     if args.predict_only:
-        if not isinstance(first, Classifier):
-            raise BortError(f"{args.model}: --predict-only needs a classifier fine-tuned for "
-                            f"{data.task.name}")
-        align(first, data.task, args.model)
-        record = {"task": data.task.name, "model": args.model, "max_length": max_length}
-        metrics = experiment.write_outputs(first, data, tokenizer, output, record)
-        results: Dict[str, Any] = {**record, "metrics": metrics}
-        on_root(lambda: write_json(output / "results.json", results))
-        say(experiment.final_line(results))
-        return 0
-    if args.algorithm == "agora":
+        results = predict_only(prepared, output)
+    elif args.algorithm == "agora":
         from bort.agora.command import run_agora
-        return run_agora(args, data, source, tokenizer, settings, max_length)
-    if args.algorithm == "dynabert":
+        return run_agora(args, prepared.data, prepared.network, prepared.tokenizer, settings,
+                         prepared.max_length)
+    elif args.algorithm == "dynabert":
         from bort.dynabert.command import DynabertRun, run_dynabert
         from bort.dynabert.options import options_of
-        return run_dynabert(DynabertRun(args.teacher, data, tokenizer, max_length, output, options_of(args),
-                                        reading, args.dropout, args.resume, args.checkpoint_interval),
-                            settings)
-    split = None
-    if args.split_file is not None:
-        fraction = getattr(args, "evaluation_fraction", 0.1)
-        split = shared_split(args.split_file, data, args.data_dir, fraction, min(settings))
-        data = leave_out(data, split)
-    soft = None
-    if args.algorithm == "distill":
-        teacher = open_teacher(args.teacher, tokenizer, data.task, max_length)
-        soft = teacher.of_split(data.train.split, data.train.tokens.token_ids, args.cache_dir)
-    described = {"task": data.task.name, "algorithm": args.algorithm, "model": args.model,
-                 "teacher": args.teacher, "encoding": args.encoding, "head": args.head,
-                 "dropout": args.dropout, "max_length": max_length, "limit": args.limit,
-                 "data": data.train.tokens.fingerprint, "tokenizer": tokenizer.fingerprint,
-                 **({} if split is None else {"split": split.digest}),
-                 **experiment.contents(data, args.model, args.teacher)}
-    results_of = [experiment.run_once(data, lambda seed: experiment.classifier_for(data.task, source(seed),
-                                                                                   seed, args.head,
-                                                                                   args.dropout), tokenizer,
-                                      settings[seed], soft, output if len(settings) == 1 else output
-                                      / f"seed-{seed}", described, args.resume, args.checkpoint_interval)
-                  for seed in settings]
-    say(experiment.final_line(experiment.deliver(results_of, output)))
+        return run_dynabert(DynabertRun(
+            teacher=args.teacher, data=prepared.data, tokenizer=prepared.tokenizer,
+            max_length=prepared.max_length, output=output, options=options_of(args),
+            reading=asdict(prepared.reading), dropout=args.dropout, resume=args.resume,
+            checkpoint_interval=args.checkpoint_interval), settings)
+    else:
+        results = run_finetuning(prepared, list(settings.values()), output, RunOptions(
+            teacher=args.teacher, split_file=args.split_file, split_fraction=args.evaluation_fraction,
+            resume=args.resume, checkpoint_interval=args.checkpoint_interval))
+    say(final_line(results))
     return 0
 
 

@@ -1,7 +1,8 @@
 r"""Pre-train a member of the family, alone or distilled from a teacher (section 4 of the paper).
 
     python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large --output runs/bort
-    python run_pretrain.py --architecture 4,4,256,1024 --data SHARDS --method mlm --lr 1e-3 --output runs/teacher
+    python run_pretrain.py --architecture 4,4,256,1024 --data SHARDS --method mlm --lr 1e-3 \
+        --output runs/teacher
     python run_pretrain.py --architecture best.json --data SHARDS --teacher runs/teacher/model \
         --cache-teacher 64 --output runs/kd
     horovodrun -np 8 python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large \

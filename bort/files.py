@@ -137,8 +137,8 @@ def _remove_quietly(name: PathLike) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file of this name is what :func:`atomic_write`, or the writer of a model folder, leaves behind
-    when it is killed."""
+    """Whether a file of this name is what :func:`atomic_write`, or the writer of a model folder, leaves
+    behind when it is killed."""
     return re.fullmatch(r"\..+\.[a-z0-9_]{8}\.tmp|\.model\.params\.new", name) is not None
 
 
@@ -216,8 +216,8 @@ def write_sealed(path: PathLike, content: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: PathLike) -> Dict[str, Any]:
-    """What :func:`write_sealed` wrote, without the digest; an object of earlier versions, without one, is taken
-    as it is.
+    """What :func:`write_sealed` wrote, without the digest; an object of earlier versions, which has none,
+    is taken as it is.
 
     Raises:
         BortError: as :func:`read_json`, or it is no object, or not what was written.

@@ -14,7 +14,7 @@ import numpy as np
 
 from bort.architecture import PRESETS, Architecture
 from bort.finetuning import experiment
-from bort.finetuning.loop import Settings, TrainingData, fine_tune
+from bort.finetuning.loop import LoopOptions, Settings, TrainingData, fine_tune
 from bort.tasks.base import Task
 from bort.tasks.encoding import encode
 from bort.tasks.registry import get_task
@@ -78,8 +78,7 @@ def training_speeds(model: Any, tokenizer: Tokenizer, steps: int = 4) -> Dict[in
             lambda _: {"none": 0.0},
             Settings(batch_size=BATCH, epochs=1),
             tokenizer.pad_id,
-            ranks=False,
-            stop_when=stamp,
+            options=LoopOptions(ranks=False, stop_when=stamp),
         )
         speeds[length] = BATCH * length / float(np.median(np.diff(ends)))
         model = network.bort

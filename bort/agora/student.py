@@ -14,7 +14,7 @@ from bort.agora.points import Points
 from bort.checkpoints.model_folder import set_parameters
 from bort.finetuning.experiment import Encoded
 from bort.finetuning.hyperparameters import Theta
-from bort.finetuning.loop import Settings, TrainingData, fine_tune
+from bort.finetuning.loop import LoopOptions, Settings, TrainingData, fine_tune
 from bort.finetuning.scoring import score
 from bort.models import Classifier
 from bort.training.step import Diverged
@@ -91,7 +91,8 @@ class Timaeus:
         )
         model = self.build(settings.seed)
         try:
-            outcome = fine_tune(model, data, self._evaluate, settings, self.pad_id, ranks=False, title=title)
+            outcome = fine_tune(model, data, self._evaluate, settings, self.pad_id,
+                                options=LoopOptions(ranks=False, title=title))
         except Diverged as error:
             return Trained(
                 self.steps(settings, len(points)), round(time.monotonic() - started, 3), diverged=str(error)

@@ -76,8 +76,8 @@ def table_command(args: argparse.Namespace) -> int:
                   shares(args.depths, "--depths") if args.depths else supernet.depths, full)
     if not 1 <= args.length <= max_length:
         raise BortError(f"--length {args.length}: the model takes from 1 to {max_length} tokens")
-    data = experiment.read_task(args.task, args.data_dir, tokenizer, max_length, encoding=args.encoding,
-                                cache_dir=args.cache_dir, train=False)
+    data = experiment.read_task(args.task, args.data_dir, tokenizer, max_length, experiment.ReadOptions(
+        encoding=args.encoding, cache_dir=args.cache_dir, train=False))
     dev = data.development
     networks = [extract_network(supernet, one) for one in chosen]
     rows = [row_of(one, full, dev.metrics(network, tokenizer.pad_id), vocab_size, max_length,

@@ -201,7 +201,8 @@ def search_run(run: PathLike, task_name: str, data_dir: PathLike, output: Path,
                         "with --keep-fraction 0.1")
     kept = read_json(kept_file)
     tokenizer = experiment.choose_tokenizer(supernet.folder, None)
-    data = experiment.read_task(task_name, data_dir, tokenizer, kept["max_length"], **kept["reading"])
+    data = experiment.read_task(task_name, data_dir, tokenizer, kept["max_length"],
+                                experiment.ReadOptions(**kept["reading"]))
     if data.training.tokens.fingerprint != kept["data"]:
         raise BortError(f"{data_dir}: not the training data that {run} kept examples of; its file names "
                         f"{kept['task']}")

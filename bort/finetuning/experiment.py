@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from bort.backend import distributed
 from bort.checkpoints import model_folder, vocabulary
 from bort.errors import BortError
 from bort.files import PathLike, is_leftover, remove_leftovers, sha256_file, write_json
-from bort.finetuning.loop import Settings, TrainingData, fine_tune
 from bort.finetuning.scoring import score
 from bort.models import Bert, Classifier, initialize
 from bort.tasks.base import Split, Task
@@ -31,7 +30,7 @@ from bort.text.tokenizers.loading import (
     load_tokenizer,
 )
 from bort.training.console import plot_curves, say
-from bort.training.run_folder import RunFolder, on_root
+from bort.training.run_folder import on_root
 
 
 @dataclass
@@ -133,31 +132,42 @@ def contents(data: TaskData, *models: Optional[PathLike]) -> Dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a task's files are read.
+
+    Attributes:
+        encoding: "paper" or "released".
+        cache_dir: where token ids are kept between runs.
+        train: whether the training split is needed.
+        seed: draws what a task discards from its training split (section 5.2, 5.3).
+        limit: keep only this many training examples, drawn with ``seed``; 0 keeps all.
+    """
+
+    encoding: str = "paper"
+    cache_dir: Optional[PathLike] = None
+    train: bool = True
+    seed: int = 0
+    limit: int = 0
+
+
 def read_task(
     name: str,
     data_dir: PathLike,
     tokenizer: Tokenizer,
     max_length: int,
-    encoding: str = "paper",
-    cache_dir: Optional[PathLike] = None,
-    train: bool = True,
-    seed: int = 0,
-    limit: int = 0,
+    options: Optional[ReadOptions] = None,
 ) -> TaskData:
     """Read and encode a task's splits and those companion sets whose files are there.
-
-    Args:
-        train: whether the training split is needed.
-        seed: draws what a task discards from its training split (section 5.2, 5.3).
-        limit: keep only this many training examples, drawn with ``seed``; 0 keeps all.
 
     Raises:
         BortError: a needed file is missing or broken.
     """
-    task = get_task(name, encoding)
+    options = options or ReadOptions()
+    task = get_task(name, options.encoding)
 
     def encoded(owner: Task, split: Split) -> Encoded:
-        tokens = encode(owner, split, tokenizer, max_length, cache_dir)
+        tokens = encode(owner, split, tokenizer, max_length, options.cache_dir)
         if tokens.num_truncated:
             say(
                 f"{owner.name} {split.name}: {tokens.num_truncated} of {len(tokens)} examples were cut to "
@@ -166,24 +176,24 @@ def read_task(
         return Encoded(owner, split, tokens)
 
     training = None
-    if train:
+    if options.train:
         if "train" not in task.splits:
             raise BortError(
                 f"{task.name} has no training data: fine-tune on {task.model_task}, whose model "
                 f"is scored on {task.name} too"
             )
-        rng = np.random.default_rng([seed, 0x54524E])
+        rng = np.random.default_rng([options.seed, 0x54524E])
         split = task.training_subset(task.read(data_dir, "train"), rng)
-        if limit and limit < len(split):
-            split = split.subset(np.sort(rng.choice(len(split), limit, replace=False)))
+        if 0 < options.limit < len(split):
+            split = split.subset(np.sort(rng.choice(len(split), options.limit, replace=False)))
         training = encoded(task, split)
     dev = (
         encoded(task, task.read(data_dir, "dev"))
-        if "dev" in task.splits and (train or task.available(data_dir, "dev"))
+        if "dev" in task.splits and (options.train or task.available(data_dir, "dev"))
         else None
     )
     others: Dict[str, Encoded] = {}
-    for owner in (task, *(get_task(companion, encoding) for companion in task.companions)):
+    for owner in (task, *(get_task(companion, options.encoding) for companion in task.companions)):
         for split_name in owner.splits:
             if split_name == "train" or (owner is task and split_name == "dev"):
                 continue
@@ -281,75 +291,14 @@ def write_outputs(
                 key: float(value) for key, value in encoded.task.evaluate(encoded.split, scores).items()
             }
         if name.endswith("/test"):
-            on_root(lambda: encoded.task.write_submission(encoded.split, scores, folder / "predictions"))
+            submit = partial(encoded.task.write_submission, encoded.split, scores, folder / "predictions")
+            on_root(submit)
     on_root(
         lambda: model_folder.save(
             model, folder / "model", tokenizer, extra={"training": {**record, "metrics": metrics}}
         )
     )
     return metrics
-
-
-def run_once(
-    data: TaskData,
-    build: Callable[[int], Classifier],
-    tokenizer: Tokenizer,
-    settings: Settings,
-    soft: Optional[np.ndarray],
-    folder: Path,
-    described: Mapping[str, Any],
-    resume: bool,
-    checkpoint_interval: int,
-) -> Dict[str, Any]:
-    """Fine-tune with one seed in ``folder`` and return its ``results.json``; a run that has ended is not
-    repeated."""
-    with RunFolder(folder, {**described, **settings.__dict__}, resume) as run:
-        if run.results is not None:
-            say(f"{folder}: has ended already")
-            if not (folder / "curves.png").is_file():
-                plot_history(run.results["history"], folder / "curves.png", data.task.name, settings.seed)
-            return run.results
-        started = time.time()
-        model = build(settings.seed)
-        training = TrainingData(data.train.tokens.token_ids, data.train.tokens.labels, soft)
-        outcome = fine_tune(
-            model,
-            training,
-            lambda network: data.dev.metrics(network, tokenizer.pad_id),
-            settings,
-            tokenizer.pad_id,
-            run,
-            checkpoint_interval,
-            title=f"{data.task.name} seed {settings.seed}",
-        )
-        record = {
-            "task": data.task.name,
-            "suite": data.task.suite,
-            "algorithm": described["algorithm"],
-            "settings": dict(settings.__dict__),
-            "model": described["model"],
-            "max_length": described["max_length"],
-            **{name: described[name] for name in ("split",) if name in described},
-        }
-        metrics = write_outputs(model, data, tokenizer, folder, record)
-        results = {
-            **record,
-            "metrics": metrics,
-            "seed": settings.seed,
-            "best_epoch": outcome.best_epoch + 1,
-            "epochs": len(outcome.history),
-            "history": outcome.history,
-            "rows": len(training),
-            "bad_rows": data.train.split.bad_rows,
-            "truncated": data.train.tokens.num_truncated,
-            "architecture": model.architecture.to_dict(),
-            "ranks": distributed.size(),
-            "skipped_steps": outcome.skipped_steps,
-            "seconds": round(time.time() - started, 2),
-        }
-        run.finish(results)
-        plot_history(outcome.history, folder / "curves.png", data.task.name, settings.seed)
-        return results
 
 
 def plot_history(history: List[Dict[str, Any]], path: Path, task: str, seed: int) -> None:
@@ -429,25 +378,9 @@ def final_line(results: Mapping[str, Any]) -> str:
         for key, value in metrics.items():
             text = f"{name} {key} {100 * value:.2f}"
             if "median" in results:
-                text += f" (median {100 * results['median'][name][key]:.2f}, maximum {100 * results['maximum'][name][key]:.2f})"
+                median, maximum = (100 * results[kind][name][key] for kind in ("median", "maximum"))
+                text += f" (median {median:.2f}, maximum {maximum:.2f})"
             parts.append(text)
     return (
         f"{results['task']}: " + ", ".join(parts) if parts else f"{results['task']}: no labelled set to score"
     )
-
-
-__all__ = [
-    "Encoded",
-    "TaskData",
-    "choose_tokenizer",
-    "classifier_for",
-    "contents",
-    "deliver",
-    "final_line",
-    "load_source",
-    "own_tokenizer",
-    "read_task",
-    "run_once",
-    "summarize",
-    "write_outputs",
-]

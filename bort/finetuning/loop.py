@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -99,7 +100,7 @@ class Outcome:
 
 @dataclass
 class _Progress(StepState):
-    """Where a training stands: of its epoch, the batches done and the sum of the ``counted`` finite losses."""
+    """Where a training stands; ``loss_sum`` adds the epoch's ``counted`` finite losses."""
 
     epoch: int = 0
     batch: int = 0
@@ -121,6 +122,24 @@ def _restored(state: Dict[str, Any]) -> _Progress:
     return _Progress.restored({"counted": state.get("batch", 0), **state})
 
 
+@dataclass(frozen=True)
+class LoopOptions:
+    """How a training is run; none of it changes what is learned.
+
+    Attributes:
+        checkpoint_interval: steps between checkpoints; there is one after every epoch as well.
+        ranks: train data-parallel over all ranks; off for trainings that are dealt out over them.
+        title: of the progress bar.
+        stop_when: asked after every step; a true answer raises KeyboardInterrupt, as a kill would (for
+            tests).
+    """
+
+    checkpoint_interval: int = 500
+    ranks: bool = True
+    title: str = "training"
+    stop_when: Optional[Callable[[], bool]] = None
+
+
 def fine_tune(
     model: Classifier,
     data: TrainingData,
@@ -128,10 +147,7 @@ def fine_tune(
     settings: Settings,
     pad_id: int,
     run: Optional[RunFolder] = None,
-    checkpoint_interval: int = 500,
-    ranks: bool = True,
-    title: str = "training",
-    stop_when: Optional[Callable[[], bool]] = None,
+    options: Optional[LoopOptions] = None,
 ) -> Outcome:
     """Train ``model`` and give it the parameters of its best epoch.
 
@@ -141,16 +157,14 @@ def fine_tune(
             epoch.
         pad_id: what to pad batches with.
         run: where checkpoints and ``metrics.jsonl`` go, and what is resumed from.
-        checkpoint_interval: steps between checkpoints; there is one after every epoch as well.
-        ranks: train data-parallel over all ranks; off for trainings that are dealt out over them.
-        stop_when: asked after every step; a true answer raises KeyboardInterrupt, as a kill would (for
-            tests).
 
     Raises:
-        Diverged: losses or gradients were not finite in :data:`~bort.training.step.MAX_SKIPPED_IN_A_ROW` steps
-            in a row.
+        Diverged: losses or gradients were not finite in too many steps in a row
+            (:data:`~bort.training.step.MAX_SKIPPED_IN_A_ROW`).
         BortError: there is nothing to train on.
     """
+    options = options or LoopOptions()
+    ranks = options.ranks
     if not len(data):
         raise BortError("there are no training examples")
     rank, size = (distributed.rank(), distributed.size()) if ranks else (0, 1)
@@ -172,20 +186,20 @@ def fine_tune(
     checkpoint = run.latest(_restored) if run else None
     if checkpoint is not None:
         state = _restored(checkpoint.state)
-        set_parameters(model, _body_names(checkpoint.arrays["model.params"]), str(run.path))
+        set_parameters(model, _body_names(checkpoint.arrays["model.params"]), "the checkpoint")
         optimizer.load_state_arrays(checkpoint.arrays["optimizer.params"])
         best = {name: np.array(array) for name, array in checkpoint.arrays.get("best.params", {}).items()}
-    options = StepOptions(
+    step_options = StepOptions(
         seed=settings.seed,
         dtype=settings.dtype,
         ranks=ranks,
         advice=f"use a smaller --lr (it is {settings.lr:g}) or a longer --warmup",
     )
-    update = TrainingStep(optimizer, rate, options, ["loss"], state)
+    update = TrainingStep(optimizer, rate, step_options, ["loss"], state)
     lengths = np.array([len(ids) for ids in data.token_ids])
     elements = sum(parameter.data().size for _, parameter in optimizer.parameters)
     with (
-        progress(total=total, initial=state.step, desc=title, unit="step") as bar,
+        progress(total=total, initial=state.step, desc=options.title, unit="step") as bar,
         Interruption(run, elements) as interruption,
     ):
         while state.epoch < settings.epochs and not state.finished:
@@ -194,14 +208,10 @@ def fine_tune(
             )
             while state.batch < len(batches) and state.step < total:
                 batch = batches[state.batch]
-
-                def backward(chunk: np.ndarray) -> Dict[str, Any]:
-                    return {
-                        "loss": _backward(model, data, chunk, len(batch), state.loss_scale, settings, pad_id)
-                    }
-
+                mine = list(chunks(share(batch, rank, size), settings.batch_size))
+                backward = partial(_backward, model, data, settings, pad_id, len(batch), state.loss_scale)
                 with interruption.step():
-                    done = update(chunks(share(batch, rank, size), settings.batch_size), backward)
+                    done = update(mine, backward)
                 state.batch += 1
                 if done.finite:
                     state.loss_sum += done.figures["loss"]
@@ -217,9 +227,9 @@ def fine_tune(
                             "gradient_norm": done.norm,
                         }
                     )
-                if stop_when is not None and stop_when():
+                if options.stop_when is not None and options.stop_when():
                     raise KeyboardInterrupt
-                wanted = state.step % checkpoint_interval == 0 and state.batch < len(batches)
+                wanted = state.step % options.checkpoint_interval == 0 and state.batch < len(batches)
                 if run and (wanted or interruption.requested):
                     _save(run, state, model, optimizer, best)
                 if interruption.requested:
@@ -250,12 +260,12 @@ def _train_only_what_the_loss_reaches(model: Classifier) -> None:
 def _backward(
     model: Classifier,
     data: TrainingData,
-    chunk: np.ndarray,
-    batch_size: int,
-    loss_scale: float,
     settings: Settings,
     pad_id: int,
-) -> Any:
+    batch_size: int,
+    loss_scale: float,
+    chunk: np.ndarray,
+) -> Dict[str, Any]:
     """Add the gradient of a micro-batch to the parameters'; its part of the global batch's mean loss, as an
     NDArray."""
     ids, valid = pad_batch([data.token_ids[index] for index in chunk], pad_id, model.max_length)
@@ -267,7 +277,7 @@ def _backward(
         loss = _loss(scores.astype("float32"), data, chunk, settings).sum() / batch_size
         scaled = loss * loss_scale
     scaled.backward()
-    return loss
+    return {"loss": loss}
 
 
 def _loss(scores: Any, data: TrainingData, chunk: np.ndarray, settings: Settings) -> Any:

@@ -1,4 +1,4 @@
-"""The teacher of a distillation or of Agora: a classifier fine-tuned for the task, opened and checked once."""
+"""The teacher of a distillation or of Agora: a fine-tuned classifier, opened and checked once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ClassifierTeacher:
     def of_split(
         self, split: Split, rows: Sequence[np.ndarray], cache_dir: Optional[PathLike] = None
     ) -> np.ndarray:
-        """Logits (N, C), float32, of a split's examples, ``rows`` being their ids in the student's vocabulary.
+        """Logits (N, C), float32, of a split's examples; ``rows`` are their ids in the student's vocabulary.
 
         Raises:
             BortError: they are not finite.
@@ -67,7 +67,7 @@ class ClassifierTeacher:
         return self.scores(encode(self.task, split, self.own, self.max_length, cache_dir).token_ids)
 
     def scores(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        """Logits (N, C), float32, of sequences in the teacher's own vocabulary; errors as :meth:`of_split`."""
+        """Logits (N, C), float32, of sequences in the teacher's vocabulary; errors as :meth:`of_split`."""
         if not len(rows):
             return np.zeros((0, self.task.num_outputs), np.float32)
         found = score(self.model, rows, self.own.pad_id, describe="teacher")

@@ -1,5 +1,8 @@
-"""The grid search before a training (section 4.2: "over a smaller subset of our training data to tune the batch
-size, learning rate, and warmup proportion"): short runs on the same few sequences, best first."""
+"""The grid search before a training: short runs on the same few sequences, best first.
+
+Section 4.2: "over a smaller subset of our training data to tune the batch size, learning rate, and warmup
+proportion".
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def name_of(point: Point) -> str:
 def search_grid(
     points: Sequence[Point], run: Callable[[Point, Path], Mapping[str, Any]], output: Path
 ) -> List[Dict[str, Any]]:
-    """Train every point and rank them by their loss on the evaluation set; ``output/grid.json`` has the table.
+    """Train every point, rank them by their evaluation loss, and write ``output/grid.json``.
 
     Args:
         run: trains a point in a folder, or takes the results of one that has ended; returns them.

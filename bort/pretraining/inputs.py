@@ -175,8 +175,8 @@ def teacher_for(path: PathLike, corpus: Corpus, architecture: Optional[str] = No
     """The teacher at ``path``, which answers for this corpus; it is not built yet.
 
     Raises:
-        BortError: there is none, it was trained with another tokenizer, it takes shorter sequences, or nothing
-            says what network a bare file is of.
+        BortError: there is none, it was trained with another tokenizer, it takes shorter sequences, or
+            nothing says what network a bare file is of.
     """
     teacher = open_teacher(path, architecture)
     teacher.check(

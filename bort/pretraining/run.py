@@ -1,5 +1,5 @@
-"""One pre-training from folders on disk to model folders, curves and results: what ``run_pretrain.py`` calls, and
-a notebook can."""
+"""One pre-training from folders on disk to model folders, curves and results: what ``run_pretrain.py`` calls,
+and a notebook can."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def run_pretraining(
     settings: Settings,
     output: PathLike,
     teacher: Optional[TeacherOptions] = None,
-    intervals: Intervals = Intervals(),
+    intervals: Optional[Intervals] = None,
     resume: bool = False,
 ) -> Dict[str, Any]:
     """Pre-train a student, by masked language modelling alone or distilled from a teacher.
@@ -95,6 +95,7 @@ def run_pretraining(
     Raises:
         BortError: options, files or models that do not fit together, or a training that diverged.
     """
+    intervals = intervals or Intervals()
     corpus, facts = inputs.read_corpus(data.folder, data.mask_ratio, data.whole_words)
     corpus = inputs.subset_of(corpus, data.subset, settings.seed)
     network = inputs.make_student(

@@ -289,8 +289,8 @@ class CachedTeacher:
         )
 
     def _arrays(self, turn: int, number: int) -> Dict[str, np.ndarray]:
-        """The arrays of a block with the ``ends`` of its sequences' positions, looked at before they are used:
-        ids beyond the vocabulary would write where nothing is."""
+        """The arrays of a block, checked, with the ``ends`` of its sequences' positions: ids beyond the
+        vocabulary would write where nothing is."""
         name = f"pass-{turn:04d}/block-{number:06d}.params"
         if name not in self._open:
             if name not in self._blocks or sha256_file(self.path / name) != self._blocks[name]["sha256"]:

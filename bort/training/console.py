@@ -17,7 +17,7 @@ SECONDS_BETWEEN_LINES = 600
 
 
 class _Lines(tqdm):
-    """A progress bar where nothing can be drawn over: one line when it has ended, and one every ten minutes."""
+    """A progress bar where nothing can be drawn over: a line at its end, and one every ten minutes."""
 
     _printed: Optional[float] = None
 

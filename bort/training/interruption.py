@@ -1,5 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: a checkpoint first where that is quick, and a line that says how to go
-on."""
+"""Ctrl-C and SIGTERM during a training: a checkpoint where that is quick, and how to go on in a line."""
 
 from __future__ import annotations
 

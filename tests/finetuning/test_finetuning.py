@@ -18,7 +18,7 @@ import run_finetune
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import run_command
 from bort.files import read_jsonl
-from bort.finetuning.loop import Settings, TrainingData, fine_tune
+from bort.finetuning.loop import LoopOptions, Settings, TrainingData, fine_tune
 from bort.models import Bert, Classifier, initialize
 from bort.text.tokenizers.loading import train_sentencepiece
 from bort.training.run_folder import RunFolder
@@ -53,7 +53,7 @@ def loss_of(model):
 
 
 def train(model, data, run=None, **settings):
-    settings = Settings(**{**{"lr": 1e-3, "epochs": 2, "batch_size": 4, "warmup": 0.1}, **settings})
+    settings = Settings(**{"lr": 1e-3, "epochs": 2, "batch_size": 4, "warmup": 0.1, **settings})
     return fine_tune(model, data, loss_of, settings, 1, run)
 
 
@@ -104,7 +104,15 @@ def test_a_killed_run_goes_on_to_the_same_figures(tmp_path, stop_after):
     data = learnable()
     whole = classifier(dropout=0.1)
     with RunFolder(tmp_path / "whole", {}) as run:
-        expected = fine_tune(whole, data, loss_of, Settings(lr=1e-3, epochs=2, batch_size=4), 1, run, 4)
+        expected = fine_tune(
+            whole,
+            data,
+            loss_of,
+            Settings(lr=1e-3, epochs=2, batch_size=4),
+            1,
+            run,
+            LoopOptions(checkpoint_interval=4),
+        )
     calls = []
 
     def stop():
@@ -119,15 +127,22 @@ def test_a_killed_run_goes_on_to_the_same_figures(tmp_path, stop_after):
             Settings(lr=1e-3, epochs=2, batch_size=4),
             1,
             run,
-            4,
-            stop_when=stop,
+            LoopOptions(checkpoint_interval=4, stop_when=stop),
         )
     # whatever it held is replaced by the checkpoint, if there is one yet
     model = classifier(seed=9, dropout=0.1)
     if stop_after < 4:
         model = classifier(dropout=0.1)
     with RunFolder(tmp_path / "cut", {}, resume=True) as run:
-        outcome = fine_tune(model, data, loss_of, Settings(lr=1e-3, epochs=2, batch_size=4), 1, run, 4)
+        outcome = fine_tune(
+            model,
+            data,
+            loss_of,
+            Settings(lr=1e-3, epochs=2, batch_size=4),
+            1,
+            run,
+            LoopOptions(checkpoint_interval=4),
+        )
     assert outcome.history == expected.history and outcome.metrics == expected.metrics
     for name, value in parameter_arrays(whole).items():
         np.testing.assert_array_equal(parameter_arrays(model)[name], value)
@@ -184,7 +199,15 @@ def unlabelled(*rows):
 def test_a_loss_that_is_no_number_is_left_out_and_checkpoints_go_on(tmp_path):
     settings = Settings(lr=1e-3, epochs=2, batch_size=1)
     with RunFolder(tmp_path, {}) as run:
-        outcome = fine_tune(classifier(outputs=1), unlabelled(7), loss_of, settings, 1, run, 4)
+        outcome = fine_tune(
+            classifier(outputs=1),
+            unlabelled(7),
+            loss_of,
+            settings,
+            1,
+            run,
+            LoopOptions(checkpoint_interval=4),
+        )
         assert run.latest().state["skipped"] == 2 == outcome.skipped_steps
     assert all(np.isfinite(row["loss"]) and row["loss"] > 0 for row in outcome.history)
     rows = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "gradient_norm" in row]
@@ -201,12 +224,12 @@ def test_skipped_steps_in_a_row_are_counted_across_a_resumption(tmp_path):
         return len(calls) == 14
 
     with RunFolder(tmp_path, {}) as run, pytest.raises(KeyboardInterrupt):
-        fine_tune(classifier(outputs=1), data, loss_of, settings, 1, run, 4, stop_when=stop)
+        fine_tune(classifier(outputs=1), data, loss_of, settings, 1, run, LoopOptions(4, stop_when=stop))
     calls.clear()
     with RunFolder(tmp_path, {}, resume=True) as run:
         assert run.latest().state["skipped_in_a_row"] == 12
         with pytest.raises(Diverged, match="20 steps in a row.*--lr"):
-            fine_tune(classifier(outputs=1), data, loss_of, settings, 1, run, 4, stop_when=stop)
+            fine_tune(classifier(outputs=1), data, loss_of, settings, 1, run, LoopOptions(4, stop_when=stop))
     assert len(calls) == 7
 
 
@@ -379,14 +402,39 @@ def test_the_length_as_trained_reaches_export_and_prediction(workplace):
     assert onnx_export._open(onnx_export._parser().parse_args([str(body), "x.onnx"]))[3] == 32
 
 
-def test_agora_is_found_from_the_plain_help(capsys):
-    for arguments, there in (([], False), (["--algorithm", "agora"], True)):
-        with pytest.raises(SystemExit):
-            run_finetune.main([*arguments, "--help"])
-        text = capsys.readouterr().out
-        assert (
-            "--algorithm agora --help shows its options" in text and ("--held-out-fraction" in text) == there
+def test_the_help_shows_all_options_in_groups_with_examples(capsys):
+    with pytest.raises(SystemExit):
+        run_finetune.main(["--help"])
+    text = capsys.readouterr().out
+    for word in (
+        "what:",
+        "training:",
+        "agora:",
+        "dynabert:",
+        "--evaluation-fraction",
+        "--lr",
+        "examples:",
+        "--algorithm distill --teacher runs/rte-teacher/model --seeds 0,1,2",
+    ):
+        assert word in text
+    assert text.index("--resume ") < text.index("examples:")
+
+
+def test_the_batch_is_the_papers_unless_it_is_given():
+    for task, given, expected in (
+        ("SST-2", [], 16),
+        ("MNLI", [], 16),
+        ("QNLI", [], 16),
+        ("QQP", [], 16),
+        ("RTE", [], 8),
+        ("SST-2", ["--batch-size", "4"], 4),
+    ):
+        args = run_finetune.arguments(
+            ["--task", task, "--data-dir", "d", "--model", "m", "--output", "o", *given]
         )
+        assert args.given == (["batch_size"] if given else [])
+        (settings,) = run_finetune.settings_of(args).values()
+        assert settings.batch_size == expected and settings.lr == 3e-5
 
 
 def test_an_exchanged_model_ends_a_resumed_run(workplace, capsys):

@@ -176,7 +176,7 @@ def test_only_masks_or_only_kept_tokens():
 )
 def test_impossible_settings_are_refused(settings_):
     with pytest.raises(BortError):
-        MaskingPolicy(**{**{"vocab_size": V, "mask_id": MASK, "special_ids": SPECIAL}, **settings_})
+        MaskingPolicy(**{"vocab_size": V, "mask_id": MASK, "special_ids": SPECIAL, **settings_})
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_impossible_settings_are_refused(settings_):
 )
 def test_batches_that_do_not_fit_are_refused(change):
     batch = {
-        **{"token_ids": np.array([[5, 6]]), "valid_length": np.array([2]), "example_ids": np.array([0])},
+        "token_ids": np.array([[5, 6]]), "valid_length": np.array([2]), "example_ids": np.array([0]),
         **change,
     }
     with pytest.raises(BortError):

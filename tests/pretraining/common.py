@@ -49,7 +49,7 @@ def student(dropout=0.0, seed=0, architecture=TINY):
 
 def train(folder, settings, model=None, teacher=None, resume=False, after_step=None, data=None, **intervals):
     model = model or student()
-    settings = Settings(**{**{"steps": 6, "batch_size": 8, "lr": 3e-3, "warmup_ratio": 0.1}, **settings})
+    settings = Settings(**{"steps": 6, "batch_size": 8, "lr": 3e-3, "warmup_ratio": 0.1, **settings})
     with RunFolder(folder, {}, resume) as run:
         results = pretrain(
             model,
@@ -57,7 +57,7 @@ def train(folder, settings, model=None, teacher=None, resume=False, after_step=N
             settings,
             run,
             teacher,
-            Intervals(**{**{"log": 1, "evaluate": 100, "checkpoint": 5}, **intervals}),
+            Intervals(**{"log": 1, "evaluate": 100, "checkpoint": 5, **intervals}),
             after_step,
         )
     return parameter_arrays(model), results

@@ -15,7 +15,7 @@ from tests.tiny import MAX_LENGTH
 
 def stream(size=1, rank=0, **settings):
     data = corpus(50)
-    settings = {**{"batch_size": 4}, **settings}
+    settings = {"batch_size": 4, **settings}
     return BatchStream(data.train, data.policy, PAD, MAX_LENGTH, seed=3, rank=rank, size=size, **settings)
 
 
@@ -71,7 +71,7 @@ def test_an_epoch_has_every_sequence_once_and_fresh_masks():
 def test_a_mask_seed_decides_the_masks_alone():
     def masks(**settings):
         data = corpus(50)
-        batches = BatchStream(data.train, data.policy, PAD, MAX_LENGTH, **{**{"batch_size": 4}, **settings})
+        batches = BatchStream(data.train, data.policy, PAD, MAX_LENGTH, **{"batch_size": 4, **settings})
         return content([part for _ in range(batches.steps_per_epoch()) for part in batches.next()])
 
     three, four, same = masks(seed=3), masks(seed=4, mask_seed=3), masks(seed=3, mask_seed=3)

@@ -1,4 +1,4 @@
-"""Pre-training: equal steps however they are split, exact resume after kills, skipped steps, what a run leaves."""
+"""Pre-training: equal steps however they are split, exact resume, skipped steps, what a run leaves."""
 
 from __future__ import annotations
 

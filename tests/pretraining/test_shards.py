@@ -25,7 +25,8 @@ from tests.tiny import MAX_LENGTH
 def shards(tmp_path_factory):
     """Some hundred sentences of twenty words, prepared with a vocabulary of 60."""
     folder = tmp_path_factory.mktemp("corpus")
-    words = "the a small large old new dog cat house tree river sings runs sleeps sees near under over and but".split()
+    words = "the a small large old new dog cat house tree river sings runs sleeps".split()
+    words += "sees near under over and but".split()
     rng = np.random.default_rng(3)
     lines = [" ".join(rng.choice(words, rng.integers(6, 12))).capitalize() + "." for _ in range(200)]
     (folder / "text.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")

@@ -100,8 +100,8 @@ def test_a_cache_is_computed_once_goes_on_and_notices_damage(tmp_path, monkeypat
 
 
 def mutations(path):
-    """Ways to spoil a cache, each with a word of the message; the digests fit, as after a faulty disk cache or a
-    hand that meant well."""
+    """Ways to spoil a cache, each with a word of the message; the digests fit, as after a faulty disk or by a
+    hand."""
     block = "pass-0000/block-000000.params"
 
     def arrays(edit):

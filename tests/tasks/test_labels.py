@@ -240,7 +240,7 @@ def test_the_evaluation_of_an_exported_file(place, capsys):
         figures.append(json.loads(capsys.readouterr().out)["dev"])
     assert figures[0] == figures[1] and figures[0]["model"] == figures[0]["onnx"]
     task, tokenizer = get_task("MNLI-m"), experiment.choose_tokenizer(place / "ours", None)
-    data = experiment.read_task("MNLI", place, tokenizer, 24, train=False)
+    data = experiment.read_task("MNLI", place, tokenizer, 24, experiment.ReadOptions(train=False))
     scores = score(bort.load(place / "ours"), data.dev.tokens.token_ids, tokenizer.pad_id)
     expected = task.evaluate(data.dev.split, scores)
     assert figures[1]["model"] == pytest.approx(expected)

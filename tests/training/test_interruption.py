@@ -12,7 +12,7 @@ import pytest
 import bort.finetuning.loop
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import RESUME, BortError, Interrupted, run_command
-from bort.finetuning.loop import Settings, TrainingData, fine_tune
+from bort.finetuning.loop import LoopOptions, Settings, TrainingData, fine_tune
 from bort.models import Classifier
 from bort.training import interruption
 from bort.training.console import progress
@@ -31,7 +31,9 @@ def train(folder, model=None, resume=False):
         model.initialize_head(0)
     settings = Settings(lr=1e-3, epochs=2, batch_size=4)
     with RunFolder(folder, {}, resume) as run:
-        fine_tune(model, data, lambda network: {"score": 1.0}, settings, 1, run, checkpoint_interval=3)
+        fine_tune(
+            model, data, lambda network: {"score": 1.0}, settings, 1, run, LoopOptions(checkpoint_interval=3)
+        )
     return parameter_arrays(model)
 
 

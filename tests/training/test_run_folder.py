@@ -1,4 +1,4 @@
-"""Run folders: one writer, one set of settings, checkpoints that damage is noticed in, nothing left behind."""
+"""Run folders: one writer, one set of settings, damage that is noticed, nothing left behind."""
 
 from __future__ import annotations
 
