@@ -8,6 +8,7 @@ import numpy as np
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture
 from bort.backend.mxnet import mx
 from bort.checkpoints import mlm_probe, model_folder
+from bort.checkpoints.arrays import not_finite
 from bort.checkpoints.params_file import read_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, sha256_file
@@ -147,7 +148,7 @@ def verify(path: PathLike, architecture: Optional[str] = None, heads: Optional[i
     except BortError as error:
         return [*checks, Check("shapes", "failed", str(error))]
     checks.append(Check("shapes", "ok", f"{len(stored.arrays)} parameters, all as the architecture has them"))
-    broken = model_folder.not_finite(stored.arrays)
+    broken = not_finite(stored.arrays)
     checks.append(Check("finite values", "failed", f"NaN or infinity in {', '.join(broken[:5])}") if broken
                   else Check("finite values", "ok", "no NaN, no infinity"))
     found: Optional[Tokenizer] = None

@@ -28,12 +28,13 @@ import os
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
 from bort.architecture import Architecture, parse
 from bort.backend.mxnet import mx
+from bort.checkpoints.arrays import check_finite, differences, random_mlm_head
 from bort.checkpoints.locate import (
     CONFIG_FILE,
     EMBEDDING,
@@ -51,17 +52,14 @@ from bort.checkpoints.params_file import write_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, sha256_file, write_json
 from bort.models import Bert, Classifier, initialize
-from bort.models.bert import initial_value
 
 Model = Union[Bert, Classifier]
-SHOWN = 8
-"""Names of each kind that an error about parameters shows."""
 POOLER = ("pooler.weight", "pooler.bias")
 MAX_TOKEN_TYPES = 1 << 10
 __all__ = ["CONFIG_FILE", "EMBEDDING", "FORMAT", "FORMAT_VERSION", "PARAMETERS_FILE", "TIED", "Located",
-           "Model", "Stored", "build", "describe", "differences", "expected_shapes", "fit",
-           "infer_architecture", "load", "load_or_initialize", "locate", "not_finite", "parameter_arrays",
-           "random_mlm_head", "read", "read_parameters", "save", "set_parameters", "write"]
+           "Model", "Stored", "build", "describe", "expected_shapes", "fit",
+           "infer_architecture", "load", "load_or_initialize", "locate", "parameter_arrays",
+           "read", "read_parameters", "save", "set_parameters", "write"]
 
 
 def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None) -> Model:
@@ -161,28 +159,6 @@ def fit(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> Dict[str,
     return dict(arrays)
 
 
-def differences(wanted: Mapping[str, Tuple[int, ...]], found: Mapping[str, Tuple[int, ...]],
-                optional: Collection[str] = ()) -> str:
-    """What is missing, extra or of another shape, in one line; "" where nothing is.
-
-    Each of the three kinds is shown, however many there are of the others.
-
-    Args:
-        optional: wanted names that may be missing.
-    """
-    kinds = {"missing": [f"missing {name} {shape}" for name, shape in wanted.items()
-                         if name not in found and name not in optional],
-             "extra": [f"extra {name} {shape}" for name, shape in found.items() if name not in wanted],
-             "of another shape": [f"{name} is {found[name]} instead of {shape}"
-                                  for name, shape in wanted.items()
-                                  if name in found and tuple(found[name]) != tuple(shape)]}
-    parts: List[str] = []
-    for kind, items in kinds.items():
-        parts += items[:SHOWN]
-        parts += [f"{len(items) - SHOWN} more {kind}"] if len(items) > SHOWN else []
-    return "; ".join(parts)
-
-
 def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> None:
     """Give ``model`` its values, cast to each parameter's own dtype; errors as :func:`fit`."""
     arrays = fit(model, arrays, where)
@@ -244,28 +220,8 @@ def read(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
                 raise BortError(f"{located.folder}: holds {held.display}, not {parse(architecture).display}")
     _check_claims(config, arrays, where)
     if verify:
-        _check_finite(arrays, where)
+        check_finite(arrays, where)
     return Stored(located, config, arrays)
-
-
-def random_mlm_head(vocab_size: int, hidden: int, seed: int = 0) -> Dict[str, np.ndarray]:
-    """The parameters, float32, of an MLM head as it is initialized: for a body that came without one."""
-    shapes = {"decoder.0.weight": (hidden, hidden), "decoder.0.bias": (hidden,), "decoder.2.gamma": (hidden,),
-              "decoder.2.beta": (hidden,), "decoder.3.bias": (vocab_size,)}
-    return {name: initial_value(name, shape, seed) for name, shape in shapes.items()}
-
-
-def _check_finite(arrays: Mapping[str, np.ndarray], where: str) -> None:
-    broken = not_finite(arrays)
-    if broken:
-        others = f" and in {len(broken) - 1} more arrays" if len(broken) > 1 else ""
-        raise BortError(f"{where}: NaN or infinity in {broken[0]}{others}: the training that wrote it "
-                        "diverged, or the file was damaged; take an earlier checkpoint")
-
-
-def not_finite(arrays: Mapping[str, np.ndarray]) -> List[str]:
-    """Names of the arrays that hold NaN or infinity."""
-    return [name for name, array in arrays.items() if not np.isfinite(array).all()]
 
 
 def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None, heads: Optional[int] = None,

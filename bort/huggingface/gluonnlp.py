@@ -8,6 +8,7 @@ from typing import Callable, Optional
 import numpy as np
 
 from bort.checkpoints import model_folder
+from bort.checkpoints.arrays import differences
 from bort.checkpoints.params_file import read_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, sha256_file
@@ -55,7 +56,7 @@ def import_params(source: PathLike, out: PathLike, heads: int, tokenizer: Option
     left_out = [name for name in arrays if re.fullmatch(r"(pooler|classifier)\.(weight|bias)", name)
                 and name not in shapes]
     mlm = any(name.startswith("decoder.") for name in arrays)
-    problems = model_folder.differences(
+    problems = differences(
         shapes, {name: array.shape for name, array in arrays.items() if name not in left_out},
         optional=() if mlm else [name for name in shapes if name.startswith("decoder.")])
     if problems:

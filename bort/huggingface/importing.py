@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from bort.checkpoints import model_folder
+from bort.checkpoints.arrays import differences
 from bort.checkpoints.inspection import network_facts
 from bort.errors import BortError
 from bort.files import PathLike, read_json, sha256_file
@@ -174,7 +175,7 @@ def _pick(foreign: _Foreign, shapes: Mapping[str, Tuple[int, ...]], mapping: Map
     wanted = {theirs: names.expected_shape(ours, shapes[ours], layout, pad_id)
               for ours, theirs in mapping.items()}
     extra = [name for name in others if name not in left_out]
-    problems = model_folder.differences(wanted, {name: stored[name].shape for name in (*wanted, *extra)
+    problems = differences(wanted, {name: stored[name].shape for name in (*wanted, *extra)
                                                  if name in stored})
     if problems:
         prefix = names.common_prefix(list(stored))
