@@ -81,7 +81,7 @@ class DynabertRun:
 
     def run(self, settings: Settings) -> Dict[str, Any]:
         """Train with one seed; ``results.json``'s content. A run that has ended is not repeated."""
-        started, options, data = time.time(), self.options, self.data
+        started, options, data = time.monotonic(), self.options, self.data
         with RunFolder(self.output, self.described(settings), self.resume) as run:
             if run.results is not None:
                 say(f"{self.output}: has ended already")
@@ -104,7 +104,7 @@ class DynabertRun:
                                                                                  self.tokenizer.pad_id),
                                         settings, options.adaptive, run)
             history = training.train(self.tokenizer.pad_id, self.checkpoint_interval)
-            results = self.report(model, training, history, settings, time.time() - started)
+            results = self.report(model, training, history, settings, time.monotonic() - started)
             run.finish(results)
             return results
 

@@ -59,7 +59,7 @@ def prepare(options: PrepareOptions) -> Dict[str, Any]:
     if any(source.format in ("wikipedia", "wiktionary") for source in sources):
         parser_for_wikitext()
     with locked(output):
-        begun = time.time()
+        begun = time.monotonic()
         plan, tokenizer_path = make_plan(options, sources)
         claim(output, plan)
         if (output / INDEX_FILE).is_file() and (output / REPORT_FILE).is_file():
@@ -72,7 +72,7 @@ def prepare(options: PrepareOptions) -> Dict[str, Any]:
             settings = _settings(options, sources)
             crew.start(scatter.start_worker, settings)
             spills, reading, read_bytes = _scatter(options, sources, settings, work, crew)
-            scattered = time.time()
+            scattered = time.monotonic()
             counts = sum_counts(spills, reading)
             if not counts["sentences"]:
                 raise BortError(
@@ -84,7 +84,7 @@ def prepare(options: PrepareOptions) -> Dict[str, Any]:
             index,
             counts,
             passed,
-            {"tokenizer": trained, "scatter": scattered - begun - trained, "pack": time.time() - scattered},
+            {"tokenizer": trained, "scatter": scattered - begun - trained, "pack": time.monotonic() - scattered},
             read_bytes,
             options.workers,
         )
@@ -105,7 +105,7 @@ def _make_tokenizer(
     if path is not None:
         load_tokenizer(path).save(folder)
         return 0.0
-    begun = time.time()
+    begun = time.monotonic()
     crew.apart(
         train_from_sources,
         list(sources),
@@ -115,7 +115,7 @@ def _make_tokenizer(
         options.seed,
         str(folder),
     )
-    return time.time() - begun
+    return time.monotonic() - begun
 
 
 def _min_words(options: PrepareOptions) -> Dict[str, int]:
