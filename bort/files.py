@@ -113,7 +113,8 @@ def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO]:
     except OSError as error:
         raise BortError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
     try:
-        with os.fdopen(handle, mode, **({} if binary else {"encoding": "utf-8", "newline": "\n"})) as stream:
+        with os.fdopen(handle, mode, encoding=None if binary else "utf-8",
+                       newline=None if binary else "\n") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

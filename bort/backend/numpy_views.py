@@ -106,7 +106,7 @@ def adam_update(weight: np.ndarray, gradient: np.ndarray, mean: np.ndarray, vari
     """
     first = np.float32(scale * (1 - beta1))
     second = np.float32((1 - beta2) / (1 - beta1) ** 2)
-    beta1, beta2, epsilon = np.float32(beta1), np.float32(beta2), np.float32(epsilon)
+    decay1, decay2, least = np.float32(beta1), np.float32(beta2), np.float32(epsilon)
     keep = np.float32(1 - rate * decay)
     scratch = np.empty(min(ADAM_BLOCK, len(weight)), dtype=np.float32)
     for start in range(0, len(weight), ADAM_BLOCK):
@@ -114,16 +114,16 @@ def adam_update(weight: np.ndarray, gradient: np.ndarray, mean: np.ndarray, vari
         w, m, v = weight[part], mean[part], variance[part]
         x = scratch[:len(w)]
         np.multiply(gradient[part], first, out=x)      # (1 - b1) g
-        m *= beta1
+        m *= decay1
         m += x
         m += VANISHED
         m -= VANISHED
         np.multiply(x, x, out=x)
         x *= second                                    # (1 - b2) g^2
-        v *= beta2
+        v *= decay2
         v += x
         np.sqrt(v, out=x)
-        x += epsilon
+        x += least
         np.divide(m, x, out=x)
         x *= np.float32(rate)
         if decay:

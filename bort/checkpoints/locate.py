@@ -114,8 +114,10 @@ def infer_architecture(arrays: Mapping[str, np.ndarray], heads: int, where: str)
     hidden = int(inner.shape[1])
     query = arrays.get("encoder.transformer_cells.0.attention_cell.proj_query.weight")
     units = hidden if query is None or query.ndim != 2 else int(query.shape[0])
-    own = units != hidden and isinstance(heads, int) and heads > 0 and units % heads == 0
-    return Architecture(max(cells) + 1, heads, hidden, int(inner.shape[0]), units // heads if own else None)
+    found = {"depth": max(cells) + 1, "heads": heads, "hidden": hidden, "intermediate": int(inner.shape[0])}
+    if units != hidden and isinstance(heads, int) and heads > 0 and units % heads == 0:
+        found["head_size"] = units // heads
+    return Architecture(**found)
 
 
 def bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifier: bool,

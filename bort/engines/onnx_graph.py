@@ -15,7 +15,7 @@ only. Nothing here imports MXNet.
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -148,21 +148,22 @@ class _Builder:
             x = self.layer(index, x, self.part == "classifier" and index == depth - 1)
         inputs = [helper.make_tensor_value_info("token_ids", TensorProto.INT64, ["batch", "length"]),
                   helper.make_tensor_value_info("valid_length", TensorProto.FLOAT, ["batch"])]
+        shape: List[Union[str, int, None]] = ["batch", "length", self.hidden]
         if self.part == "classifier":
-            output, shape = self.classify(x), ["batch",
-                                               len(self.arrays[f"classifier.{self.last_layer()}.bias"])]
+            output = self.classify(x)
+            shape = ["batch", len(self.arrays[f"classifier.{self.last_layer()}.bias"])]
         elif self.part == "mlm":
             inputs.append(helper.make_tensor_value_info("masked_positions", TensorProto.INT64,
                                                         ["batch", "masked"]))
             output, shape = self.vocabulary_logits(x), ["batch", "masked", self.network.vocab_size]
         elif self.part == "masked_states":
             inputs.append(helper.make_tensor_value_info("rows", TensorProto.INT64, ["count"]))
-            output, shape = self.states_at_rows(x), ["count", self.hidden]
+            output = self.states_at_rows(x)
+            shape = ["count", self.hidden]
         else:
             real = self.op("Cast", "real", ["inside"], to=TensorProto.FLOAT)
             rows = self.op("Unsqueeze", "real_rows", [real, self.integers("last", -1)])
             output = self.op("Mul", "sequence", [x, rows])
-            shape = ["batch", "length", self.hidden]
         apart = self.large() if split else {}
         inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape)
                    for name, value in apart.items()]

@@ -95,7 +95,7 @@ class OnnxRuntimeEngine(Engine):
             ids = ids[:, :int(lengths.max())]
         feed = {"token_ids": ids.astype("int64"), "valid_length": lengths.astype("float32")}
         if positions is not None:
-            feed[POSITION_INPUTS[self.part]] = batch[2].astype("int64")
+            feed[POSITION_INPUTS[self.part]] = np.asarray(positions).astype("int64")
         try:
             return self.session.run(None, feed)[0]
         except Exception as error:
@@ -162,8 +162,8 @@ class OnnxRunner(OnnxRuntimeEngine):
         if not fits:
             raise BortError(f"{path}: what the export stored in it is damaged; export it again: python -m "
                             f"bort.export MODEL {path}")
-        super().__init__(session, self.settings["part"], *limits, where=str(path),
-                         precision="int8" if self.settings.get("int8") else "float32")
+        super().__init__(session, self.settings["part"], vocab_size=limits[0], max_length=limits[1],
+                         where=str(path), precision="int8" if self.settings.get("int8") else "float32")
         self._tokenizer: Optional[Tokenizer] = None
 
     @property

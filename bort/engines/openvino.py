@@ -67,10 +67,10 @@ class OpenVinoEngine(Engine):
             settings["INFERENCE_NUM_THREADS"] = self._threads
         return openvino.Core().compile_model(self._model, "CPU", settings)
 
-    def _feed(self, batch: Batch) -> Dict[str, np.ndarray]:
+    def _feed(self, batch: Sequence[Optional[np.ndarray]]) -> Dict[str, np.ndarray]:
         arrays = tuple(np.asarray(array) for array in batch if array is not None)
         check_batch(self, self._vocab_size, arrays)
-        feed = {"token_ids": arrays[0].astype(np.int64), "valid_length": arrays[1].astype(np.float32)}
+        feed: Dict[str, np.ndarray] = {"token_ids": arrays[0].astype(np.int64), "valid_length": arrays[1].astype(np.float32)}
         if len(arrays) > 2:
             feed[POSITION_INPUTS[self.part]] = arrays[2].astype(np.int64)
         return feed

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
@@ -87,7 +87,8 @@ def quantize(model: Any, part: str, calibration: Sequence[Batch], kept: Sequence
 
 
 def _feed(part: str, batch: Batch) -> Mapping[str, np.ndarray]:
-    feed = {"token_ids": np.asarray(batch[0], np.int64), "valid_length": np.asarray(batch[1], np.float32)}
+    feed: Dict[str, np.ndarray] = {"token_ids": np.asarray(batch[0], np.int64),
+                                   "valid_length": np.asarray(batch[1], np.float32)}
     count = len(batch[0])
     if part == "mlm":
         feed["masked_positions"] = np.zeros((count, 1), np.int64)

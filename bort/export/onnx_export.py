@@ -62,7 +62,7 @@ def compare(model: Union[Bert, Classifier], runner: OnnxRunner, seed: int = 0, b
     from bort.backend.mxnet import mx
 
     rng = np.random.default_rng(seed)
-    network = model if runner.part == "classifier" or isinstance(model, Bert) else model.bort
+    network: Any = model if runner.part == "classifier" or isinstance(model, Bert) else model.bort
     ours: List[np.ndarray] = []
     theirs: List[np.ndarray] = []
     for number in range(batches):

@@ -139,10 +139,9 @@ def shared_split(
     Raises:
         BortError: see :func:`draw` and :func:`read_split`, or the folder cannot be written to.
     """
-    assert data.train is not None
+    train = data.training
 
     def make() -> None:
-        train = data.train
         examples = [
             train.split.examples[index] for index in draw(train.split, train.tokens.labels, fraction, seed)
         ]

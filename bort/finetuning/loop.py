@@ -184,7 +184,7 @@ def fine_tune(
     model.hybridize(static_alloc=True)
     state, best = _Progress(loss_scale=initial_loss_scale(settings.dtype)), {}
     checkpoint = run.latest(_restored) if run else None
-    if checkpoint is not None:
+    if run is not None and checkpoint is not None:
         state = _restored(checkpoint.state)
         set_parameters(model, _body_names(checkpoint.arrays["model.params"]), "the checkpoint")
         optimizer.load_state_arrays(checkpoint.arrays["optimizer.params"])

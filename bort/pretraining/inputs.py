@@ -16,7 +16,6 @@ from bort.backend import distributed
 from bort.checkpoints import model_folder, vocabulary
 from bort.errors import BortError
 from bort.files import PathLike
-from bort.masked_lm.batches import Sequences
 from bort.masked_lm.masking import MaskingPolicy
 from bort.masked_lm.teacher import LiveTeacher, MaskedLMTeacher, open_teacher
 from bort.models import Bert, Classifier, initialize
@@ -65,7 +64,7 @@ def read_corpus(
 class Subset:
     """Some sequences of a corpus, as a corpus."""
 
-    def __init__(self, data: Sequences, indices: np.ndarray) -> None:
+    def __init__(self, data: Any, indices: np.ndarray) -> None:
         self._data, self._indices = data, indices
         self.lengths = np.asarray(data.lengths)[indices]
         self.fingerprint = data.fingerprint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 from bort.errors import BortError, run_command
 from bort.text.corpus.sources import DOCUMENTS, FORMATS, ReadOptions
@@ -128,7 +128,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         )
     if arguments.train_tokenizer is not None and size is None:
         size = 8000
-    chosen = dict(PRESETS.get(arguments.preset, {}))
+    chosen: Dict[str, Any] = dict(PRESETS.get(arguments.preset, {}))
     chosen.update(
         {name: value for name in ("split", "shuffle") if (value := getattr(arguments, name)) is not None}
     )

@@ -14,6 +14,7 @@ from typing import (
     Any,
     Callable,
     Dict,
+    Iterable,
     List,
     Mapping,
     NamedTuple,
@@ -182,7 +183,7 @@ class TrainingStep:
         self._names = tuple(figures)
         self._rank = distributed.rank() if options.ranks else 0
 
-    def __call__(self, parts: Sequence[Part], backward: Callable[[Part], Mapping[str, Any]]) -> StepResult:
+    def __call__(self, parts: Iterable[Part], backward: Callable[[Part], Mapping[str, Any]]) -> StepResult:
         """Update the parameters once.
 
         Args:
@@ -208,9 +209,9 @@ class TrainingStep:
 
     def _exchange(self, found: Sequence[Mapping[str, Any]]) -> Dict[str, float]:
         """The sums of the figures; over the ranks together with the gradients."""
-        sums = [sum(_number(figures[name]) for figures in found) for name in self._names]
-        if self.options.ranks:
-            sums = distributed.allreduce_step(self.optimizer.gradients(), np.array(sums, dtype="float32"))
+        own = [sum(_number(figures[name]) for figures in found) for name in self._names]
+        sums = own if not self.options.ranks else distributed.allreduce_step(
+            self.optimizer.gradients(), np.array(own, dtype="float32"))
         return dict(zip(self._names, map(float, sums)))
 
     def _count(self, finite: bool) -> None:

@@ -14,7 +14,7 @@ import os
 import re
 import sysconfig
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Dict, Iterator, List, Tuple
 
 from bort.text.corpus.sentences import split_sentences
 
@@ -57,7 +57,7 @@ def _written_text(source: str) -> Iterator[str]:
 
 def _source_files() -> List[Path]:
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = []
+    found: List[Path] = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(
             name for name in subfolders if name not in _LEFT_OUT and not name.startswith("config-")
@@ -69,9 +69,11 @@ def _source_files() -> List[Path]:
 def _raw_documents() -> Iterator[Tuple[str, str]]:
     """Name of the module or package ("" for the language reference) and text."""
     try:
-        from pydoc_data.topics import topics
+        from pydoc_data.topics import topics as found
     except ImportError:  # some distributions package it apart
-        topics = {}
+        topics: Dict[str, str] = {}
+    else:
+        topics = dict(found)
     for name in sorted(topics):
         yield "", topics[name]
     root = Path(sysconfig.get_paths()["stdlib"])

@@ -27,8 +27,8 @@ SPLITS = ("train", "test", "valid")
 """In the order of the paper's 8-1-1 split: train, test, validation."""
 
 _ALIASES = {"dev": "valid", "validation": "valid", "val": "valid"}
-_DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-_OFFSETS = np.dtype("<u8")
+_DTYPES: Dict[str, np.dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+_OFFSETS: np.dtype = np.dtype("<u8")
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -103,7 +103,7 @@ def write_shard(folder: PathLike, name: str, packed: np.ndarray, offsets: np.nda
         ("sha256", f"{name}.bin", packed.astype(packed.dtype.newbyteorder("<"), copy=False)),
         ("offsets_sha256", f"{name}.offsets.bin", offsets.astype(_OFFSETS, copy=False)),
     ):
-        data = memoryview(np.ascontiguousarray(array)).cast("B")
+        data = np.ascontiguousarray(array).data.cast("B")
         with atomic_write(folder / file, "wb") as stream:
             stream.write(data)
         entry[key] = hashlib.sha256(data).hexdigest()

@@ -222,7 +222,7 @@ def _pack(
     options: PrepareOptions, settings: scatter.ScatterSettings, spills: Sequence[Path], work: Path, crew: Crew
 ) -> List[Dict[str, Any]]:
     if settings.shuffle == "none":
-        buckets = list(_runs(spills, options.bucket_bytes))
+        buckets: List[Tuple[Optional[int], List[Path]]] = list(_runs(spills, options.bucket_bytes))
     else:
         buckets = [(number, list(spills)) for number in range(settings.buckets)]
     results = [work / f"bucket-{bucket:05d}.json" for bucket in range(len(buckets))]

@@ -84,7 +84,7 @@ class BytePairTokenizer(Tokenizer):
                         f"{part!r}, which the vocabulary does not have; the two files do not "
                         "belong together"
                     )
-        self._merges = [tuple(pair) for pair in merges]
+        self._merges = [(left, right) for left, right in merges]
         spare = [index for index, token in enumerate(tokens) if _SPARE.fullmatch(token)]
         marker = "madeupword0000" if "madeupword0000" in known else None
         super().__init__(tokens, names, marker, spare, [list(pair) for pair in self._merges])

@@ -13,7 +13,7 @@ import hashlib
 import io
 import random
 from pathlib import Path
-from typing import Iterable, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 import sentencepiece
 
@@ -131,7 +131,7 @@ def train_sentencepiece(
     if not sample:
         raise BortError("there is no text to make a vocabulary from")
     model = io.BytesIO()
-    settings = {
+    settings: Dict[str, Any] = {
         "model_type": "unigram",
         "vocab_size": vocab_size,
         "hard_vocab_limit": False,
