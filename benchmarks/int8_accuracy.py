@@ -104,7 +104,7 @@ def subject_of(task_name: str, folder: str, data: Path, examples: int) -> Subjec
 
     stored = model_folder.read(folder)
     model = model_folder.build(stored.config, folder)
-    if getattr(model, "task_name", None) != task_name:
+    if model.task_name != task_name:
         raise BortError(
             f"{folder}: was fine-tuned for {getattr(model, 'task_name', None) or 'no task'}, not "
             f"for {task_name}"
@@ -113,7 +113,7 @@ def subject_of(task_name: str, folder: str, data: Path, examples: int) -> Subjec
     tokenizer = inspection.find_tokenizer(stored, None)
     if tokenizer is None:
         raise BortError(f"{folder}: there is no tokenizer with it")
-    task = get_task(task_name, getattr(model, "encoding", None) or "paper")
+    task = get_task(task_name, model.encoding or "paper")
     training = stored.config.get("training") or {}
     length = min(int(training.get("max_length") or model.max_length), model.max_length)
     split = task.read(data, "dev")

@@ -26,11 +26,26 @@ def pad_batch(sequences: Sequence[np.ndarray], pad_id: int, max_length: int,
     return token_ids, lengths.astype(np.float32)
 
 
-def sorted_batches(lengths: np.ndarray, batch_size: int) -> List[np.ndarray]:
-    """Indices in batches of similar length, longest first (so that memory is claimed once). For
-    evaluation."""
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
+def token_groups(lengths: np.ndarray, order: np.ndarray, max_tokens: int, parts: int = 1,
+                 most: Optional[int] = None) -> Iterator[np.ndarray]:
+    """``order`` in groups of similar length, longest first (so that memory is claimed once).
+
+    Sizes depend on the padded length alone, so that batches come in few shapes.
+
+    Args:
+        order: indices of ``lengths``.
+        max_tokens: padded tokens of each of the ``parts`` shares of a group, or one sequence.
+        most: sequences of a share.
+    """
+    lengths = np.asarray(lengths)
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    start = 0
+    while start < len(order):
+        padded = -(-max(1, int(lengths[order[start]])) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        count = max(1, max_tokens // padded)
+        count = parts * (count if most is None else min(most, count))
+        yield order[start:start + count]
+        start += count
 
 
 def shuffled_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator,

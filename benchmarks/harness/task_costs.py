@@ -169,7 +169,7 @@ def estimate(
     """Rows, settings and notes of a cost record."""
     tokenizer = experiment.choose_tokenizer(model, tokenizer_path)
     network = experiment.load_source(model, tokenizer, architecture)
-    network = getattr(network, "bort", network)
+    network = network.body
     speeds = training_speeds(network, tokenizer)
     rows = rows_of(tasks, data, speeds, network.architecture, tokenizer, network.max_length)
     rates = sustained(speeds, network.architecture)

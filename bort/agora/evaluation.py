@@ -10,6 +10,7 @@ import numpy as np
 
 from bort.agora.classes import LabelClasses
 from bort.agora.points import Points
+from bort.finetuning.losses import mean_loss
 from bort.tasks.base import Split, Task
 
 EVALUATION, DEV = "evaluation", "dev"
@@ -111,14 +112,7 @@ class EvaluationSet:
 def loss(task: Task, labels: np.ndarray, outputs: np.ndarray) -> float:
     """Mean cross-entropy of logits (N, C), or mean squared error in regression; infinite where an output is
     not finite."""
-    outputs = np.asarray(outputs, dtype=np.float64)
-    if not np.isfinite(outputs).all():
-        return math.inf
-    if task.is_regression:
-        return float(np.mean((outputs[:, 0] - labels) ** 2))
-    shifted = outputs - outputs.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=1))
-    return float(np.mean(log_sum - shifted[np.arange(len(labels)), np.asarray(labels, dtype=np.int64)]))
+    return mean_loss(outputs, labels) if np.isfinite(outputs).all() else math.inf
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from bort.agora.evaluation import DEV, EvaluationSet, Scores
 from bort.agora.points import Points
+from bort.checkpoints.locate import plain_name
 from bort.checkpoints.model_folder import set_parameters
 from bort.finetuning.experiment import Encoded
 from bort.finetuning.hyperparameters import Theta
@@ -105,7 +106,8 @@ class Timaeus:
             dev=self._dev(model, outputs),
             epoch=outcome.best_epoch + 1,
             parameters={
-                plain(name): np.asarray(array, dtype=np.float32) for name, array in outcome.parameters.items()
+                plain_name(name): np.asarray(array, dtype=np.float32)
+                for name, array in outcome.parameters.items()
             },
         )
         trained.seconds = round(time.monotonic() - started, 3)
@@ -137,8 +139,3 @@ class Timaeus:
         model = self.build(0)
         set_parameters(model, dict(parameters), "the best model of the run")
         return model
-
-
-def plain(name: str) -> str:
-    """A classifier's parameter name as ``checkpoints.set_parameters`` takes it."""
-    return name[5:] if name.startswith("bort.") else name

@@ -16,7 +16,7 @@ from bort.agora.token_edits import KINDS, Alphabet, Neighbours, Noise, choose_pl
 from bort.backend import distributed
 from bort.backend.mxnet import nd
 from bort.errors import BortError
-from bort.models import Bert, Classifier
+from bort.models import Bert
 from bort.text.tokenizers.base import Tokenizer
 
 BATCH = 32
@@ -177,11 +177,11 @@ class Tau:
             raise BortError(f"--tau {','.join(kinds)}: name each of {', '.join(KINDS)} at most once, or none")
         if top_k < 1:
             raise BortError(f"--tau-top-k must be at least 1, not {top_k}")
-        body = model.bort if isinstance(model, Classifier) else model
+        body = model.body
         made: Dict[str, Callable[[], Any]] = {
             "noise": lambda: Noise(tokenizer, rate, max_length),
             "mlm": lambda: MaskedRefill(body, tokenizer, rate, top_k),
-            "embedding": lambda: Neighbours(tokenizer, body.word_embed[0].weight.data().asnumpy(), rate, top_k),
+            "embedding": lambda: Neighbours(tokenizer, body.word_vectors.data().asnumpy(), rate, top_k),
         }
         self.transformations = [made[kind]() for kind in kinds]
         self.seconds, self.made = 0.0, 0

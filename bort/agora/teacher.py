@@ -16,6 +16,7 @@ from bort.files import PathLike, read_jsonl, read_npy
 from bort.finetuning.evaluation_split import EvaluationSplit
 from bort.finetuning.experiment import Encoded
 from bort.finetuning.teacher import ClassifierTeacher
+from bort.probabilities import softmax
 from bort.tasks.base import Task
 from bort.tasks.encoding import encode_pair
 from bort.training.console import say
@@ -25,8 +26,7 @@ def confidences(task: Task, scores: np.ndarray) -> List[Optional[float]]:
     """Probability of the predicted class of each example, from its scores (N, C); None in regression."""
     if task.is_regression:
         return [None] * len(scores)
-    shifted = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
-    return [float(value) for value in (1 / shifted.sum(axis=1)).round(6)]
+    return [float(value) for value in softmax(scores.astype(np.float64)).max(axis=1).round(6)]
 
 
 class Socrates:

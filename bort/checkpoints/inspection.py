@@ -152,7 +152,7 @@ def verify(path: PathLike, architecture: Optional[str] = None, heads: Optional[i
     checks.append(Check("finite values", "failed", f"NaN or infinity in {', '.join(broken[:5])}") if broken
                   else Check("finite values", "ok", "no NaN, no infinity"))
     found: Optional[Tokenizer] = None
-    bert: Any = getattr(model, "bort", model)
+    bert: Any = model.body
     try:
         found = find_tokenizer(stored, tokenizer)
         checks.append(Check("tokenizer", "skipped", "there is none (--tokenizer DIR)") if found is None else

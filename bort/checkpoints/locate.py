@@ -28,6 +28,15 @@ NAMED_FILES = {"bort_4_8_768_1024": "bort_4_8_768_1024", "bort_2_16_512_1024": "
 """Beginnings of published files' names, and the presets of what is in them."""
 
 
+BODY = "bort."
+"""What the names of a classifier's body begin with in its file."""
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in a ``Bert``, or under ``classifier.``, out of its name in any model or file."""
+    return name[len(BODY):] if name.startswith(BODY) else name
+
+
 class Located(NamedTuple):
     """Where a model lies: its parameter file, its config if it has one, and the folder its tokenizer would be
     in."""
@@ -81,9 +90,8 @@ def read_parameters(path: PathLike) -> Tuple[Dict[str, np.ndarray], bool]:
         BortError: the file is broken, or the two copies of the tied matrix differ.
     """
     arrays = read_ndarrays(path)
-    is_classifier = any(name.startswith("bort.") for name in arrays)
-    arrays = {name[5:] if is_classifier and name.startswith("bort.") else name: array for name,
-              array in arrays.items()}
+    is_classifier = any(name.startswith(BODY) for name in arrays)
+    arrays = {plain_name(name): array for name, array in arrays.items()}
     if TIED in arrays and EMBEDDING in arrays:
         if not _same(arrays[TIED], arrays[EMBEDDING]):
             raise BortError(f"{path}: {TIED} and {EMBEDDING} differ, but the MLM head uses the word "

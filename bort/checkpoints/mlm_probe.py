@@ -23,6 +23,7 @@ import numpy as np
 
 from bort.batching import pad_batch
 from bort.errors import BortError
+from bort.probabilities import log_softmax
 from bort.text.tokenizers.base import Tokenizer
 
 MIN_CONTEXT = 4.0
@@ -151,9 +152,7 @@ def head_scores(model: Any, tokenizer: Tokenizer, rows: Sequence[np.ndarray], po
         place = mx.nd.array([np.arange(len(token_ids)), positions[part]], dtype="int32")           # (2, B)
         at_masks = mx.nd.gather_nd(sequence, place)                                                # (B, H)
         scores = model.decoder(at_masks).asnumpy().astype(np.float64)                              # (B, V)
-        top = scores.max(axis=1)
-        surprise.append(top + np.log(np.exp(scores - top[:, None]).sum(axis=1))
-                        - scores[np.arange(len(scores)), truth[part]])
+        surprise.append(-log_softmax(scores)[np.arange(len(scores)), truth[part]])
         hidden.append(at_masks.asnumpy())
     states = mx.nd.array(np.concatenate(hidden))                                                  # (N, H)
     dense, activation, layer_norm, project = (model.decoder[index] for index in range(4))

@@ -46,6 +46,7 @@ from bort.checkpoints.locate import (
     bare_config,
     infer_architecture,
     locate,
+    plain_name,
     read_parameters,
 )
 from bort.checkpoints.params_file import write_ndarrays
@@ -124,7 +125,7 @@ def _check_head(head: Any) -> None:
 
 def expected_shapes(model: Model) -> Dict[str, Tuple[int, ...]]:
     """Name to shape of every distinct parameter of ``model``, as :func:`read_parameters` names them."""
-    shapes = {_plain(name): tuple(parameter.shape) for name,
+    shapes = {plain_name(name): tuple(parameter.shape) for name,
               parameter in model._collect_params_with_prefix().items() if not name.endswith(TIED)}
     return {**shapes, **{name: array.shape for name, array in _carried(model).items()}}
 
@@ -135,18 +136,15 @@ def _carried(model: Model) -> Dict[str, np.ndarray]:
     return {} if pooler is None else dict(zip(POOLER, pooler))
 
 
-def _plain(name: str) -> str:
-    return name[5:] if name.startswith("bort.") else name
-
-
 def fit(model: Model, arrays: Mapping[str, np.ndarray], where: str) -> Dict[str, np.ndarray]:
-    """``arrays`` under the names that ``model`` has for them.
+    """``arrays``, whose names may or may not begin with ``bort.``, as :func:`expected_shapes` names them.
 
     Raises:
         BortError: parameters are missing, extra or of another shape; one message lists all three kinds by
         name.
     """
     wanted = expected_shapes(model)
+    arrays = {plain_name(name): array for name, array in arrays.items()}
     numbers = sorted(int(name.split(".")[1]) for name in arrays if re.fullmatch(r"classifier\.\d\.weight",
                                                                                 name))
     if numbers and numbers[0] == 0:  # a released head made without dropout, see ``locate``
@@ -166,7 +164,7 @@ def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -
         if not name.endswith(TIED):
             if parameter._data is None:
                 parameter.initialize(init="zeros")
-            parameter.set_data(mx.nd.array(arrays[_plain(name)], dtype=parameter.dtype))
+            parameter.set_data(mx.nd.array(arrays[plain_name(name)], dtype=parameter.dtype))
     if not isinstance(model, Classifier) and model.pooler is not None:
         weight, bias = (np.array(arrays[name], dtype="float32") for name in POOLER)
         model.pooler = weight, bias
@@ -174,7 +172,7 @@ def set_parameters(model: Model, arrays: Mapping[str, np.ndarray], where: str) -
 
 def _in_words(model: Model) -> str:
     head = f" with a {model.head} head of {model.num_outputs}" if isinstance(model, Classifier) else ""
-    bert = model.bort if isinstance(model, Classifier) else model
+    bert = model.body
     types = f", {bert.token_types} token types" if bert.token_types else ""
     return f"{model.architecture.display}, V={model.vocab_size}{types}{head}"
 
@@ -265,7 +263,7 @@ def load_or_initialize(source: Union[PathLike, Architecture], vocab_size: int, s
     ``Bert``."""
     if not isinstance(source, Architecture) and Path(source).exists() and not str(source).endswith(".json"):
         model = load(source, **settings)
-        return model.bort if isinstance(model, Classifier) else model
+        return model.body
     model = Bert(parse(source if isinstance(source, Architecture) else str(source)), vocab_size, **settings)
     initialize(model, seed)
     return model
@@ -280,7 +278,7 @@ def parameter_arrays(model: Model) -> Dict[str, np.ndarray]:
 
 def describe(model: Model) -> Dict[str, Any]:
     """The members of ``config.json`` that say what network ``model`` is."""
-    bert = model.bort if isinstance(model, Classifier) else model
+    bert = model.body
     options = asdict(bert.options)
     if not bert.token_types:
         del options["token_types"], options["separator_id"]
@@ -290,9 +288,8 @@ def describe(model: Model) -> Dict[str, Any]:
                               **options, "head": None}
     if isinstance(model, Classifier):
         config["head"] = {"kind": model.head, "num_outputs": model.num_outputs, "dropout": model.head_dropout,
-                          "task": getattr(model, "task_name", None), "encoding": getattr(model, "encoding",
-                                                                                         None),
-                          "labels": getattr(model, "labels", None)}
+                          "task": model.task_name, "encoding": model.encoding,
+                          "labels": model.labels}
     return config
 
 

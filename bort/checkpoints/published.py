@@ -9,7 +9,7 @@ from bort.checkpoints.catalogue import DATASET, MODELS, Entry, find_or_fetch
 from bort.checkpoints.published_vocabulary import find_or_fetch_vocabulary
 from bort.errors import BortError
 from bort.files import PathLike
-from bort.models import Bert, Classifier, initialize
+from bort.models import Bert, initialize
 
 
 def get_model(name: str, dataset_name: Optional[str] = DATASET, vocab: Any = None,
@@ -69,4 +69,4 @@ def _load(path: Path, entry: Entry, dropout: Optional[float]) -> Bert:
         config["mlm_layer_norm_eps"] = entry.epsilon
     model = model_folder.build(config, str(stored.located.config_file), dropout)
     model_folder.set_parameters(model, stored.arrays, str(path))
-    return model.bort if isinstance(model, Classifier) else model
+    return model.body

@@ -65,12 +65,8 @@ def importance_batches(data: TrainingData, count: int, batch_size: int, seed: in
 
 def rewire_classifier(model: Classifier, importance: Importance) -> None:
     """Put the important heads and neurons first, in place."""
-    arrays = model_folder.parameter_arrays(model)
-    prefix = "bort."
-    body = {name[len(prefix):]: array for name, array in arrays.items() if name.startswith(prefix)}
-    body = rewire(body, model.architecture, importance)
-    model_folder.set_parameters(model, {**{name: array for name, array in arrays.items()
-                                           if not name.startswith(prefix)}, **body}, "rewiring")
+    body = rewire(model_folder.parameter_arrays(model.body), model.architecture, importance)
+    model_folder.set_parameters(model.body, body, "rewiring")
 
 
 class Supernet(NamedTuple):

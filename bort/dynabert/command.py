@@ -24,13 +24,14 @@ from bort.dynabert.augmentation import augment
 from bort.dynabert.grid import Multipliers, grid
 from bort.dynabert.options import DynabertOptions
 from bort.dynabert.report import row_of, write_table
-from bort.dynabert.supernet import SupernetSettings, mean_loss, search_supernet
+from bort.dynabert.supernet import SupernetSettings, search_supernet
 from bort.dynabert.training import AdaptiveTraining
 from bort.errors import BortError
 from bort.files import PathLike, read_json, write_json
 from bort.finetuning import experiment
 from bort.finetuning.evaluation_split import draw
 from bort.finetuning.loop import Settings, TrainingData
+from bort.finetuning.losses import mean_loss
 from bort.finetuning.scoring import score
 from bort.models import Classifier
 from bort.tasks.labels import align

@@ -9,7 +9,6 @@ import numpy as np
 from bort.architecture import Architecture
 from bort.dynabert.grid import Multipliers
 from bort.dynabert.importance import CELL, PROJECTIONS
-from bort.models import Bert, Classifier
 
 _LAYER = re.compile(r"encoder\.transformer_cells\.\d+\.")
 
@@ -45,8 +44,3 @@ def cut(arrays: Mapping[str, np.ndarray], full: Architecture, chosen: Multiplier
 def description_of(description: Mapping[str, Any], full: Architecture, chosen: Multipliers) -> Dict[str, Any]:
     """The members of ``config.json`` of the sub-network, out of the full network's."""
     return {**description, "architecture": chosen.architecture(full).to_dict()}
-
-
-def body_of(model: Any) -> Bert:
-    """The encoder of a classifier, or the network itself."""
-    return model.bort if isinstance(model, Classifier) else model

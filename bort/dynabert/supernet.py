@@ -14,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Sequence
 
-import numpy as np
-
 from bort.architecture import Architecture
 from bort.dynabert.grid import Multipliers, grid
 from bort.dynabert.report import row_of
@@ -46,16 +44,6 @@ class SupernetSettings:
             raise BortError(f"--error {self.error}: a supernet's sub-networks have {' or '.join(ERRORS)}")
         if self.length < 1:
             raise BortError(f"--max-length must be at least 1, not {self.length}")
-
-
-def mean_loss(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The mean cross-entropy of logits (N, C) to classes (N,), in nats; of values (N, 1) the mean squared
-    error."""
-    if scores.shape[1] == 1:
-        return float(np.mean((scores[:, 0].astype(np.float64) - labels) ** 2))
-    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=1))
-    return float(np.mean(log_sum - shifted[np.arange(len(labels)), np.asarray(labels, dtype=np.int64)]))
 
 
 def search_supernet(full: Architecture, vocab_size: int, max_length: int, settings: SupernetSettings,

@@ -19,6 +19,7 @@ import numpy as np
 from bort.backend import distributed
 from bort.backend.mxnet import autograd, nd
 from bort.batching import chunks, pad_batch, share, shuffled_batches
+from bort.checkpoints.locate import plain_name
 from bort.checkpoints.model_folder import parameter_arrays, set_parameters
 from bort.dynabert.grid import Multipliers, grid
 from bort.dynabert.losses import LossWeights, TeacherOutputs, batch_loss
@@ -236,8 +237,7 @@ class AdaptiveTraining:
 
 def plain_arrays(model: Classifier) -> Dict[str, np.ndarray]:
     """Every distinct parameter by its name in model files, without the classifier's ``bort.``."""
-    return {name[5:] if name.startswith("bort.") else name: array
-            for name, array in parameter_arrays(model).items()}
+    return {plain_name(name): array for name, array in parameter_arrays(model).items()}
 
 
 def _without_mlm_head(model: Classifier) -> None:

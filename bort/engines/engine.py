@@ -215,7 +215,7 @@ def padded_batch(part: str, network: Any) -> Batch:
     shorter = max(1, length // 2)
     ids = rng.integers(0, network.vocab_size, (2, length)).astype(np.int32)
     lengths = np.array([length, shorter], dtype=np.float32)
-    separator = getattr(network, "bort", network).separator_id
+    separator = network.body.separator_id
     if separator is not None:
         ids[:, shorter // 2] = separator  # both have tokens of two types
     if part == "mlm":

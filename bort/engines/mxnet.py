@@ -9,7 +9,6 @@ from bort.backend.mxnet import autograd, mx
 from bort.engines.base import Batch, Engine, Report, Unavailable
 from bort.engines.mxnet_compiled import check_dtype, compile_for_inference
 from bort.errors import BortError
-from bort.models import Classifier
 
 KIND = "mxnet"
 
@@ -27,7 +26,7 @@ class MXNetEngine(Engine):
     """
 
     def __init__(self, network: Any, part: str, compiled: Any = None, device: Any = None) -> None:
-        body = network.bort if isinstance(network, Classifier) else network
+        body = network.body
         self.part, self.max_length = part, body.max_length
         self.num_outputs = network.num_outputs if part == "classifier" else 0
         self.report = Report(KIND, mx.__version__, compiled.dtype if compiled is not None else "float32")
@@ -76,7 +75,7 @@ def make(network: Any, part: str, precision: str, calibration: Sequence[Batch], 
         if precision != "float32":
             raise Unavailable(f"mxnet computes the part {part!r} in float32 only, not in {precision}")
         return MXNetEngine(network, part)
-    source = network if part == "classifier" or not isinstance(network, Classifier) else network.bort
+    source = network if part == "classifier" else network.body
     try:
         check_dtype(precision, next(iter(source.collect_params().values())).list_ctx()[0])
         return MXNetEngine(network, part, compile_for_inference(source, precision, calibration))

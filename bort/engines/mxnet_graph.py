@@ -70,7 +70,7 @@ class Spec(NamedTuple):
 
 def spec_of(model: Union[Bert, Classifier]) -> Spec:
     """The :class:`Spec` of a ``Bert`` (``head`` None) or of a ``Classifier``."""
-    bert = model.bort if isinstance(model, Classifier) else model
+    bert = model.body
     head, outputs = (model.head, model.num_outputs) if isinstance(model, Classifier) else (None, 0)
     return Spec(bert.architecture, bert.vocab_size, bert.max_length, bert.layer_norm_eps,
                 bert.mlm_layer_norm_eps, head, outputs, bert.token_types, bert.separator_id)
@@ -82,7 +82,7 @@ def fused_parameters(model: Union[Bert, Classifier]) -> Dict[str, Any]:
     A full layer has ``qkv`` (3U, H), rows ordered head by head as its queries, keys, values; the last layer
     of a classifier has ``query`` (U, H) and ``kv`` (2U, H) instead.
     """
-    bert = model.bort if isinstance(model, Classifier) else model
+    bert = model.body
     given = {name: parameter.data() for name, parameter in bert._collect_params_with_prefix().items()}
     heads, depth = bert.architecture.heads, bert.architecture.depth
     fused = {"word_weight": given["word_embed.0.weight"], "position_weight": given["encoder.position_weight"],

@@ -20,6 +20,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 
 from bort.architecture import Architecture
+from bort.checkpoints.locate import plain_name
 from bort.errors import BortError
 
 PARTS = ("encoder", "classifier", "mlm")
@@ -49,7 +50,7 @@ class Network(NamedTuple):
 
 def network_of(model: Any) -> Network:
     """The :class:`Network` of a ``Bert`` or of a ``Classifier``."""
-    body = getattr(model, "bort", model)
+    body = model.body
     return Network(body.architecture, body.vocab_size, body.max_length, body.layer_norm_eps,
                    body.mlm_layer_norm_eps, getattr(model, "head", None), body.token_types,
                    body.separator_id)
@@ -86,8 +87,7 @@ def split_weights(network: Network, arrays: Mapping[str, np.ndarray], part: str
 def _builder(network: Network, arrays: Mapping[str, np.ndarray], part: str) -> "_Builder":
     if part == "classifier" and network.head is None:
         raise BortError("this model has no classification head: export its encoder or mlm part")
-    plain = {name[5:] if name.startswith("bort.") else name: np.asarray(array, "float32")
-             for name, array in arrays.items()}
+    plain = {plain_name(name): np.asarray(array, "float32") for name, array in arrays.items()}
     return _Builder(network, plain, part)
 
 

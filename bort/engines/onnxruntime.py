@@ -18,11 +18,13 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from bort.checkpoints.locate import plain_name
 from bort.engines import onnx_graph, onnx_quantize
 from bort.engines.base import POSITION_INPUTS, Batch, Engine, Report, Unavailable, check_batch
 from bort.engines.cpu import openmp_threads
 from bort.errors import BortError
 from bort.files import PathLike, open_regular, parse_json
+from bort.probabilities import softmax
 from bort.tasks.encoding import encode_pair
 from bort.text.tokenizers.loading import Tokenizer, load_tokenizer
 
@@ -225,10 +227,8 @@ class OnnxRunner(OnnxRuntimeEngine):
                 results.extend({"score": float(score)} for score in scores[:, 0])
                 continue
             labels = [str(label) for label in self.settings.get("labels") or range(scores.shape[1])]
-            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-            weights /= weights.sum(axis=1, keepdims=True)
             results.extend({"label": labels[int(row.argmax())],
-                            "probabilities": dict(zip(labels, row.tolist()))} for row in weights)
+                            "probabilities": dict(zip(labels, row.tolist()))} for row in softmax(scores))
         return results
 
 
@@ -236,8 +236,7 @@ def parameters_digest(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 in hexadecimal of parameters as float32, under the names of ``checkpoints.parameter_arrays``:
     what a file stores of the model that it was made from."""
     digest = hashlib.sha256()
-    for name, array in sorted((name[5:] if name.startswith("bort.") else name, array) for name,
-                              array in arrays.items()):
+    for name, array in sorted((plain_name(name), array) for name, array in arrays.items()):
         digest.update(f"{name} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array, dtype="float32").data)
     return digest.hexdigest()

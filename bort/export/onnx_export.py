@@ -45,7 +45,7 @@ COMMANDS = """examples:
 
 def to_onnx(model: Union[Bert, Classifier], part: str, settings: Dict[str, Any]) -> Any:
     """The ``onnx.ModelProto`` of a model's part, with ``settings`` stored in it as JSON."""
-    bert = model.bort if isinstance(model, Classifier) else model
+    bert = model.body
     stored = {"part": part, "vocab_size": bert.vocab_size, "max_length": bert.max_length,
               "architecture": bert.architecture.to_dict(), **settings}
     return onnx_graph.build(onnx_graph.network_of(model), model_folder.parameter_arrays(model), part,
@@ -110,7 +110,7 @@ def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] =
     part = part or ("classifier" if isinstance(model, Classifier) else "encoder")
     stored = dict(settings or {})
     if isinstance(model, Classifier):
-        stored.update({"labels": getattr(model, "labels", None), "task": getattr(model, "task_name", None),
+        stored.update({"labels": model.labels, "task": model.task_name,
                        "num_outputs": model.num_outputs})
     stored.update({"tokenizer": tokenizer.fingerprint if tokenizer is not None else None, "int8": int8})
     stored["parameters"] = parameters_digest(model_folder.parameter_arrays(model))
@@ -166,8 +166,8 @@ def evaluate(model: Classifier, runner: OnnxRunner, task: Task, data: PathLike, 
     from bort.finetuning.scoring import score
     from bort.tasks.encoding import encode
 
-    order = output_order(getattr(model, "labels", None), model.num_outputs, task, "the model",
-                         getattr(model, "task_name", None))
+    order = output_order(model.labels, model.num_outputs, task, "the model",
+                         model.task_name)
     split = task.read(data, "dev")
     token_ids = encode(task, split, tokenizer, max_length).token_ids
     result = {}
@@ -208,8 +208,9 @@ def _open(args: argparse.Namespace) -> Tuple[Any, Optional[Tokenizer], Optional[
     stored = model_folder.read(args.model, args.architecture, args.heads)
     model = model_folder.build(stored.config, str(args.model))
     model_folder.set_parameters(model, stored.arrays, str(args.model))
-    name = args.task or getattr(model, "task_name", None)
-    task = get_task(name, getattr(model, "encoding", None) or "paper") if name else None
+    own, encoding = (model.task_name, model.encoding) if isinstance(model, Classifier) else (None, None)
+    name = args.task or own
+    task = get_task(name, encoding or "paper") if name else None
     training = stored.config.get("training")
     used = training.get("max_length") if isinstance(training, dict) else None
     if args.max_length is not None and not 4 <= args.max_length <= model.max_length:

@@ -223,8 +223,8 @@ def classifier_for(
         if (
             source.num_outputs == task.num_outputs
             and source.head == (head or source.head)
-            and getattr(source, "task_name", None) in (None, task.name)
-            and getattr(source, "encoding", None) in (None, task.encoding)
+            and source.task_name in (None, task.name)
+            and source.encoding in (None, task.encoding)
         ):
             try:
                 return _labelled(align(source, task, "--model"), task)

@@ -186,7 +186,7 @@ def fine_tune(
     checkpoint = run.latest(_restored) if run else None
     if run is not None and checkpoint is not None:
         state = _restored(checkpoint.state)
-        set_parameters(model, _body_names(checkpoint.arrays["model.params"]), "the checkpoint")
+        set_parameters(model, checkpoint.arrays["model.params"], "the checkpoint")
         optimizer.load_state_arrays(checkpoint.arrays["optimizer.params"])
         best = {name: np.array(array) for name, array in checkpoint.arrays.get("best.params", {}).items()}
     step_options = StepOptions(
@@ -238,7 +238,7 @@ def fine_tune(
             state.finished |= state.step >= total
             if run:
                 _save(run, state, model, optimizer, best)
-    set_parameters(model, _body_names(best), "the best epoch")
+    set_parameters(model, best, "the best epoch")
     metrics = {
         name: math.nan if value is None else value
         for name, value in state.history[state.best_epoch]["metrics"].items()
@@ -333,7 +333,3 @@ def _save(
     if best:
         arrays["best.params"] = best
     run.save(state.step, asdict(state), arrays)
-
-
-def _body_names(arrays: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-    return {name[5:] if name.startswith("bort.") else name: array for name, array in arrays.items()}

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bort.backend.mxnet import nd
+from bort.probabilities import log_softmax
 
 
 def hard_loss(scores: Any, labels: Any) -> Any:
@@ -38,3 +41,13 @@ def soft_loss(scores: Any, teacher_scores: Any, temperature: float) -> Any:
         return nd.square(scores - teacher_scores).reshape((-1,))
     target = nd.softmax(nd.BlockGrad(teacher_scores) / temperature, axis=-1)
     return -(target * nd.log_softmax(scores / temperature, axis=-1)).sum(axis=-1) * temperature**2
+
+
+def mean_loss(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The mean cross-entropy of logits (N, C) to classes (N,), in nats; of values (N, 1) the mean squared
+    error. Computed in float64."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.shape[1] == 1:
+        return float(np.mean((scores[:, 0] - labels) ** 2))
+    logs = log_softmax(scores)
+    return float(-np.mean(logs[np.arange(len(logs)), np.asarray(labels, dtype=np.int64)]))

@@ -8,7 +8,7 @@ from typing import Any, Callable, List, Optional, Sequence
 import numpy as np
 
 from bort.backend import distributed
-from bort.batching import LENGTH_MULTIPLE, pad_batch
+from bort.batching import LENGTH_MULTIPLE, pad_batch, token_groups
 from bort.engines.base import Batch, Engine, Work
 from bort.engines.engine import open_engine, preferred
 from bort.engines.mxnet import MXNetEngine
@@ -18,26 +18,10 @@ from bort.training import console
 MAX_TOKENS = 8192
 """Padded tokens of an evaluation batch: enough to fill the cores, small enough for a few hundred
 megabytes."""
+MAX_BATCH = 256
 
 CALIBRATION_SEQUENCES = 256
 """Of those to be scored, on which an engine of fewer bits is calibrated or held against float32."""
-
-
-def token_batches(lengths: np.ndarray, max_tokens: int, max_batch: int = 256) -> List[np.ndarray]:
-    """Indices in batches of similar length, longest first, each of at most ``max_tokens`` padded tokens (or
-    one sequence).
-
-    Sizes depend on the padded length alone, so that batches come in few shapes.
-    """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    batches: List[np.ndarray] = []
-    start = 0
-    while start < len(order):
-        longest = -(-max(1, int(lengths[order[start]])) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        count = max(1, min(max_batch, max_tokens // longest))
-        batches.append(order[start : start + count])
-        start += count
-    return batches
 
 
 def score(
@@ -64,7 +48,8 @@ def score(
     """
     rank, size = (distributed.rank(), distributed.size()) if ranks else (0, 1)
     scores = np.zeros((len(token_ids), model.num_outputs), dtype=np.float32)
-    batches = token_batches(np.array([len(ids) for ids in token_ids]), max_tokens)
+    lengths = np.array([len(ids) for ids in token_ids])
+    batches = list(token_groups(lengths, np.arange(len(lengths)), max_tokens, most=MAX_BATCH))
 
     def padded(batch: Sequence[int]) -> Batch:
         return pad_batch([token_ids[index] for index in batch], pad_id, model.max_length)

@@ -47,7 +47,7 @@ class ClassifierTeacher:
                 f"--model {where} --output TEACHER"
             )
         align(model, task, where)
-        if getattr(model, "task_name", None) not in (None, task.name):
+        if model.task_name not in (None, task.name):
             say(f"warning: {where} was fine-tuned for {model.task_name}, not for {task.name}")
         self.model, self.where, self.own, self.tokenizer, self.task = model, where, own, tokenizer, task
         self.same = own.fingerprint == tokenizer.fingerprint

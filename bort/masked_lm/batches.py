@@ -3,11 +3,11 @@ MXNet."""
 
 from __future__ import annotations
 
-from typing import Any, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
-from bort.batching import LENGTH_MULTIPLE, pad_batch, share, shuffled_batches
+from bort.batching import pad_batch, share, shuffled_batches, token_groups
 from bort.errors import BortError
 from bort.masked_lm.masking import MaskingPolicy
 
@@ -90,20 +90,6 @@ def shuffled_token_batches(
         part = order[begin : begin + window]
         batches.extend(token_groups(lengths, part, max_tokens, parts))
     return [batches[index] for index in rng.permutation(len(batches))]
-
-
-def token_groups(
-    lengths: np.ndarray, order: np.ndarray, max_tokens: int, parts: int = 1
-) -> Iterator[np.ndarray]:
-    """``order`` in groups of similar length, longest first, whose ``parts`` shares are within
-    ``max_tokens``."""
-    order = order[np.argsort(-np.asarray(lengths)[order], kind="stable")]
-    start = 0
-    while start < len(order):
-        padded = -(-int(lengths[order[start]]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        count = parts * max(1, max_tokens // padded)
-        yield order[start : start + count]
-        start += count
 
 
 class BatchStream:

@@ -19,7 +19,7 @@ from bort.errors import BortError
 from bort.files import PathLike, sha256_file
 from bort.masked_lm.batches import MaskedLMBatch
 from bort.masked_lm.losses import Teacher
-from bort.models import Bert, Classifier
+from bort.models import Bert
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class MaskedLMTeacher:
         """
         self.check_head()
         loaded = model_folder.load(self.path, self.architecture if self.bare else None)
-        model = loaded.bort if isinstance(loaded, Classifier) else loaded
+        model = loaded.body
         model.collect_params().setattr("grad_req", "null")
         return model
 
@@ -204,7 +204,7 @@ class LiveTeacher:
     def targets(self, batch: MaskedLMBatch) -> Teacher:
         """The function that :func:`bort.masked_lm.losses.head_backward` asks for probabilities."""
         states = masked_states(self.model, *on_device(batch))
-        projection = self.model.decoder[3]
+        projection = self.model.vocabulary_projection
         weight, bias, scale = projection.weight.data(), projection.bias.data(), 1 / self.temperature
         rows = min(self.vocab_size, self.model.vocab_size)
         if rows < self.model.vocab_size:

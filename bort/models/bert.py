@@ -134,6 +134,21 @@ class Bert(gluon.HybridBlock):
                                  TiedProjection(self.word_embed[0], vocab_size))
 
     @property
+    def body(self) -> "Bert":
+        """Itself; of a classifier, the network under the head."""
+        return self
+
+    @property
+    def word_vectors(self) -> Any:
+        """The parameter with a row per word of the vocabulary, (V, H)."""
+        return self.word_embed[0].weight
+
+    @property
+    def vocabulary_projection(self) -> TiedProjection:
+        """The last layer of the MLM head: states (..., H) to logits (..., V)."""
+        return self.decoder[3]
+
+    @property
     def max_length(self) -> int:
         """The longest sequence it takes."""
         return self.options.max_length
@@ -212,7 +227,7 @@ class Bert(gluon.HybridBlock):
         """In the network's dtype, in which the encoder compares them with positions."""
         if isinstance(valid_length, mx.sym.Symbol):
             return valid_length
-        return valid_length.astype(self.word_embed[0].weight.dtype, copy=False)
+        return valid_length.astype(self.word_vectors.dtype, copy=False)
 
     def decode(self, sequence: Any, masked_positions: Any) -> Any:
         """Vocabulary logits (B, M, V) of hidden states (B, T, H) at ``masked_positions`` (B, M)."""
@@ -249,12 +264,13 @@ class Bert(gluon.HybridBlock):
         per batch.
 
         Arguments and errors are those of :meth:`states_at`, ``rows`` the masked positions; returns (N, H), of
-        which ``decoder[3]`` makes the logits (N, V).
+        which :attr:`vocabulary_projection` makes the logits (N, V).
         """
         return self.mlm_states(self.states_at(token_ids, valid_length, rows))
 
     def mlm_states(self, states: Any) -> Any:
-        """The MLM head without its last layer: what ``decoder[3]`` takes, (N, H), from hidden states (N, H)."""
+        """The MLM head without its last layer: what :attr:`vocabulary_projection` takes, (N, H), from hidden
+        states (N, H)."""
         for layer in list(self.decoder)[:-1]:
             states = layer(states)
         return states

@@ -1,10 +1,11 @@
 """Classification and regression heads around a :class:`~bort.models.bert.Bert`."""
 from __future__ import annotations
 
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
+from bort.architecture import Architecture
 from bort.backend.mxnet import gluon, mx
 from bort.errors import BortError
 from bort.models.bert import Bert, initial_deviation
@@ -26,6 +27,10 @@ class Classifier(gluon.HybridBlock):
         head: a key of :data:`HEADS`.
         dropout: probability before every linear layer of the head. Layers keep their names with dropout 0, as
             the numbering of ``classifier.1`` and ``classifier.3`` counts the dropout layers.
+
+    Attributes:
+        task_name, encoding: what it was fine-tuned for (see ``bort.tasks``), or None.
+        labels: the class of each output, or None (regression, or unknown).
     """
 
     def __init__(self, bert: Bert, num_outputs: int, head: str = "linear", dropout: float = 0.1,
@@ -37,6 +42,9 @@ class Classifier(gluon.HybridBlock):
             raise BortError(f"a head needs at least one output, not {num_outputs!r}")
         hidden = bert.architecture.hidden
         self.head, self.num_outputs, self.head_dropout = head, num_outputs, dropout
+        self.task_name: Optional[str] = None
+        self.encoding: Optional[str] = None
+        self.labels: Optional[List[str]] = None
         with self.name_scope():
             self.bort = bert
             self.classifier = gluon.nn.HybridSequential(prefix="classifier_")
@@ -49,7 +57,12 @@ class Classifier(gluon.HybridBlock):
                 self.classifier.add(gluon.nn.Dense(num_outputs, in_units=hidden))
 
     @property
-    def architecture(self) -> Any:
+    def body(self) -> Bert:
+        """The network under the head."""
+        return self.bort
+
+    @property
+    def architecture(self) -> Architecture:
         """The body's 4-tuple."""
         return self.bort.architecture
 

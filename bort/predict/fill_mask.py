@@ -12,6 +12,7 @@ from bort.checkpoints import inspection, model_folder
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.models import Classifier
+from bort.probabilities import softmax
 from bort.text.tokenizers.base import Tokenizer
 
 logger = logging.getLogger("bort.predict")
@@ -60,7 +61,7 @@ class MaskFiller:
             raise BortError(f"{model}: there is no tokenizer with it; give --tokenizer DIR")
         model_folder.set_parameters(network, stored.arrays, str(model))
         self.tokenizer: Tokenizer = found
-        self.model: Any = getattr(network, "bort", network)
+        self.model: Any = network.body
 
     def __call__(self, text: str, top: int = 5) -> List[List[Candidate]]:
         """For every mask in ``text`` its ``top`` likeliest tokens, best first.
@@ -80,8 +81,7 @@ class MaskFiller:
         if not np.isfinite(scores).all():
             raise BortError("the model's outputs are not finite: its parameters are damaged (python -m "
                             "bort.checkpoints verify)")
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores /= scores.sum(axis=1, keepdims=True)
+        scores = softmax(scores)
         order = np.argsort(-scores[:, :self.tokenizer.vocab_size], axis=1, kind="stable")[:, :top]
         best = dict(zip(masks, order[:, 0].tolist()))
         return [[Candidate(self._spell(token), float(scores[row, token]),

@@ -23,6 +23,7 @@ from bort.files import PathLike
 from bort.models import Classifier
 from bort.predict.records import PlainTask, Record, Texts, given_records, in_windows
 from bort.predict.running import EngineOptions, inference_function, open_engine
+from bort.probabilities import softmax
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.encoding import encode_pair
 from bort.tasks.labels import check_encoding, output_order
@@ -104,8 +105,8 @@ class Predictor:
             raise BortError(f"max_length {self.max_length}: {self.where} takes from 4 to {limit} tokens")
         self.task = _task(network, task, chosen.encoding, self.where)
         self._order = None if isinstance(self.task, PlainTask) else output_order(
-            getattr(network, "labels", None), network.num_outputs, self.task, self.where,
-            getattr(network, "task_name", None))
+            network.labels, network.num_outputs, self.task, self.where,
+            network.task_name)
         self._direction = 1
         self._network = network
         calibration: Sequence[Batch] = ()
@@ -223,8 +224,7 @@ class Predictor:
         scores = task.check_scores(split, scores)
         if task.is_regression:
             return {"score": float(scores[0, 0])}
-        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
+        weights = softmax(scores)
         if example.group is not None:
             official = task.predict(split, scores)
             return {"predictions": [task.submission_kind.record(idx, value) for idx, value in official],
@@ -270,11 +270,11 @@ def _needed(tokenizer: Any, where: str) -> Tokenizer:
 
 
 def _task(model: Classifier, name: Optional[str], encoding: Optional[str], where: str) -> Task:
-    recorded = getattr(model, "task_name", None)
+    recorded = model.task_name
     name = name or recorded
     if name is None:
-        return PlainTask(getattr(model, "labels", None), model.num_outputs)
-    result = get_task(name, encoding or getattr(model, "encoding", None) or "paper")
+        return PlainTask(model.labels, model.num_outputs)
+    result = get_task(name, encoding or model.encoding or "paper")
     if encoding is not None:
         check_encoding(model, result, where)
     return result

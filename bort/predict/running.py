@@ -85,7 +85,7 @@ def _exported(path: PathLike, network: Classifier, arrays: Mapping[str, np.ndarr
 
     runner = OnnxRunner(path)
     runner.require(part="classifier", num_outputs=network.num_outputs,
-                   task=getattr(network, "task_name", None), labels=getattr(network, "labels", None),
+                   task=network.task_name, labels=network.labels,
                    vocab_size=network.vocab_size, parameters=parameters_digest(arrays))
     if runner.settings.get("tokenizer") is not None:
         runner.require(tokenizer=tokenizer.fingerprint)

@@ -18,7 +18,7 @@ from bort.errors import BortError
 from bort.files import PathLike
 from bort.masked_lm.masking import MaskingPolicy
 from bort.masked_lm.teacher import LiveTeacher, MaskedLMTeacher, open_teacher
-from bort.models import Bert, Classifier, initialize
+from bort.models import Bert, initialize
 from bort.pretraining import teacher_cache
 from bort.pretraining.loop import Corpus
 from bort.text.shards.dataset import ShardDataset, read_index
@@ -156,7 +156,7 @@ def make_student(
     settings: Dict[str, Any] = {} if dropout is None else {"dropout": dropout}
     if init is not None:
         loaded = model_folder.load(init, architecture, **settings)
-        model = loaded.bort if isinstance(loaded, Classifier) else loaded
+        model = loaded.body
         if not vocabulary.fits(model.vocab_size, vocabulary.recorded_at(init), tokenizer):
             raise BortError(
                 f"--init {init}: its vocabulary has {model.vocab_size} tokens, the corpus's "

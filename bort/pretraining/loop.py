@@ -174,7 +174,7 @@ class Pretraining:
         parameters = student._collect_params_with_prefix()
         distributed.broadcast_parameters(parameters)
         self.adds = settings.accumulate > 1
-        tied = student.word_embed[0].weight
+        tied = student.word_vectors
         for name, parameter in parameters.items():
             if settings.train == "head" and (parameter is tied or not name.startswith("decoder.")):
                 parameter.grad_req = "null"
@@ -217,7 +217,7 @@ class Pretraining:
         else:
             with autograd.record():
                 states = masked_states(self.student, *inputs)
-        projection = self.student.decoder[3]
+        projection = self.student.vocabulary_projection
         sums = head_backward(
             states,
             projection.weight,
@@ -262,7 +262,7 @@ class Pretraining:
 
     def evaluate(self, limit: int) -> Dict[str, float]:
         """Loss and accuracy on the evaluation set, whose masks are the same for every run."""
-        projection, totals = self.student.decoder[3], np.zeros(3)
+        projection, totals = self.student.vocabulary_projection, np.zeros(3)
         batches, make = evaluation_batches(
             self.corpus.dev,
             self.corpus.policy,

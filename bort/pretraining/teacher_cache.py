@@ -28,10 +28,11 @@ from filelock import FileLock
 
 from bort.backend import distributed
 from bort.backend.mxnet import nd
+from bort.batching import token_groups
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, lock_file, read_sealed, sha256_file, write_sealed
-from bort.masked_lm.batches import MaskedLMBatch, Sequences, make_batch, token_groups
+from bort.masked_lm.batches import MaskedLMBatch, Sequences, make_batch
 from bort.masked_lm.losses import Teacher
 from bort.masked_lm.masking import MaskingPolicy
 from bort.masked_lm.teacher import LiveTeacher, expected_positions, fit_vocabulary

@@ -68,7 +68,7 @@ def train(xi: Architecture, lines: Lines, teacher: TeacherOutputs, settings: Sea
     model = Bert(xi, lines.vocab_size, settings.positions, settings.dropout)
     model.collect_params().setattr("grad_req", "add")
     initial.fill(model)
-    projection = model.decoder[3]
+    projection = model.vocabulary_projection
     optimizer = Sgd(model.collect_params().values(), settings.clip)
     rate = linear(settings.lr, settings.steps, settings.warmup_ratio)
     options = StepOptions(seed=settings.seed, max_skipped=settings.steps + 1, ranks=False)
@@ -99,7 +99,7 @@ def error(model: Bert, lines: Lines, teacher: TeacherOutputs, settings: SearchSe
         states = masked_states(model, *on_device(lines.batch(start, stop)))
         probabilities = teacher.probabilities(start, stop)
         for begin in range(0, len(states), rows):
-            logits = model.decoder[3](states[begin:begin + rows])
+            logits = model.vocabulary_projection(states[begin:begin + rows])
             logits = nd.log_softmax(logits, axis=-1, out=logits)
             total += cross_entropy(logits, probabilities(begin, begin + rows)).sum()
     scored = max(1, teacher.positions(first, last))

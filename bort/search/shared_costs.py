@@ -175,7 +175,7 @@ def teacher_outputs(folder: SearchFolder, lines: Lines, make: Callable[[], Bert]
     def compute(name: str) -> None:
         if not teacher:
             teacher.append(make())
-        projection = teacher[0].decoder[3]
+        projection = teacher[0].vocabulary_projection
         if name == "projection":
             # Rows beyond the tokenizer's ids, if there are any, stand for no token.
             write_ndarrays(path / "projection.params",

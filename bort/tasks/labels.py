@@ -125,8 +125,8 @@ def check_encoding(model: Any, task: Task, where: PathLike) -> None:
     Raises:
         BortError: it was.
     """
-    recorded = getattr(model, "encoding", None)
-    if recorded not in (None, task.encoding) and getattr(model, "task_name", None) in (None, task.name):
+    recorded = model.encoding
+    if recorded not in (None, task.encoding) and model.task_name in (None, task.name):
         raise BortError(f"{where}: was fine-tuned on the {recorded} encoding of {task.name}, not the "
                         f"{task.encoding} one; use the same --encoding")
 
@@ -146,8 +146,8 @@ def align(model: Any, task: Task, where: PathLike) -> Any:
             the task.
     """
     check_encoding(model, task, where)
-    own = getattr(model, "labels", None)
-    order = output_order(own, model.num_outputs, task, where, getattr(model, "task_name", None))
+    own = model.labels
+    order = output_order(own, model.num_outputs, task, where, model.task_name)
     if order is not None:
         model.reorder_outputs(order)
     if own is not None:

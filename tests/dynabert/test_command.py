@@ -147,7 +147,8 @@ def test_two_ranks_equal_one_with_twice_the_batch(finished, tmp_path):
 def test_the_supernet_search_by_hand():
     from bort.architecture import Architecture
     from bort.dynabert.grid import Multipliers
-    from bort.dynabert.supernet import SupernetSettings, mean_loss, search_supernet
+    from bort.dynabert.supernet import SupernetSettings, search_supernet
+    from bort.finetuning.losses import mean_loss
 
     scores = np.array([[0.0, np.log(3.0)], [np.log(3.0), 0.0]], dtype="float32")
     assert mean_loss(scores, np.array([1, 1])) == pytest.approx((np.log(4 / 3) + np.log(4)) / 2)

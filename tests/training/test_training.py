@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from bort.backend import distributed, numpy_views
 from bort.backend.mxnet import autograd, gluon, mx, nd
-from bort.batching import pad_batch, share, shuffled_batches
+from bort.batching import pad_batch, share, shuffled_batches, token_groups
 from bort.errors import BortError
 from bort.finetuning import losses
-from bort.finetuning.scoring import token_batches
 from bort.training.console import plot_curves
 from bort.training.optimizer import BertAdam
 from bort.training.schedules import linear, make_schedule, noam, released_pretraining
@@ -223,7 +222,7 @@ def test_batches_hold_every_example_once(lengths, batch_size, parts, seed):
     assert len(batches) == -(-len(lengths) // batch_size)
     shares = [share(batches[0], part, parts) for part in range(parts)]
     assert sorted(np.concatenate(shares)) == sorted(batches[0])
-    evaluation = token_batches(lengths, 100)
+    evaluation = list(token_groups(lengths, np.arange(len(lengths)), 100))
     assert sorted(np.concatenate(evaluation)) == list(range(len(lengths)))
     assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= 100 for batch in evaluation)
 
