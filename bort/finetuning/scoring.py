@@ -3,7 +3,7 @@ ranks."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, Iterable, List, Optional, Sequence
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def score(
     lengths = np.array([len(ids) for ids in token_ids])
     batches = list(token_groups(lengths, np.arange(len(lengths)), max_tokens, most=MAX_BATCH))
 
-    def padded(batch: Sequence[int]) -> Batch:
+    def padded(batch: np.ndarray) -> Batch:
         return pad_batch([token_ids[index] for index in batch], pad_id, model.max_length)
 
     # Chosen for the whole work, so that all ranks, however many there are, compute alike.
@@ -62,7 +62,7 @@ def score(
     else:
         engine = MXNetEngine(model, "classifier", device=distributed.context())
     mine = batches[rank::size]
-    outputs = engine.map(map(padded, mine))
+    outputs: Iterable[np.ndarray] = engine.map(map(padded, mine))
     if describe:
         outputs = console.progress(outputs, desc=describe, unit="batch", leave=False, total=len(mine))
     for batch, values in zip(mine, outputs):
@@ -74,7 +74,7 @@ def _open(
     model: Classifier,
     token_ids: Sequence[np.ndarray],
     batches: Sequence[np.ndarray],
-    padded: Callable[[Sequence[int]], Batch],
+    padded: Callable[[np.ndarray], Batch],
 ) -> Engine:
     longest = [(len(batch), max(len(token_ids[index]) for index in batch)) for batch in batches]
     shapes = {(count, -(-length // LENGTH_MULTIPLE)) for count, length in longest}

@@ -200,6 +200,7 @@ class MaskingPolicy:
     def _whole_words(
         self, ids: np.ndarray, maskable: np.ndarray, order: np.ndarray, wanted: np.ndarray
     ) -> np.ndarray:
+        assert self._starts is not None
         batch, length = ids.shape
         positions = np.arange(length)
         after_other = np.ones_like(maskable)

@@ -125,11 +125,20 @@ def open_teacher(
     found = Architecture.from_dict(config.get("architecture"), str(path))
     if given not in (None, found):
         raise BortError(f"{path}: holds {found.display}, not the {given.display} of {option}-architecture")
-    sizes = [config.get(name) for name in ("vocab_size", "max_length")]
-    if not all(isinstance(size, int) for size in sizes):
-        raise BortError(f"{located.config_file}: vocab_size and max_length are {sizes[0]!r} and {sizes[1]!r}")
+    vocab_size, max_length = config.get("vocab_size"), config.get("max_length")
+    if not isinstance(vocab_size, int) or not isinstance(max_length, int):
+        raise BortError(
+            f"{located.config_file}: vocab_size and max_length are {vocab_size!r} and {max_length!r}"
+        )
     return MaskedLMTeacher(
-        Path(path), found, identity, *sizes, fingerprint_in(located.config), located.config is None, option
+        path=Path(path),
+        architecture=found,
+        identity=identity,
+        vocab_size=vocab_size,
+        max_length=max_length,
+        tokenizer=fingerprint_in(located.config),
+        bare=located.config is None,
+        option=option,
     )
 
 

@@ -82,8 +82,9 @@ class BertAdam:
         gradients = self.gradients()
         nd.waitall()
         rows = [self._views.flat(gradient) for gradient in gradients]
-        if all(row is not None for row in rows):
-            pieces = [row[start : start + PIECE] for row in rows for start in range(0, len(row), PIECE)]
+        known = [row for row in rows if row is not None]
+        if len(known) == len(rows):
+            pieces = [row[start : start + PIECE] for row in known for start in range(0, len(row), PIECE)]
             square = float(sum(self._in_threads(square_sum, pieces)))
         else:
             flat = [gradient.reshape(-1).astype("float32", copy=False) for gradient in gradients]
@@ -142,8 +143,10 @@ class BertAdam:
         ]
 
         def update(piece: List[Any]) -> None:
-            *views, decay = piece
-            adam_update(*views, rate, scale, decay, self.beta1, self.beta2, self.epsilon)
+            weight, gradient, mean, variance, decay = piece
+            adam_update(
+                weight, gradient, mean, variance, rate, scale, decay, self.beta1, self.beta2, self.epsilon
+            )
 
         for _ in self._in_threads(update, pieces):
             pass

@@ -166,9 +166,9 @@ def _own_kind(content: Mapping[str, Any], where: str) -> Optional[Tokenizer]:
     model, normalizer, steps = (content.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer"))
     added = content.get("added_tokens") or []
     vocabulary = model.get("vocab")
-    if not all(isinstance(part, dict) for part in (normalizer, steps, vocabulary)) or not isinstance(
-        added, list
-    ):
+    if not all(isinstance(part, dict) for part in (normalizer, steps)):
+        return None
+    if not isinstance(vocabulary, dict) or not isinstance(added, list):
         return None
     usual = {spelling for spellings in SPECIALS.values() for spelling in spellings}
     if not all(isinstance(entry, dict) and entry.get("content") in usual for entry in added):
@@ -204,7 +204,10 @@ def _own_kind(content: Mapping[str, Any], where: str) -> Optional[Tokenizer]:
             and normalizer.get("clean_text") is True
             and known
         ):
-            return WordPieceTokenizer(tokens_in_order(ids, where), *options, where=where)
+            lowercase, strip_accents, chinese = options
+            return WordPieceTokenizer(
+                tokens_in_order(ids, where), lowercase, strip_accents, chinese, where=where
+            )
     return None
 
 
