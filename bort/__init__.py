@@ -14,9 +14,14 @@ _HOMES = {
     "Architecture": "bort.architecture",
     "BortError": "bort.errors",
     "Predictor": "bort.predict.predictor",
+    "export_onnx": "bort.api",
+    "find_architecture": "bort.api",
+    "finetune": "bort.api",
     "get_model": "bort.checkpoints.published",
+    "get_task": "bort.tasks.registry",
     "load": "bort.checkpoints.model_folder",
     "load_tokenizer": "bort.text.tokenizers.loading",
+    "pretrain": "bort.api",
     "save": "bort.checkpoints.model_folder",
 }
 __all__ = sorted(_HOMES)

@@ -89,6 +89,12 @@ class Architecture:
         return members
 
     @classmethod
+    def parse(cls, text: "Union[str, Architecture]", where: str = "--architecture") -> "Architecture":
+        """:func:`parse` by another name: ``Architecture.parse("4,8,1024,768")``, a preset, or a
+        ``best.json``."""
+        return parse(text, where)
+
+    @classmethod
     def from_dict(cls, value: Any, where: str = "architecture") -> "Architecture":
         """The inverse of :meth:`to_dict`; ``where`` names the source in errors.
 

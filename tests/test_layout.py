@@ -31,7 +31,7 @@ PACKAGES = (
     "backend",
 )
 """From the commands down; a package imports itself, those after it, and the modules at the root."""
-COMPOSITION_ROOTS = ("__main__", "command", "demo")
+COMPOSITION_ROOTS = ("__main__", "command", "demo", "api")
 """Modules that may import anything and that nothing imports but another one."""
 ONLY_IN_BACKEND = ("mxnet", "horovod")
 MOST_ROOT_MODULES = 10
