@@ -38,9 +38,9 @@ PRESETS: Dict[str, Dict[str, Any]] = {
     "paper": {},
     # The paper's space and teacher; batch, length and held-out lines that two cores can bear.
     "laptop": {"batch_size": 8, "max_length": 64, "speed_lines": 16, "corpus": "embedded"},
-    "tiny": {"depths": (2, 4), "heads": (2, 4), "hidden": (32, 64), "intermediate": (32, 64, 128), "batch_size": 32,
-             "max_length": 32, "speed_lines": 64, "lr": 0.5, "dropout": 0.0, "teacher": "6,4,96,256",
-             "corpus": "embedded", "tokenizer_size": 1000},
+    "tiny": {"depths": (2, 4), "heads": (2, 4), "hidden": (32, 64), "intermediate": (32, 64, 128),
+             "batch_size": 32, "max_length": 32, "speed_lines": 64, "lr": 0.5, "dropout": 0.0,
+             "teacher": "6,4,96,256", "corpus": "embedded", "tokenizer_size": 1000},
 }
 
 

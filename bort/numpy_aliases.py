@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 PTH_NAME = "bort-numpy-aliases.pth"
-_PTH_LINE = "import importlib.util; importlib.util.find_spec('bort') and __import__('bort.numpy_aliases', fromlist=['x']).hook()\n"
+_PTH_LINE = (
+    "import importlib.util; importlib.util.find_spec('bort') and "
+    "__import__('bort.numpy_aliases', fromlist=['x']).hook()\n"
+)
 
 
 def restore() -> None:

@@ -15,8 +15,8 @@ class Table1Row(NamedTuple):
         name: as printed.
         preset: of ``bort.architecture``.
         w: equation 2; None for the maximum point itself.
-        parameters_millions: as printed. RoBERTa's vocabulary would make BERT-base's tuple RoBERTa-base (footnote
-            6); the table prints BERT's 110M.
+        parameters_millions: as printed. RoBERTa's vocabulary would make BERT-base's tuple RoBERTa-base
+            (footnote 6); the table prints BERT's 110M.
         seconds: per sample of 512 tokens on 8 Xeon cores, the mean of :data:`TABLE_1_TRIALS` trials.
     """
 

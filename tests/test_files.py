@@ -191,7 +191,10 @@ def test_exit_codes(capsys):
 
 
 def test_a_closed_pipe_is_quiet():
-    code = "import sys; from bort.errors import run_command\ndef main(_):\n    for _ in range(10**6): print('x' * 100)\n" "sys.exit(run_command(main))"
+    code = (
+        "import sys; from bort.errors import run_command\n"
+        "def main(_):\n    for _ in range(10**6): print('x' * 100)\nsys.exit(run_command(main))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
     process.stdout.read(10)
@@ -251,7 +254,7 @@ def test_only_the_engine_has_a_team_of_threads():
 
     environment = os.environ.pop("MXNET_CPU_PARALLEL_SIZE", None)  # which importing bort set in this process
     try:
-        assert count() == 0, "copying to MXNet made the main thread's own team, and put all idle threads to sleep"
+        assert count() == 0, "copying to MXNet made the main thread's own team, and idle threads sleep"
         assert count(MXNET_CPU_PARALLEL_SIZE="200000") == 1, "what a user sets is left alone"
     finally:
         if environment is not None:

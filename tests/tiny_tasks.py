@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def _cola(folder: Path, make: Maker, rows: int) -> None:
 
 
 def _table(columns: Sequence[str], test_columns: Sequence[str], labels: Sequence[Any], bom: str = "",
-           names: Dict[str, Sequence[str]] = {}) -> Builder:
+           names: Mapping[str, Sequence[str]] = {}) -> Builder:
     def cell(column: str, row: int, label: int, make: Maker) -> Any:
         if column in ("index", "id"):
             return row
@@ -101,7 +101,7 @@ def _table(columns: Sequence[str], test_columns: Sequence[str], labels: Sequence
     return build
 
 
-def _records(record: Callable[[Maker, int, bool], Any], names: Dict[str, str] = {}) -> Builder:
+def _records(record: Callable[[Maker, int, bool], Any], names: Mapping[str, str] = {}) -> Builder:
     def build(folder: Path, make: Maker, rows: int) -> None:
         for split, name in (names or {"train": "train", "dev": "val", "test": "test"}).items():
             jsonl(folder / f"{name}.jsonl", [record(make, row, split == "test" and not names)
@@ -111,7 +111,7 @@ def _records(record: Callable[[Maker, int, bool], Any], names: Dict[str, str] = 
 
 
 def _pair(keys: Sequence[str], labels: Sequence[Any], idx: type = int,
-          extra: Dict[str, Any] = {}) -> Callable:
+          extra: Mapping[str, Any] = {}) -> Callable:
     def record(make: Maker, row: int, unlabelled: bool) -> Any:
         label = int(make.rng.integers(len(labels)))
         made = {key: make.sentence(label == 0) for key in keys}

@@ -159,8 +159,8 @@ def _check_mlm_head(where: str, options: AgoraOptions) -> None:
         require_mlm_head(model_folder.read(where, *known), where)
     except BortError as error:
         raise BortError(
-            f"--tau mlm: {error}; or use --tau noise,embedding, or --tau-model FOLDER with a pre-trained model "
-            "of the same vocabulary"
+            f"--tau mlm: {error}; or use --tau noise,embedding, or --tau-model FOLDER with a pre-trained "
+            "model of the same vocabulary"
         ) from error
 
 

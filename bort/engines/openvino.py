@@ -70,7 +70,10 @@ class OpenVinoEngine(Engine):
     def _feed(self, batch: Sequence[Optional[np.ndarray]]) -> Dict[str, np.ndarray]:
         arrays = tuple(np.asarray(array) for array in batch if array is not None)
         check_batch(self, self._vocab_size, arrays)
-        feed: Dict[str, np.ndarray] = {"token_ids": arrays[0].astype(np.int64), "valid_length": arrays[1].astype(np.float32)}
+        feed: Dict[str, np.ndarray] = {
+            "token_ids": arrays[0].astype(np.int64),
+            "valid_length": arrays[1].astype(np.float32),
+        }
         if len(arrays) > 2:
             feed[POSITION_INPUTS[self.part]] = arrays[2].astype(np.int64)
         return feed

@@ -104,8 +104,8 @@ def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] =
     try:
         import onnx  # noqa: F401
     except ImportError as error:
-        raise BortError(
-                        f"the export needs onnx and onnxruntime: pip install onnx onnxruntime [{error}]") from error
+        raise BortError("the export needs onnx and onnxruntime: pip install onnx onnxruntime "
+                        f"[{error}]") from error
     path = Path(path)
     part = part or ("classifier" if isinstance(model, Classifier) else "encoder")
     stored = dict(settings or {})
@@ -115,9 +115,8 @@ def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] =
     stored.update({"tokenizer": tokenizer.fingerprint if tokenizer is not None else None, "int8": int8})
     stored["parameters"] = parameters_digest(model_folder.parameter_arrays(model))
     graph = to_onnx(model, part, stored)
-    if tokenizer is not None and any(file.name != "tokenizer_config.json"
-                                     for file in find_tokenizer_files(path.parent)) and load_tokenizer(
-                                                                                                       path.parent).fingerprint != tokenizer.fingerprint:
+    there = [file for file in find_tokenizer_files(path.parent) if file.name != "tokenizer_config.json"]
+    if tokenizer is not None and there and load_tokenizer(path.parent).fingerprint != tokenizer.fingerprint:
         raise BortError(f"{path.parent}: holds another tokenizer than the model's, which would take its "
                         "place; choose another folder for the file")
     try:
@@ -171,7 +170,8 @@ def evaluate(model: Classifier, runner: OnnxRunner, task: Task, data: PathLike, 
     split = task.read(data, "dev")
     token_ids = encode(task, split, tokenizer, max_length).token_ids
     result = {}
-    for name, network in (("model", open_engine(model, "classifier", EngineOptions("mxnet"))), ("onnx", runner)):
+    plain = open_engine(model, "classifier", EngineOptions("mxnet"))
+    for name, network in (("model", plain), ("onnx", runner)):
         scores = score(network, token_ids, tokenizer.pad_id, ranks=False)
         result[name] = task.evaluate(split, scores if order is None else scores[:, order])
     return result

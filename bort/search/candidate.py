@@ -59,8 +59,8 @@ class InitialValues:
 
 def train(xi: Architecture, lines: Lines, teacher: TeacherOutputs, settings: SearchSettings,
           initial: InitialValues) -> Tuple[Bert, List[float]]:
-    """A candidate after n steps of SGD on its cross-entropy to T, and the loss before every step (NaN: the step
-    diverged and was skipped).
+    """A candidate after n steps of SGD on its cross-entropy to T, and the loss before every step (NaN: the
+    step diverged and was skipped).
 
     Step k takes lines k B to (k + 1) B, B the batch size, in micro-batches whose gradients add up. Everything
     random depends on the seed, the step and the names of the candidate's parameters alone.
@@ -77,7 +77,7 @@ def train(xi: Architecture, lines: Lines, teacher: TeacherOutputs, settings: Sea
         first, last = step * settings.batch_size, (step + 1) * settings.batch_size
         scored = max(1, teacher.positions(first, last))
 
-        def backward(span: Tuple[int, int]) -> Dict[str, float]:
+        def backward(span: Tuple[int, int], scored: int = scored) -> Dict[str, float]:
             batch = lines.batch(*span)
             with autograd.record():
                 states = masked_states(model, *on_device(batch))

@@ -3,14 +3,16 @@
 
     Input: a search space Xi, a maximum point T, a corpus, n training steps, an interval size epsilon.
 
-    1.  for every xi in Xi:           p(xi), i(xi)  <-  surrogates of size and speed, no training   :func:`surrogates`
+    1.  for every xi in Xi:        p(xi), i(xi) <- surrogates of size and speed, no training
+                                                                               :func:`surrogates`
     2.  sort Xi by p and i, cut it into intervals of epsilon, keep of each the member with the
-        largest (p(T) - p(xi)) (i(T) - i(xi))                                                 :func:`representatives`
-    3.  for every representative:     train it for n steps on T's outputs;
-                                      e(xi)  <-  its cross-entropy to T on held-out lines    ``bort.search.candidate``
-    4.                                W(xi)  <-  (p(T) - p(xi)) (i(T) - i(xi)) / (p(T) i(T) e(xi))
-                                                                                                :func:`w_coefficient`
-    5.  return the argmax of W, and the top k                                                          :func:`search`
+        largest (p(T) - p(xi)) (i(T) - i(xi))                             :func:`representatives`
+    3.  for every representative:  train it for n steps on T's outputs;
+                                   e(xi) <- its cross-entropy to T on held-out lines
+                                                                        ``bort.search.candidate``
+    4.                             W(xi) <- (p(T) - p(xi)) (i(T) - i(xi)) / (p(T) i(T) e(xi))
+                                                                            :func:`w_coefficient`
+    5.  return the argmax of W, and the top k                                      :func:`search`
 
 Equations, hyper-parameters and Xi are the paper's. Ours, as the paper leaves them open: the order and the
 representative in step 2, the scored positions (``bort.search.lines``), that all candidates share the batches,

@@ -225,7 +225,7 @@ def watching(title: str, work: Mapping[str, float]) -> Iterator[Callable[[Collec
         if bar is None:
             if not title or len(mine) == len(work):
                 return
-            bar = progress(total=sum(work.values()), initial=amount, 
+            bar = progress(total=sum(work.values()), initial=amount,
                            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]")
         bar.set_description_str(f"{title} {len(mine)}/{len(work)}", refresh=False)
         bar.update(amount - bar.n)

@@ -254,7 +254,8 @@ class Task:
             raise BortError(f"{self.name}: expected scores of shape ({len(split)}, {self.num_outputs}), "
                             f"found {scores.shape}")
         if not np.isfinite(scores).all():
-            warnings.warn(f"{self.name}: some scores are not finite (training diverged?); they count as 0")
+            warnings.warn(f"{self.name}: some scores are not finite (training diverged?); they count as 0",
+                          stacklevel=2)
             scores = np.where(np.isfinite(scores), scores, 0.0)
         if self.folds(scores.shape[1]):
             scores = np.stack([scores[:, 0], np.logaddexp(scores[:, 1], scores[:, 2])], axis=1)

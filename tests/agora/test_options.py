@@ -36,8 +36,7 @@ def test_tau_needs_an_mlm_head_that_was_trained(teacher, capsys):
 
 
 def test_given_hyper_parameters_win_over_the_convergent_set(teacher):
-    arguments = [argument for argument in command(teacher, "chs", "--chs", "--max-rounds", "1", "--tau",
-                                                  "none")]
+    arguments = list(command(teacher, "chs", "--chs", "--max-rounds", "1", "--tau", "none"))
     place = arguments.index("--grid")
     assert run_command(run_finetune.main, arguments[:place] + arguments[place + 2:]) == 0
     results = json.loads((teacher / "chs" / "results.json").read_text())
@@ -51,7 +50,7 @@ def test_given_hyper_parameters_win_over_the_convergent_set(teacher):
         args = run_finetune.arguments(["--task", "SST-2", "--data-dir", "x", "--model", "x", "--output", "x",
                                        "--algorithm", "agora", "--teacher",
                                        str(teacher / "teacher" / "model"), "--chs", "--tau", "none", *extra])
-        shared = prepare(options_of(args), SimpleNamespace(task=get_task("SST-2"), train=True, dev=None), None,
-                         bort.load_tokenizer(teacher / "bort"), 32)
+        data = SimpleNamespace(task=get_task("SST-2"), train=True, dev=None)
+        shared = prepare(options_of(args), data, None, bort.load_tokenizer(teacher / "bort"), 32)
         assert (shared.chs.theta, shared.chs.batch_size) == wanted
     assert args.lr == 3e-5 and args.given == ["warmup", "batch_size"]

@@ -60,7 +60,8 @@ from tests.tiny import ROOT, needs_horovod, two_rank_environment
 pytestmark = pytest.mark.filterwarnings("ignore:the teacher .* has no weights")
 
 TEACHER = "3,2,24,32"
-WORDS = "the a small large old new dog cat house tree river sings runs sleeps sees near under over and but".split()
+WORDS = ("the a small large old new dog cat house tree river "
+         "sings runs sleeps sees near under over and but").split()
 SPACE = ["--depths", "1,2", "--heads", "2", "--hidden", "8,16", "--intermediate", "8,16", "--epsilon", "1"]
 TINY_RUN = ["--teacher", TEACHER, *SPACE, "--batch-size", "5", "--max-length", "16", "--speed-lines", "7",
             "--micro-batch-size", "3", "--lr", "0.5"]
@@ -213,7 +214,7 @@ def test_surrogates_are_the_lemmas_or_the_counts_of_the_built_network():
                                      for parameter in network.collect_params().values())
         assert exact[xi].speed == xi.flops(16, 50)
     lemmas = surrogates(search_space(), SearchSettings(counts="lemma"), 50265)
-    for (d, a, h, i), cost in ((tuple(xi.to_dict().values()), cost) for xi, cost in lemmas.items()):
+    for (d, _, h, i), cost in ((tuple(xi.to_dict().values()), cost) for xi, cost in lemmas.items()):
         # Equations 13 and 12.
         assert cost.size == d * (4 * h**2 + 2 * h * i + 9 * h + i) + h**2 + (50265 + 514 + 6) * h
         assert cost.speed == d * (4 * (2*h - 1) * h + h**2 + (2*h - 1) * i + 7 * i**2) + (2*h - 1) * h + 3 * h
@@ -242,7 +243,7 @@ def test_settings_are_checked(wrong):
     with pytest.raises(BortError, match=next(iter(wrong)).replace("_", "-")):
         SearchSettings(**wrong)
     with pytest.raises(BortError, match="epsilon"):
-        SearchSettings(epsilon=301).space
+        len(SearchSettings(epsilon=301).space)
 
 
 # Step 3: the teacher's outputs, training, the error.
@@ -261,12 +262,13 @@ def probabilities_of(model: Bert, lines: Lines, start: int, stop: int) -> np.nda
 
 
 def exact_entropy(model: Bert, folder: Path, start: int, stop: int, lines: Lines) -> float:
-    """The entropy of T's distributions over lines ``start`` to ``stop``, in float64 from the stored states."""
+    """The entropy of T's distributions over lines ``start`` to ``stop``, in float64, from its states."""
     counts = [len(lines.batch(line, line + 1).rows) for line in range(len(lines))]
     states = np.concatenate([np.load(path) for path in sorted((folder / "teacher").glob("block-?????.npy"))])
     states = states[sum(counts[:start]):sum(counts[:stop])].astype("float64")
     projection = model.decoder[3]
-    logits = states @ projection.weight.data().asnumpy().astype("float64").T + projection.bias.data().asnumpy()
+    weight, bias = (part.data().asnumpy().astype("float64") for part in (projection.weight, projection.bias))
+    logits = states @ weight.T + bias
     logs = logits - logits.max(axis=1, keepdims=True)
     logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
     return float(-(np.exp(logs) * logs).sum())

@@ -84,7 +84,11 @@ def prepare(options: PrepareOptions) -> Dict[str, Any]:
             index,
             counts,
             passed,
-            {"tokenizer": trained, "scatter": scattered - begun - trained, "pack": time.monotonic() - scattered},
+            {
+                "tokenizer": trained,
+                "scatter": scattered - begun - trained,
+                "pack": time.monotonic() - scattered,
+            },
             read_bytes,
             options.workers,
         )
