@@ -324,6 +324,7 @@ def test_exported_files_give_the_same_ids_or_say_where_not(kind, every_kind, tmp
         b"[1]",
         b'{"model": 5}',
         b'{"model": {"type": "WordPiece", "vocab": {"[PAD]": 0}}, "normalizer": [1]}',
+        b'{"model": {"type": "WordPiece", "vocab": {"[UNK]": 0}}, "added_tokens": [{"content": {}}]}',
         b'{"model": {"type": ["BPE"], "vocab": {}, "merges": []}}',
         b'{"model": {"type": "Other"}}',
         b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a"]]}, '
@@ -354,6 +355,13 @@ def test_broken_configurations_are_refused_with_their_name(tmp_path, name, conte
     word_engine().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / name).write_text(content)
     with pytest.raises(BortError, match=name):
+        load_tokenizer(tmp_path)
+
+
+def test_a_file_without_its_own_unknown_token_is_refused(tmp_path):
+    word_engine(prefix="@@").save(str(tmp_path / "tokenizer.json"))
+    spoil(tmp_path / "tokenizer.json", '"unk_token": "[UNK]"', '"unk_token": "[NONE]"')
+    with pytest.raises(BortError, match="no .*NONE.*unk_token"):
         load_tokenizer(tmp_path)
 
 

@@ -11,6 +11,7 @@ fingerprint; ``tokenizer/``, which :func:`bort.text.tokenizers.loading.load_toke
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files import PathLike, atomic_write, read_json, sha256_file
+from bort.text.shards.packing import OFFSETS
 
 FORMAT_VERSION = 1
 INDEX_FILE = "index.json"
@@ -27,72 +29,12 @@ SPLITS = ("train", "test", "valid")
 """In the order of the paper's 8-1-1 split: train, test, validation."""
 
 _ALIASES = {"dev": "valid", "validation": "valid", "val": "valid"}
-_DTYPES: Dict[str, np.dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-_OFFSETS: np.dtype = np.dtype("<u8")
+_DTYPES: Dict[str, "np.dtype[Any]"] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
+def token_dtype(vocab_size: int) -> "np.dtype[Any]":
     """The narrower of the two integer types that holds every id."""
     return _DTYPES["uint16" if vocab_size <= 1 << 16 else "uint32"]
-
-
-def pack_sentences(
-    tokens: np.ndarray,
-    starts: np.ndarray,
-    lengths: np.ndarray,
-    opens: np.ndarray,
-    max_length: int,
-    bos_id: int,
-    eos_id: int,
-) -> Tuple[np.ndarray, np.ndarray]:
-    """Fill sequences with whole sentences, as RoBERTa's FULL-SENTENCES does (Liu et al., 2019, section 4.2).
-
-    A sequence is ``<s>``, sentences as long as they fit, ``</s>``. It may go on into the next document, with
-    another ``</s>`` between. A sentence that is longer than a sequence is cut.
-
-    Args:
-        tokens: ids, any number of dimensions 1.
-        starts, lengths: (n,) where each sentence is in ``tokens``, in the order in which they are packed.
-        opens: bool (n,), whether a separator stands before the sentence when it is not the first of its
-            sequence.
-        max_length: of a sequence, with ``<s>`` and ``</s>``.
-
-    Returns:
-        The ids of all sequences in a row (dtype of ``tokens``), and the uint64 (sequences + 1,) offsets.
-    """
-    room = max_length - 2
-    pieces: List[Tuple[int, int, bool]] = []  # begin, size, separator before
-    ends: List[int] = []  # for each sequence, the number of pieces up to its end
-    used = 0
-    for start, size, opened in zip(starts.tolist(), lengths.tolist(), opens.tolist()):
-        end = start + size
-        while start < end:
-            part = min(room, end - start)
-            extra = 1 if opened and used else 0
-            if used and used + extra + part > room:
-                ends.append(len(pieces))
-                used = extra = 0
-            pieces.append((start, part, bool(extra)))
-            used += extra + part
-            start += part
-            opened = False
-    if used:
-        ends.append(len(pieces))
-    total = sum(size + separated for _, size, separated in pieces) + 2 * len(ends)
-    packed = np.full(total, eos_id, dtype=tokens.dtype)
-    offsets = np.zeros(len(ends) + 1, dtype=_OFFSETS)
-    place = piece = 0
-    for number, end in enumerate(ends):
-        packed[place] = bos_id
-        place += 1
-        for begin, size, separated in pieces[piece:end]:
-            place += separated
-            packed[place : place + size] = tokens[begin : begin + size]
-            place += size
-        place += 1
-        piece = end
-        offsets[number + 1] = place
-    return packed, offsets
 
 
 def write_shard(folder: PathLike, name: str, packed: np.ndarray, offsets: np.ndarray) -> Dict[str, Any]:
@@ -101,7 +43,7 @@ def write_shard(folder: PathLike, name: str, packed: np.ndarray, offsets: np.nda
     entry: Dict[str, Any] = {"name": name, "sequences": len(offsets) - 1, "tokens": int(offsets[-1])}
     for key, file, array in (
         ("sha256", f"{name}.bin", packed.astype(packed.dtype.newbyteorder("<"), copy=False)),
-        ("offsets_sha256", f"{name}.offsets.bin", offsets.astype(_OFFSETS, copy=False)),
+        ("offsets_sha256", f"{name}.offsets.bin", offsets.astype(OFFSETS, copy=False)),
     ):
         data = np.ascontiguousarray(array).data.cast("B")
         with atomic_write(folder / file, "wb") as stream:
@@ -129,30 +71,47 @@ def read_index(path: PathLike) -> Dict[str, Any]:
         )
     index = read_json(file)
     try:
-        if int(index["format"]) > FORMAT_VERSION:
+        if _number(index["format"]) > FORMAT_VERSION:
             raise BortError(
                 f"{file}: written by a newer version of Bort (format {index['format']}); update Bort"
             )
-        _DTYPES[index["dtype"]]
-        int(index["vocab_size"]), int(index["max_length"]), str(index["tokenizer"])
-        for split in index["splits"].values():
+        if index["dtype"] not in _DTYPES or not _is_digest(index["tokenizer"]):
+            raise ValueError("dtype or tokenizer")
+        if not 0 < _number(index["vocab_size"]) <= 1 << 8 * _DTYPES[index["dtype"]].itemsize:
+            raise ValueError("vocab_size")
+        _number(index["max_length"]), _number(index["seed"])
+        for name in SPLITS:
+            split = index["splits"][name]
+            _number(split["sequences"]), _number(split["tokens"]), _number(split["sentences"])
             for shard in split["shards"]:
-                name, sequences, tokens = shard["name"], shard["sequences"], shard["tokens"]
-                if Path(name).name != name or type(sequences) is not int or type(tokens) is not int:
-                    raise ValueError(f"shard {name!r}")
-                if (
-                    not 0 < sequences <= tokens
-                    or len(shard["sha256"]) != 64
-                    or len(shard["offsets_sha256"]) != 64
-                ):
-                    raise ValueError(f"shard {name!r}")
-    except BortError:
-        raise
+                _check_entry(shard)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, BortError):
+            raise
         raise BortError(
-            f"{file}: damaged ({type(error).__name__}: {error}); prepare the shards again"
+            f"{file}: damaged ({type(error).__name__}: {str(error)[:80]}); prepare the shards again"
         ) from error
     return index
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise ValueError(f"{str(value)[:40]!r} is not a number of this kind")
+    return value
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _check_entry(shard: Dict[str, Any]) -> None:
+    name = shard["name"]
+    if not isinstance(name, str) or not name or "\0" in name or Path(name).name != name:
+        raise ValueError(f"shard {str(name)[:40]!r}")
+    if not 0 < _number(shard["sequences"]) <= _number(shard["tokens"]):
+        raise ValueError(f"shard {name!r}")
+    if not _is_digest(shard["sha256"]) or not _is_digest(shard["offsets_sha256"]):
+        raise ValueError(f"shard {name!r}")
 
 
 class ShardDataset:
@@ -187,24 +146,23 @@ class ShardDataset:
         self._dtype = _DTYPES[index["dtype"]]
         self.tokenizer_path = self.path / TOKENIZER_FOLDER
         self.fingerprint: str = index["tokenizer"]
-        self.vocab_size, self.max_length, self.seed = (
-            int(index["vocab_size"]),
-            int(index["max_length"]),
-            index["seed"],
-        )
+        self.vocab_size: int = index["vocab_size"]
+        self.max_length: int = index["max_length"]
+        self.seed: int = index["seed"]
         self.num_tokens = sum(shard["tokens"] for shard in self._shards)
         self._verify = verify
         self._maps: Dict[int, Tuple[np.ndarray, np.ndarray]] = {}
         self._first = np.cumsum([0] + [shard["sequences"] for shard in self._shards])
         for shard in self._shards:
             self._check_size(f"{shard['name']}.bin", shard["tokens"] * self._dtype.itemsize)
-            self._check_size(f"{shard['name']}.offsets.bin", (shard["sequences"] + 1) * _OFFSETS.itemsize)
+            self._check_size(f"{shard['name']}.offsets.bin", (shard["sequences"] + 1) * OFFSETS.itemsize)
         offsets = [
-            np.fromfile(self.path / f"{shard['name']}.offsets.bin", dtype=_OFFSETS) for shard in self._shards
+            np.fromfile(self.path / f"{shard['name']}.offsets.bin", dtype=OFFSETS) for shard in self._shards
         ]
         for shard, positions in zip(self._shards, offsets):
             steps = np.diff(positions.astype(np.int64))
-            if positions[0] != 0 or positions[-1] != shard["tokens"] or (steps <= 0).any():
+            fits = positions[0] == 0 and positions[-1] == shard["tokens"]
+            if not fits or steps.min() <= 0 or steps.max() > self.max_length:
                 raise self._broken(f"{shard['name']}.offsets.bin", "its offsets do not fit")
         self.lengths = np.concatenate([np.diff(positions.astype(np.int64)) for positions in offsets]).astype(
             np.int32
@@ -238,7 +196,7 @@ class ShardDataset:
         if self._verify:
             self._check_sums(shard)
         tokens = np.memmap(self.path / f"{shard['name']}.bin", dtype=self._dtype, mode="r")
-        offsets = np.memmap(self.path / f"{shard['name']}.offsets.bin", dtype=_OFFSETS, mode="r")
+        offsets = np.memmap(self.path / f"{shard['name']}.offsets.bin", dtype=OFFSETS, mode="r")
         self._maps[number] = tokens, offsets
         return tokens, offsets
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from bort.errors import BortError
 from bort.files import PathLike, open_regular, read_json, write_json
@@ -47,6 +46,7 @@ class PrepareOptions:
 
 
 def check_options(options: PrepareOptions) -> None:
+    """Raise BortError naming the first option that cannot be."""
     if options.shuffle not in SHUFFLES:
         raise BortError(f"--shuffle is one of {', '.join(SHUFFLES)}, not {options.shuffle!r}")
     if options.read.format not in FORMATS or options.read.documents not in DOCUMENTS:
@@ -60,28 +60,6 @@ def check_options(options: PrepareOptions) -> None:
     if options.tokenizer is not None and options.vocab_size is not None:
         raise BortError("give either --tokenizer or --train-tokenizer, not both")
     split_ratios(options.split)
-
-
-@contextlib.contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Hold the folder against another run, until the block or the process ends."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = open(output / ".lock", "a")
-    except OSError as error:
-        raise BortError(f"{output}: cannot be written to ({error.strerror})") from error
-    with lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # not on Windows
-            pass
-        except OSError as error:
-            raise BortError(
-                f"{output}: another run is writing to this folder; wait, or choose another"
-            ) from error
-        yield
 
 
 def _edges(path: Path, skip_broken: bool) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from bort.errors import BortError
-from bort.files import read_json, write_json
+from bort.files import lock_file, read_json, write_json
 from bort.text.corpus.readers import read_documents
 from bort.text.corpus.sources import FORMATS, PAPER_MIN_WORDS, ReadCounts, Source, find_sources
 from bort.text.corpus.vocabulary import train_from_sources
@@ -33,9 +33,9 @@ from bort.text.shards.dataset import (
     split_ratios,
     token_dtype,
 )
-from bort.text.shards.plan import PrepareOptions, check_options, claim, locked, make_plan
-from bort.text.shards.report import make_report, sum_counts
-from bort.text.shards.workers import Crew
+from bort.text.shards.plan import PrepareOptions, check_options, claim, make_plan
+from bort.text.shards.report import make_report, read_report, sum_counts
+from bort.text.shards.workers import WorkerPool
 from bort.text.tokenizers.base import SETTINGS_FILE
 from bort.text.tokenizers.loading import load_tokenizer
 
@@ -58,50 +58,58 @@ def prepare(options: PrepareOptions) -> Dict[str, Any]:
     sources, passed = find_sources(options.inputs, options.read.format, avoid=output)
     if any(source.format in ("wikipedia", "wiktionary") for source in sources):
         parser_for_wikitext()
-    with locked(output):
-        begun = time.monotonic()
-        plan, tokenizer_path = make_plan(options, sources)
-        claim(output, plan)
-        if (output / INDEX_FILE).is_file() and (output / REPORT_FILE).is_file():
-            shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)
-            return {**read_json(output / REPORT_FILE), "already_finished": True}
-        work = output / WORK_FOLDER
-        work.mkdir(exist_ok=True)
-        with Crew(options.workers) as crew:
-            trained = _make_tokenizer(options, sources, tokenizer_path, output / TOKENIZER_FOLDER, crew)
-            settings = _settings(options, sources)
-            crew.start(scatter.start_worker, settings)
-            spills, reading, read_bytes = _scatter(options, sources, settings, work, crew)
-            scattered = time.monotonic()
-            counts = sum_counts(spills, reading)
-            if not counts["sentences"]:
-                raise BortError(
-                    f"no text found in {', '.join(map(str, options.inputs))} (left out: {counts['dropped']})"
-                )
-            results = _pack(options, settings, spills, work, crew)
-        index = _index(plan, settings, results)
-        report = make_report(
-            index,
-            counts,
-            passed,
-            {
-                "tokenizer": trained,
-                "scatter": scattered - begun - trained,
-                "pack": time.monotonic() - scattered,
-            },
-            read_bytes,
-            options.workers,
-        )
-        write_json(output / REPORT_FILE, report)
-        write_json(output / INDEX_FILE, index)
-        shutil.rmtree(work, ignore_errors=True)
-        for left in output.glob(".*.tmp"):  # what a killed run was writing
-            left.unlink()
+    lock = lock_file(
+        output / ".lock",
+        "another run is writing to this folder; wait for it, or choose another",
+        "choose another folder",
+    )
+    try:
+        return _prepare_locked(options, sources, passed)
+    finally:
+        lock.release()
+
+
+def _prepare_locked(options: PrepareOptions, sources: Sequence[Source], passed: List[str]) -> Dict[str, Any]:
+    output = Path(options.output)
+    begun = time.monotonic()
+    plan, tokenizer_path = make_plan(options, sources)
+    claim(output, plan)
+    if (output / INDEX_FILE).is_file() and (output / REPORT_FILE).is_file():
+        shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)
+        return {**read_report(output / REPORT_FILE), "already_finished": True}
+    work = output / WORK_FOLDER
+    work.mkdir(exist_ok=True)
+    with WorkerPool(options.workers) as pool:
+        trained = _make_tokenizer(options, sources, tokenizer_path, output / TOKENIZER_FOLDER, pool)
+        settings = _settings(options, sources)
+        pool.start(scatter.start_worker, settings)
+        spills, reading, read_bytes = _scatter(options, sources, settings, work, pool)
+        scattered = time.monotonic()
+        counts = sum_counts(spills, reading)
+        if not counts["sentences"]:
+            raise BortError(
+                f"no text found in {', '.join(map(str, options.inputs))} (left out: {counts['dropped']})"
+            )
+        results = _pack(options, settings, spills, work, pool)
+    index = _index(plan, settings, results)
+    report = make_report(
+        index,
+        counts,
+        passed,
+        {"tokenizer": trained, "scatter": scattered - begun - trained, "pack": time.monotonic() - scattered},
+        read_bytes,
+        options.workers,
+    )
+    write_json(output / REPORT_FILE, report)
+    write_json(output / INDEX_FILE, index)
+    shutil.rmtree(work, ignore_errors=True)
+    for left in output.glob(".*.tmp"):  # what a killed run was writing
+        left.unlink()
     return report
 
 
 def _make_tokenizer(
-    options: PrepareOptions, sources: Sequence[Source], path: Optional[Path], folder: Path, crew: Crew
+    options: PrepareOptions, sources: Sequence[Source], path: Optional[Path], folder: Path, pool: WorkerPool
 ) -> float:
     """Put the tokenizer into its folder; returns the seconds it took to train one, 0 otherwise."""
     if (folder / SETTINGS_FILE).is_file():
@@ -110,7 +118,7 @@ def _make_tokenizer(
         load_tokenizer(path).save(folder)
         return 0.0
     begun = time.monotonic()
-    crew.apart(
+    pool.run_alone(
         train_from_sources,
         list(sources),
         options.read,
@@ -178,7 +186,7 @@ def _scatter(
     sources: Sequence[Source],
     settings: scatter.ScatterSettings,
     work: Path,
-    crew: Crew,
+    pool: WorkerPool,
 ) -> Tuple[List[Path], List[Dict[str, Any]], int]:
     """All spill files in order, what reading each group left out, and the bytes read by this run."""
     # A spill file's table has an entry for each bucket; larger blocks keep it small beside the text.
@@ -191,7 +199,7 @@ def _scatter(
         for number, group in enumerate(group_files(sources, size)):
             marker = work / f"group-{number:06d}.json"
             group_bytes = sum(source.size for source in group)
-            known = read_json(marker) if marker.is_file() else None
+            known = _read_marker(marker)
             names = (
                 [work / f"spill-{number:06d}-{block:06d}" for block in range(known["blocks"])]
                 if known
@@ -203,7 +211,7 @@ def _scatter(
                 for block, documents in enumerate(_blocks(group, options, counts, size)):
                     names.append(work / f"spill-{number:06d}-{block:06d}")
                     if not names[-1].is_file():
-                        crew.do(
+                        pool.submit(
                             scatter.scatter_block,
                             number,
                             block,
@@ -218,12 +226,28 @@ def _scatter(
             spills.extend(names)
             reading.append(known)
             advance(group_bytes)
-        crew.finish()
+        pool.wait()
     return spills, reading, read_bytes
 
 
+def _read_marker(path: Path) -> Optional[Dict[str, Any]]:
+    """What a group's reading has left behind; None where it is to be done (again)."""
+    if not path.is_file():
+        return None
+    marker = read_json(path)
+    try:
+        whole = all(type(marker[name]) is int and marker[name] >= 0 for name in ("blocks", "rows", "pages"))
+        return marker if whole and isinstance(marker["broken"], list) else None
+    except (KeyError, TypeError):
+        return None
+
+
 def _pack(
-    options: PrepareOptions, settings: scatter.ScatterSettings, spills: Sequence[Path], work: Path, crew: Crew
+    options: PrepareOptions,
+    settings: scatter.ScatterSettings,
+    spills: Sequence[Path],
+    work: Path,
+    pool: WorkerPool,
 ) -> List[Dict[str, Any]]:
     if settings.shuffle == "none":
         buckets: List[Tuple[Optional[int], List[Path]]] = list(_runs(spills, options.bucket_bytes))
@@ -233,9 +257,9 @@ def _pack(
     with _progress("pack", len(buckets), "bucket", options.progress) as advance:
         for bucket, ((number, files), result) in enumerate(zip(buckets, results)):
             if not result.is_file():
-                crew.do(scatter.pack_bucket, bucket, number, [str(file) for file in files], str(result))
+                pool.submit(scatter.pack_bucket, bucket, number, [str(file) for file in files], str(result))
             advance(1)
-        crew.finish()
+        pool.wait()
     return [read_json(result) for result in results]
 
 

@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
+from bort.errors import BortError
+from bort.files import read_json
 from bort.text.shards.scatter import read_counts
 
 _KEPT = ("documents", "sentences", "words", "characters", "tokens")
@@ -74,6 +76,16 @@ def make_report(
         "tokens_per_second": round(counts["tokens"] / working) if whole else None,
         "peak_memory_mb": _peak_megabytes(),
     }
+
+
+def read_report(path: Path) -> Dict[str, Any]:
+    """A finished preparation's ``report.json``. Raises BortError when it is damaged."""
+    report = read_json(path)
+    try:
+        format_report(report)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BortError(f"{path}: damaged; remove its folder and prepare the shards again") from error
+    return report
 
 
 def format_report(report: Dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import json
 import os
 import threading
 from collections import Counter
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -19,11 +20,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import atomic_write, write_json
+from bort.files import atomic_write, parse_json, write_json
 from bort.text.corpus.cleaning import clean_document
 from bort.text.corpus.segmentation import count_words
 from bort.text.corpus.sentences import blank_after
-from bort.text.shards.dataset import SPLITS, pack_sentences, token_dtype, write_shard
+from bort.text.shards.dataset import SPLITS, token_dtype, write_shard
+from bort.text.shards.packing import pack_sentences
 from bort.text.tokenizers.loading import Tokenizer, load_tokenizer
 
 _MAGIC = b"BORTSPIL"
@@ -56,7 +58,15 @@ class Section(NamedTuple):
     tokens: np.ndarray
 
 
-_state: Dict[str, Any] = {}
+@dataclass
+class _Process:
+    """What a process that does these steps has; filled in by :func:`start_worker`."""
+
+    settings: ScatterSettings
+    tokenizer: Tokenizer
+
+
+_process: Optional[_Process] = None
 
 
 def start_worker(settings: ScatterSettings) -> None:
@@ -67,16 +77,16 @@ def start_worker(settings: ScatterSettings) -> None:
     if parent is not None:
         # A worker whose parent was killed would otherwise wait for work for ever.
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    _state["settings"] = settings
-    _state["tokenizer"] = load_tokenizer(settings.tokenizer)
+    global _process
+    _process = _Process(settings=settings, tokenizer=load_tokenizer(settings.tokenizer))
 
 
 def scatter_block(
     group: int, block: int, documents: Sequence[str], format: str, path: str, min_words: int
 ) -> None:
     """Clean, split and tokenize a block of raw documents, and write its spill file."""
-    settings: ScatterSettings = _state["settings"]
-    tokenizer: Tokenizer = _state["tokenizer"]
+    assert _process is not None, "start_worker comes first"
+    settings, tokenizer = _process.settings, _process.tokenizer
     counts: Counter = Counter()
     texts: List[str] = []
     sizes: List[int] = []
@@ -176,7 +186,10 @@ def _read_header(stream: Any, path: Path) -> Tuple[Dict[str, int], int]:
     if stream.read(len(_MAGIC)) != _MAGIC:
         raise BortError(f"{path}: not a file of this program; remove it and run the command again")
     size = int.from_bytes(stream.read(8), "little")
-    return json.loads(stream.read(size)), len(_MAGIC) + 8 + size
+    counts = parse_json(stream.read(min(size, 1 << 20)), str(path))
+    if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
+        raise BortError(f"{path}: damaged; remove it and run the command again")
+    return counts, len(_MAGIC) + 8 + size
 
 
 def read_counts(path: Path) -> Dict[str, int]:
@@ -213,8 +226,8 @@ def pack_bucket(bucket: int, number: Optional[int], spills: Sequence[str], resul
         spills: the files, in order.
         result: JSON, written last.
     """
-    settings: ScatterSettings = _state["settings"]
-    tokenizer: Tokenizer = _state["tokenizer"]
+    assert _process is not None, "start_worker comes first"
+    settings, tokenizer = _process.settings, _process.tokenizer
     dtype = token_dtype(tokenizer.vocab_size)
     found: Dict[str, Any] = {}
     for place, split in enumerate(SPLITS):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent import futures
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, Callable, Optional, Set
@@ -10,7 +11,7 @@ from typing import Any, Callable, Optional, Set
 from bort.errors import BortError
 
 
-class Crew:
+class WorkerPool:
     """Worker processes, or this process when one worker is asked for; at most two tasks wait for each
     worker."""
 
@@ -29,12 +30,12 @@ class Crew:
                 self._workers, mp_context=get_context("spawn"), initializer=initializer, initargs=arguments
             )
 
-    def apart(self, function: Callable, *arguments: Any) -> None:
+    def run_alone(self, function: Callable, *arguments: Any) -> None:
         """Call a function in a process of its own, whose memory is free again afterwards."""
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             self._collect({pool.submit(function, *arguments)})
 
-    def do(self, function: Callable, *arguments: Any) -> None:
+    def submit(self, function: Callable, *arguments: Any) -> None:
         """Do a task now or soon; raises what an earlier task raised."""
         if self._pool is None:
             function(*arguments)
@@ -44,17 +45,17 @@ class Crew:
         except BrokenProcessPool as error:
             raise self._died() from error
         if len(self._pending) >= 2 * self._workers:
-            done, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
+            done, self._pending = futures.wait(self._pending, return_when=futures.FIRST_COMPLETED)
             self._collect(done)
 
-    def finish(self) -> None:
+    def wait(self) -> None:
         """Wait for all tasks; raises what one of them raised."""
         pending, self._pending = self._pending, set()
         self._collect(pending)
 
-    def _collect(self, futures: Set[Future]) -> None:
+    def _collect(self, finished: Set[Future]) -> None:
         try:
-            for future in futures:
+            for future in finished:
                 future.result()
         except BrokenProcessPool as error:
             raise self._died() from error
@@ -66,7 +67,7 @@ class Crew:
             "continue, with fewer --workers if memory is short"
         )
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "WorkerPool":
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -275,7 +275,7 @@ def read_lines(path: Path) -> List[str]:
 
 
 def fixed_specials(
-    tokens: Sequence[str], candidates: Mapping[str, Tuple[str, ...]], where: str
+    tokens: Sequence[str], candidates: Mapping[str, Sequence[str]], where: str
 ) -> Dict[str, str]:
     """The first of each special token's spellings that the vocabulary has.
 

@@ -100,7 +100,8 @@ def read_configuration(folder: Path) -> Configuration:
         ("mask", ("mask_token",)),
     ):
         values = [_spelling(settings.get(member)) for member in members]
-        names[key] = next(filter(None, values), "")
+        if any(values):
+            names[key] = next(filter(None, values))
     return Configuration(path, settings, name, family, _added_tokens(folder, settings, path), names)
 
 

@@ -50,7 +50,7 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             # An empty or damaged protocol buffer can parse as a model without pieces.
             intact = processor.LoadFromSerializedProto(model) and processor.get_piece_size() > 0
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, ValueError) as error:  # ValueError: a message that is not UTF-8
             raise BortError(
                 f"{where}: not a SentencePiece model, or a damaged one ({str(error)[:200]})"
             ) from error
@@ -130,7 +130,6 @@ def train_sentencepiece(
     sample = _sample(lines, max_lines, seed)
     if not sample:
         raise BortError("there is no text to make a vocabulary from")
-    model = io.BytesIO()
     settings: Dict[str, Any] = {
         "model_type": "unigram",
         "vocab_size": vocab_size,

@@ -55,6 +55,7 @@ class FileTokenizer(Tokenizer):
             BortError: the library cannot read it, a special token is missing, or its model is of a kind whose
                 tokens do not show where words begin.
         """
+        self._where = where
         self._engine = engine_of(content, where)
         ids = self._engine.get_vocab(with_added_tokens=True)
         tokens = tokens_in_order(ids, where)
@@ -84,7 +85,9 @@ class FileTokenizer(Tokenizer):
         return engine
 
     def _check_kind(self, where: str) -> None:
-        kind = self._model["type"]
+        kind, unknown = self._model["type"], self._model.get("unk_token")
+        if unknown is not None and unknown not in self._model["vocab"]:
+            raise BortError(f"{where}: its vocabulary has no {unknown!r}, which the file names as unk_token")
         if kind == "BPE" and self._model.get("end_of_word_suffix"):
             raise BortError(
                 f"{where}: its BPE marks the ends of words ({self._model['end_of_word_suffix']!r}), "
@@ -95,7 +98,11 @@ class FileTokenizer(Tokenizer):
         rows: List[List[int]] = []
         encode = self._engine.encode_batch_fast
         for start in range(0, len(texts), _CHUNK):
-            for encoding in encode(texts[start : start + _CHUNK], add_special_tokens=False):
+            try:
+                encodings = encode(texts[start : start + _CHUNK], add_special_tokens=False)
+            except Exception as error:  # the library has no narrower class
+                raise BortError(f"{self._where}: the tokenizers library cannot apply it ({error})") from error
+            for encoding in encodings:
                 row = encoding.ids
                 # A unigram or whole-word model can find a special token spelled out in a text.
                 if not self._never.isdisjoint(row):
@@ -165,15 +172,19 @@ def _own_kind(content: Mapping[str, Any], where: str) -> Optional[Tokenizer]:
     """The same tokenizer as one of the project's own kinds, None where that would not give all its ids."""
     model, normalizer, steps = (content.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer"))
     added = content.get("added_tokens") or []
-    vocabulary = model.get("vocab")
-    if not all(isinstance(part, dict) for part in (normalizer, steps)):
-        return None
-    if not isinstance(vocabulary, dict) or not isinstance(added, list):
+    vocabulary: Any = model.get("vocab")
+    if not all(isinstance(part, dict) for part in (normalizer, steps, vocabulary)) or not isinstance(
+        added, list
+    ):
         return None
     usual = {spelling for spellings in SPECIALS.values() for spelling in spellings}
-    if not all(isinstance(entry, dict) and entry.get("content") in usual for entry in added):
+    for entry in added:
+        token = entry.get("content") if isinstance(entry, dict) else None
+        if not isinstance(token, str) or token not in usual:
+            return None
+    if model.get("unk_token") not in (None, "[UNK]", "<unk>"):
         return None
-    ids = {**{entry["content"]: entry.get("id") for entry in added}, **vocabulary}
+    ids = {**{entry["content"]: entry.get("id") for entry in added}, **dict(vocabulary)}
     if model["type"] == "BPE":
         odd = [
             name
@@ -192,21 +203,18 @@ def _own_kind(content: Mapping[str, Any], where: str) -> Optional[Tokenizer]:
     elif model["type"] == "WordPiece":
         plain = steps == {"type": "BertPreTokenizer"} and model.get("max_input_chars_per_word", 100) == 100
         plain = plain and model.get("continuing_subword_prefix", "##") == "##"
-        options = [
+        lowercase, accents, chinese = (
             normalizer.get(name, "") for name in ("lowercase", "strip_accents", "handle_chinese_chars")
-        ]
-        known = all(
-            option in (True, False) or option is None and index == 1 for index, option in enumerate(options)
         )
-        if (
-            plain
-            and normalizer.get("type") == "BertNormalizer"
-            and normalizer.get("clean_text") is True
-            and known
-        ):
-            lowercase, strip_accents, chinese = options
+        known = lowercase in (True, False) and chinese in (True, False) and accents in (True, False, None)
+        cleaning = normalizer.get("type") == "BertNormalizer" and normalizer.get("clean_text") is True
+        if plain and cleaning and known:
             return WordPieceTokenizer(
-                tokens_in_order(ids, where), lowercase, strip_accents, chinese, where=where
+                tokens_in_order(ids, where),
+                lowercase=lowercase,
+                strip_accents=accents,
+                chinese=chinese,
+                where=where,
             )
     return None
 
