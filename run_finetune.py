@@ -33,6 +33,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Optional
 
+from bort.engines.base import EngineOptions, prefer
+from bort.engines.options import add_engine_options
 from bort.errors import RESUME, BortError, run_command
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
                      help="share of the teacher's soft labels in the loss")
     how.add_argument("--temperature", type=float, default=2.0, help="of the soft labels")
     how.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 needs a GPU")
+    add_engine_options(how, "evaluations, teachers and tau")
     how.add_argument("--checkpoint-interval", type=int, default=500, help="steps between checkpoints")
     how.add_argument("--cache-dir", help="keep token ids here between runs")
     add_agora_arguments(parser)
@@ -133,6 +136,7 @@ def settings_of(args: argparse.Namespace) -> "Dict[int, Settings]":
 
 def main(argv: Optional[List[str]] = None) -> int:
     args = arguments(argv)
+    prefer(EngineOptions(args.engine, args.precision))
     from bort.finetuning.experiment import final_line
     from bort.finetuning.run import (
         RunOptions,

@@ -30,6 +30,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
+from bort.engines.base import EngineOptions, prefer
+from bort.engines.options import add_engine_options
 from bort.errors import RESUME, BortError, run_command
 
 if TYPE_CHECKING:
@@ -133,6 +135,7 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     how.add_argument("--clip", type=float, default=1.0, help="largest gradient norm, 0 for none (default 1)")
     how.add_argument("--weight-decay", type=float, default=0.01, help="default 0.01")
     how.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 needs a GPU")
+    add_engine_options(how, "the teacher")
     how.add_argument(
         "--max-skipped", type=int, default=20, help="stop after so many non-finite steps in a row"
     )
@@ -230,6 +233,7 @@ def train(args: argparse.Namespace, output: Path) -> Dict[str, Any]:
 
 def main(argv: Optional[List[str]] = None) -> int:
     args = arguments(argv)
+    prefer(EngineOptions(args.engine, args.precision))
     from bort.backend import distributed
     from bort.pretraining import grid
     from bort.training.console import say

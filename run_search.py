@@ -32,6 +32,8 @@ import sys
 from typing import Any, Dict, List, Optional, Tuple
 
 from bort.architecture import PAPER_SPACE
+from bort.engines.base import EngineOptions, prefer
+from bort.engines.options import add_engine_options
 from bort.errors import RESUME, BortError, run_command
 
 PRESETS: Dict[str, Dict[str, Any]] = {
@@ -99,6 +101,7 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     add("--micro-batch-size", type=int, default=0,
         help="lines in memory at once (default: 2048 tokens of them)")
     add("--top", type=int, default=3, help="candidates to report (default 3)")
+    add_engine_options(parser.add_argument_group("engine"), "the teacher")
     add = parser.add_argument_group("over a trained network",
                                     "instead of a corpus and a teacher").add_argument
     add("--supernet", metavar="RUN", help="run of run_finetune.py --algorithm dynabert with --keep-fraction: "
@@ -136,6 +139,7 @@ def search_supernet(args: argparse.Namespace) -> int:
 
 def main(argv: Optional[List[str]] = None) -> int:
     args = arguments(argv)
+    prefer(EngineOptions(args.engine, args.precision))
     if args.supernet is not None:
         return search_supernet(args)
     if args.corpus is None and args.steps:

@@ -14,7 +14,8 @@ import numpy as np
 
 from bort.agora.token_edits import KINDS, Alphabet, Neighbours, Noise, choose_places, digest, largest
 from bort.backend import distributed
-from bort.backend.mxnet import nd
+from bort.engines.base import Engine, EngineOptions, Work, preferred
+from bort.engines.engine import open_engine
 from bort.errors import BortError
 from bort.models import Bert
 from bort.text.tokenizers.base import Tokenizer
@@ -22,6 +23,7 @@ from bort.text.tokenizers.base import Tokenizer
 BATCH = 32
 """Rows of every batch through the network; a fixed number, so that a row's result does not depend on its
 company."""
+EXPECTED_ROUNDS = 10
 LENGTH_MULTIPLE = 16
 MASKED_MULTIPLE = 4
 MAX_PROPOSALS = 200_000
@@ -57,6 +59,7 @@ class MaskedRefill:
         self.alphabet = Alphabet(tokenizer)
         self.top_k = min(top_k, int((~self.alphabet.special).sum()) - 1)
         self._known: Dict[Tuple[bytes, int], Proposals] = {}
+        self._engine: Optional[Engine] = None
         self.asked = self.answered = 0
 
     def __call__(self, rows: Sequence[np.ndarray], draws: Sequence[Sequence[int]], patterns: Sequence[int]
@@ -101,6 +104,8 @@ class MaskedRefill:
                 shapes.setdefault(shape, []).append(key)
         batches = [(shape, keys[start:start + BATCH]) for shape, keys in sorted(shapes.items())
                    for start in range(0, len(keys), BATCH)]
+        if batches and self._engine is None:
+            self._engine = self._open([shape[0] for shape, _ in batches])
         rank, size = distributed.rank(), distributed.size()
         for first in range(0, len(batches), size):  # one batch per rank and turn
             turn = batches[first:first + size]
@@ -120,6 +125,15 @@ class MaskedRefill:
                                                  cumulated / cumulated[:, -1:])
         self.answered += sum(len(keys) for _, keys in batches)
 
+    def _open(self, lengths: Sequence[int]) -> Engine:
+        """The engine for a network that is asked about batches of ``lengths``, and about as many again in
+        later rounds. It answers in float32 where fewer bits would need data to calibrate on."""
+        chosen = preferred()
+        if chosen.precision in ("int8", "auto"):
+            chosen = EngineOptions(chosen.kind)
+        flops = sum(BATCH * self.model.architecture.flops(length) for length in lengths)
+        return open_engine(self.model, "mlm", chosen, work=Work(EXPECTED_ROUNDS * flops, len(set(lengths))))
+
     def _ask(self, rows: List[np.ndarray], masks: List[np.ndarray], length: int, masked: int
              ) -> Tuple[np.ndarray, np.ndarray]:
         """Tokens and probabilities (BATCH, masked, k) for at most BATCH rows; surplus rows repeat the last
@@ -131,10 +145,8 @@ class MaskedRefill:
             ids[number, :len(row)], valid[number] = row, len(row)
             ids[number, places] = self.tokenizer.mask_id
             positions[number, :len(places)] = places
-        context = distributed.context()
-        _, logits = self.model(nd.array(ids, dtype="int32", ctx=context), nd.array(valid, ctx=context),
-                               nd.array(positions, dtype="int32", ctx=context))
-        scores = logits.asnumpy().reshape(BATCH * masked, -1)
+        assert self._engine is not None
+        scores = self._engine(ids, valid, positions).reshape(BATCH * masked, -1)
         scores[:, self.alphabet.special] = -np.inf
         originals = np.array([(rows[min(number, len(rows) - 1)][positions[number]])
                               for number in range(BATCH)])

@@ -53,7 +53,18 @@ class EngineOptions:
                 raise BortError(f"{what} {value!r} is unknown; choose one of {', '.join(choices)}")
 
 
-DEFAULT_OPTIONS = EngineOptions()
+_preferred = [EngineOptions()]
+
+
+def prefer(options: EngineOptions) -> None:
+    """What this process computes forward passes with where nothing else is said: one choice per process, as
+    of the device; a runner makes it."""
+    _preferred[0] = options
+
+
+def preferred() -> EngineOptions:
+    """What :func:`prefer` was last called with; "auto" and float32 before."""
+    return _preferred[0]
 
 
 @dataclass(frozen=True)

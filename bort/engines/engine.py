@@ -19,7 +19,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from bort.engines.base import DEFAULT_OPTIONS, PARTS, Batch, Engine, EngineOptions, Work
+from bort.engines.base import PARTS, Batch, Engine, EngineOptions, Work, preferred
 from bort.errors import BortError
 from bort.models import Classifier
 
@@ -60,19 +60,7 @@ LOGIT_BOUND = 0.1
 the spread (largest minus smallest) of float32's outputs."""
 
 
-_preferred = [DEFAULT_OPTIONS]
 _reports: Dict[Tuple[str, str], Dict[str, Any]] = {}
-
-
-def prefer(options: EngineOptions) -> None:
-    """What this process computes forward passes with where nothing else is said: one choice per process, as
-    of the device; a runner makes it."""
-    _preferred[0] = options
-
-
-def preferred() -> EngineOptions:
-    """What :func:`prefer` was last called with; "auto" and float32 before."""
-    return _preferred[0]
 
 
 def engines_used() -> List[Dict[str, Any]]:
@@ -87,7 +75,8 @@ def open_engine(network: Any, part: Optional[str] = None, options: Optional[Engi
     Args:
         network: a ``Bert`` or ``Classifier`` with its weights, which the engine holds as they are now.
         part: one of ``bort.engines.base.PARTS``; by default "classifier" of a ``Classifier``, else "encoder".
-        options: by default what the process prefers, see :func:`prefer`.
+        options: by default what the process prefers, see
+            :func:`bort.engines.base.prefer`.
         calibration: batches ``(token_ids, valid_length)`` like those to come, for the precisions "int8" and
             "auto"; a few hundred sequences do.
         work: how much will be computed, if that is known to be limited.
@@ -127,11 +116,19 @@ def _open(network: Any, part: str, options: EngineOptions, calibration: Sequence
           work: Optional[Work]) -> Engine:
     """The first engine that can be had; what was passed over goes into its report."""
     refused: Dict[str, str] = {}
-    for name in _candidates(network, options, work):
+    names = _candidates(network, options, work)
+    batch = padded_batch(part, network)
+    expected = plain_outputs(network, part, batch) if names[0] != "plain" else np.zeros(1)
+    if not np.isfinite(expected).all():
+        if work is None:
+            raise BortError("the network's outputs are not finite and answer nothing: its training diverged "
+                            "or its parameters are damaged (python -m bort.checkpoints verify)")
+        names = ["plain"]  # whoever trains it looks at its answers
+    for name in names:
         try:
             engine = _make(name, network, part, options.precision, calibration)
             if name != "plain":
-                engine.report.difference = _checked(engine, network)
+                engine.report.difference = _checked(engine, batch, expected)
         except BortError as error:
             if options.kind != "auto":
                 raise
@@ -185,14 +182,13 @@ def plain_outputs(network: Any, part: str, batch: Batch) -> np.ndarray:
     return mxnet.make(network, part, "float32", (), compiled=False)(*batch)
 
 
-def _checked(engine: Engine, network: Any) -> float:
-    """The largest relative difference from the network's outputs on a padded batch.
+def _checked(engine: Engine, batch: Batch, expected: np.ndarray) -> float:
+    """The largest relative difference from the network's outputs ``expected`` for a batch.
 
     Raises:
         BortError: it is too large.
     """
-    batch = padded_batch(engine.part, network)
-    expected, found = plain_outputs(network, engine.part, batch), engine(*batch)
+    found = engine(*batch)
     precision, scale = engine.report.precision, float(np.abs(expected).max())
     if not np.isfinite(found).all() or found.shape != expected.shape:
         raise BortError(f"{engine.report}: gives {found.shape} of numbers that are not all finite, where the "

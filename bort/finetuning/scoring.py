@@ -9,8 +9,8 @@ import numpy as np
 
 from bort.backend import distributed
 from bort.batching import LENGTH_MULTIPLE, pad_batch, token_groups
-from bort.engines.base import Batch, Engine, Work
-from bort.engines.engine import open_engine, preferred
+from bort.engines.base import Batch, Engine, Work, preferred
+from bort.engines.engine import open_engine
 from bort.engines.mxnet import MXNetEngine
 from bort.models import Classifier
 from bort.training import console

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -201,10 +201,13 @@ class LiveTeacher:
         model: the teacher; the tokenizer must be the student's.
         temperature: T.
         vocab_size: rows of the student's vocabulary, where it has another number of them.
+        states: what computes :func:`masked_states` in the network's place, from and to NumPy arrays: an
+            engine (``bort.engines``) of its part "masked_states".
     """
 
-    def __init__(self, model: Bert, temperature: float, vocab_size: Optional[int] = None) -> None:
-        self.model, self.temperature = model, temperature
+    def __init__(self, model: Bert, temperature: float, vocab_size: Optional[int] = None,
+                 states: Optional[Callable[..., np.ndarray]] = None) -> None:
+        self.model, self.temperature, self.states = model, temperature, states
         self.vocab_size = vocab_size or model.vocab_size
         for parameter in model._collect_params_with_prefix().values():
             parameter.grad_req = "null"
@@ -212,7 +215,11 @@ class LiveTeacher:
 
     def targets(self, batch: MaskedLMBatch) -> Teacher:
         """The function that :func:`bort.masked_lm.losses.head_backward` asks for probabilities."""
-        states = masked_states(self.model, *on_device(batch))
+        if self.states is None:
+            states = masked_states(self.model, *on_device(batch))
+        else:
+            states = nd.array(self.states(batch.token_ids, batch.valid_length, batch.rows),
+                              ctx=distributed.context())
         projection = self.model.vocabulary_projection
         weight, bias, scale = projection.weight.data(), projection.bias.data(), 1 / self.temperature
         rows = min(self.vocab_size, self.model.vocab_size)

@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 from typing import IO, Iterator, List, Optional
 
-from bort.engines.mxnet_compiled import DTYPES
+from bort.engines.base import PRECISIONS, EngineOptions
+from bort.engines.options import add_engine_options
 from bort.errors import BortError
 from bort.files import atomic_write
 from bort.predict.fill_mask import MaskFiller
 from bort.predict.inputs import FORMATS, open_records
 from bort.predict.outputs import JsonWriter, TsvWriter, write_rows
 from bort.predict.predictor import Predictor
-from bort.predict.running import ENGINES
+from bort.predict.running import CALIBRATED, ENGINES
 from bort.tasks.registry import ENCODINGS
 
 EXAMPLES = """examples:
@@ -62,12 +63,15 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
     result.add_argument("--architecture", metavar="D,A,H,I", help="of a bare .params file")
     result.add_argument("--heads", type=int, metavar="A", help="of a bare .params file, instead")
-    result.add_argument("--engine", choices=ENGINES, default="mxnet",
-                        help="what runs the network (default: mxnet)")
-    result.add_argument("--dtype", choices=DTYPES, default="float32",
-                        help="what the mxnet engine computes in")
+    result.add_argument("--engine", choices=ENGINES, default="auto",
+                        help="what runs the network: the fastest that is installed and suits this machine, "
+                        "the one named, or onnx for an exported file (default: auto)")
+    result.add_argument("--precision", choices=PRECISIONS, default="float32",
+                        help="what it computes in; auto: the fastest whose answers to the calibration inputs "
+                        "are float32's (default: float32)")
+    result.add_argument("--dtype", choices=PRECISIONS, help="another name for --precision")
     result.add_argument("--calibration", metavar="DATA",
-                        help="for --dtype int8: a text file or the task's data folder "
+                        help="for --precision int8 and auto: a text file or the task's data folder "
                         "(default: the first inputs)")
     result.add_argument("--onnx", metavar="FILE", help="for --engine onnx (default: model.onnx in MODEL)")
     return result
@@ -86,6 +90,7 @@ def mask_parser() -> argparse.ArgumentParser:
     result.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
     result.add_argument("--architecture", metavar="D,A,H,I", help="of a bare .params file")
     result.add_argument("--heads", type=int, metavar="A", help="of a bare .params file, instead")
+    add_engine_options(result, "the network")
     return result
 
 
@@ -98,7 +103,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser().parse_args(arguments)
     predictor = Predictor(args.model, args.tokenizer, args.task, batch_size=args.batch_size,
                           max_length=args.max_length, encoding=args.encoding, engine=args.engine,
-                          onnx=args.onnx, dtype=args.dtype, calibration=args.calibration,
+                          onnx=args.onnx, precision=args.precision, dtype=args.dtype,
+                          calibration=args.calibration,
                           architecture=args.architecture, heads=args.heads)
     columns = args.output is not None and Path(args.output).suffix.lower() == ".tsv"
     with contextlib.ExitStack() as stack:
@@ -119,7 +125,13 @@ def fill_masks(argv: List[str]) -> int:
     args = mask_parser().parse_args(argv)
     if args.top < 1:
         raise BortError(f"--top must be positive, not {args.top}")
-    filler = MaskFiller(args.model, args.tokenizer, args.force, args.architecture, args.heads)
+    chosen = EngineOptions(args.engine, args.precision)
+    if args.precision in CALIBRATED:
+        raise BortError(f"--precision {args.precision}: there is nothing to calibrate on; take float32 or "
+                        "bfloat16")
+    few = bool(args.text) and chosen == EngineOptions()  # the network as it is answers these first
+    filler = MaskFiller(args.model, args.tokenizer, args.force, args.architecture, args.heads,
+                        None if few else chosen)
     target = _stdout()
     for text in args.text or _lines():
         for number, candidates in enumerate(filler(text, args.top), start=1):

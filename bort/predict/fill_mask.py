@@ -6,9 +6,10 @@ from typing import Any, List, NamedTuple, Optional
 
 import numpy as np
 
-from bort.backend.mxnet import mx
 from bort.batching import pad_batch
 from bort.checkpoints import inspection, model_folder
+from bort.engines.base import EngineOptions, Work
+from bort.engines.engine import open_engine
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.models import Classifier
@@ -36,13 +37,15 @@ class MaskFiller:
         tokenizer: a folder to take the tokenizer from.
         force: use a head that is random, or that a fine-tuned body no longer fits.
         architecture, heads: of a bare ``.params`` file.
+        engine: what computes; by default the network as it is, which a few texts are done with soonest.
 
     Raises:
         BortError: there is no tokenizer, or the head is of no use (and not ``force``).
     """
 
     def __init__(self, model: PathLike, tokenizer: Optional[PathLike] = None, force: bool = False,
-                 architecture: Optional[str] = None, heads: Optional[int] = None) -> None:
+                 architecture: Optional[str] = None, heads: Optional[int] = None,
+                 engine: Optional[EngineOptions] = None) -> None:
         stored = model_folder.read(model, architecture, heads)
         network = model_folder.build(stored.config, str(stored.located.config_file))
         arrays = model_folder.fit(network, stored.arrays, str(model))
@@ -62,6 +65,7 @@ class MaskFiller:
         model_folder.set_parameters(network, stored.arrays, str(model))
         self.tokenizer: Tokenizer = found
         self.model: Any = network.body
+        self._logits = open_engine(self.model, "mlm", engine, work=Work(0) if engine is None else None)
 
     def __call__(self, text: str, top: int = 5) -> List[List[Candidate]]:
         """For every mask in ``text`` its ``top`` likeliest tokens, best first.
@@ -75,9 +79,8 @@ class MaskFiller:
         masks = [place for place, token in enumerate(ids) if token == self.tokenizer.mask_id]
         token_ids, valid_length = pad_batch([np.asarray(ids)], self.tokenizer.pad_id, self.model.max_length,
                                             multiple=1)
-        _, logits = self.model(mx.nd.array(token_ids, dtype="int32"), mx.nd.array(valid_length),
-                               mx.nd.array([masks], dtype="int32"))
-        scores = logits.asnumpy()[0].astype(np.float64)
+        logits = self._logits(token_ids, valid_length, np.asarray([masks], dtype=np.int32))
+        scores = logits[0].astype(np.float64)
         if not np.isfinite(scores).all():
             raise BortError("the model's outputs are not finite: its parameters are damaged (python -m "
                             "bort.checkpoints verify)")

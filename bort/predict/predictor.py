@@ -22,7 +22,7 @@ from bort.errors import BortError
 from bort.files import PathLike
 from bort.models import Classifier
 from bort.predict.records import PlainTask, Record, Texts, given_records, in_windows
-from bort.predict.running import EngineOptions, inference_function, open_engine
+from bort.predict.running import CALIBRATED, EngineOptions, open_engine
 from bort.probabilities import softmax
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.encoding import encode_pair
@@ -113,10 +113,11 @@ class Predictor:
         if chosen.calibration is not None:
             calibration = calibration_batches(chosen.calibration, self.tokenizer, self.max_length,
                                               None if isinstance(self.task, PlainTask) else self.task)
-        # int8 without calibration data learns from the first inputs that it is given.
-        waits = chosen.dtype == "int8" and not calibration
-        self._run = None if waits else open_engine(network, chosen, opened.tokenizer, opened.arrays,
-                                                   opened.folder, calibration)
+        # Without calibration data the first inputs that are given serve.
+        waits = chosen.precision in CALIBRATED and not calibration
+        self._options = chosen
+        self._engine = None if waits else open_engine(network, chosen, opened.tokenizer, opened.arrays,
+                                                      opened.folder, calibration)
 
     def __call__(self, inputs: Iterable[Texts]) -> List[Dict[str, Any]]:
         """Predictions for all ``inputs``: texts, pairs of texts, or records with the task's members.
@@ -189,18 +190,17 @@ class Predictor:
         # with.
         self._direction = -self._direction
         order = np.argsort([self._direction * len(sequence) for sequence in sequences], kind="stable")
-        result: Optional[np.ndarray] = None
-        if self._run is None:
+        if self._engine is None:
             some = sequences[::-(-len(sequences) // CALIBRATION_EXAMPLES)]
-            self._run = inference_function(self._network, "int8", batches_of(some, self.tokenizer.pad_id,
-                                                                             self.max_length))
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start:start + self.batch_size]
-            rows = [sequences[index] for index in batch]
-            outputs = self._run(*pad_batch(rows, self.tokenizer.pad_id, self.max_length))
-            result = np.zeros((len(order), outputs.shape[1]), dtype=np.float32) if result is None else result
-            result[batch] = outputs
-        assert result is not None
+            self._engine = open_engine(self._network, self._options, self.tokenizer, None, None,
+                                       batches_of(some, self.tokenizer.pad_id, self.max_length))
+        chunks = [order[start:start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        padded = (pad_batch([sequences[index] for index in chunk], self.tokenizer.pad_id, self.max_length)
+                  for chunk in chunks)
+        # One batch as soon as it can be had; several in the least time together.
+        outputs = [self._engine(*next(padded))] if len(chunks) == 1 else list(self._engine.map(padded))
+        result = np.zeros((len(order), outputs[0].shape[1]), dtype=np.float32)
+        result[order] = np.concatenate(outputs)
         if not np.isfinite(result).all():
             raise BortError(f"{self.where}: its outputs are not finite and answer nothing: its training "
                             "diverged or its parameters are damaged (python -m bort.checkpoints verify)")
@@ -253,7 +253,7 @@ def _open(model: Union[PathLike, Classifier], tokenizer: Union[None, PathLike, T
     training = stored.config.get("training")
     length = training.get("max_length") if isinstance(training, dict) else None
     arrays = None
-    if options.engine == "mxnet":
+    if options.engine != "onnx":
         # gradients would take as much memory again
         network.collect_params().setattr("grad_req", "null")
         model_folder.set_parameters(network, stored.arrays, where)

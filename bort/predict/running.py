@@ -1,23 +1,23 @@
-"""What runs the network of a prediction: MXNet's compiled graphs, or an exported file."""
+"""What runs the network of a prediction: an engine of ``bort.engines``, or an exported file."""
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
 import numpy as np
 
 from bort.checkpoints import model_folder
-from bort.engines.calibration import Batch
-from bort.engines.mxnet_compiled import check_dtype, compile_for_inference
+from bort.engines import engine as engines
+from bort.engines.base import KINDS, PRECISIONS, Batch, Engine
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.models import Classifier
 from bort.text.tokenizers.base import Tokenizer
 
-ENGINES = ("mxnet", "onnx")
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""``run(token_ids (B, T) int32, valid_length (B,) float32)`` -> outputs (B, C)."""
+ENGINES = (*KINDS, "onnx")
+CALIBRATED = ("int8", "auto")
+"""Precisions that need inputs to learn from, or to be held against float32 on."""
 
 
 @dataclass(frozen=True)
@@ -25,35 +25,41 @@ class EngineOptions:
     """What computes, and in which precision.
 
     Attributes:
-        engine: "mxnet", or "onnx": the file ``onnx`` (by default ``model.onnx`` in the model's folder).
-        dtype: "float32", "int8" or "bfloat16", what the engine "mxnet" computes in.
-        calibration: a text file or the task's data folder, from which int8 learns the ranges of activations;
-            by default it learns them from the first inputs it is given.
+        engine: one of :data:`ENGINES`: "auto" for the fastest that is installed and suits this machine, or
+            "onnx" for an exported file.
+        onnx: that file, by default ``model.onnx`` in the model's folder.
+        precision: one of ``bort.engines.base.PRECISIONS``.
+        dtype: another name for the precision, kept from when there was one engine.
+        calibration: a text file or the task's data folder, for the precisions "int8" and "auto"; by default
+            they take the first inputs they are given.
 
     Raises:
-        BortError: a value is unknown, two do not go together, or this machine computes slower in ``dtype``
-            than in float32.
+        BortError: a value is unknown, or two do not go together.
     """
 
-    engine: str = "mxnet"
+    engine: str = "auto"
     onnx: Optional[PathLike] = None
-    dtype: str = "float32"
+    precision: str = "float32"
+    dtype: Optional[str] = None
     calibration: Optional[PathLike] = None
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise BortError(f"engine {self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
-        check_dtype(self.dtype)
-        if self.engine == "onnx" and self.dtype != "float32":
+        if self.dtype is not None:
+            object.__setattr__(self, "precision", self.dtype)
+        for what, value, choices in (("engine", self.engine, ENGINES),
+                                     ("precision", self.precision, PRECISIONS)):
+            if value not in choices:
+                raise BortError(f"{what} {value!r} is unknown; choose one of {', '.join(choices)}")
+        if self.engine == "onnx" and self.precision != "float32":
             raise BortError("an onnx file computes in what it was exported for (python -m bort.export "
-                            "--int8); --dtype is for the engine mxnet")
-        if self.calibration is not None and self.dtype != "int8":
-            raise BortError("calibration data is for the dtype int8")
+                            "--int8); --precision is for the other engines")
+        if self.calibration is not None and self.precision not in CALIBRATED:
+            raise BortError(f"calibration data is for the precisions {' and '.join(CALIBRATED)}")
 
 
 def open_engine(network: Classifier, options: EngineOptions, tokenizer: Tokenizer,
                 arrays: Optional[Mapping[str, np.ndarray]], folder: Optional[Path],
-                calibration: Sequence[Batch]) -> Run:
+                calibration: Sequence[Batch]) -> Engine:
     """The forward pass of a classifier.
 
     Args:
@@ -61,10 +67,11 @@ def open_engine(network: Classifier, options: EngineOptions, tokenizer: Tokenize
         folder: the model's, where an exported file is looked for.
 
     Raises:
-        BortError: the exported file is missing or another model's.
+        BortError: the engine cannot be had here, or the exported file is missing or another model's.
     """
-    if options.engine == "mxnet":
-        return inference_function(network, options.dtype, calibration)
+    if options.engine != "onnx":
+        chosen = engines.EngineOptions(options.engine, options.precision)
+        return engines.open_engine(network, "classifier", chosen, calibration)
     path = options.onnx or (folder / "model.onnx" if folder is not None else None)
     if path is None:
         raise BortError("the onnx engine needs a file that python -m bort.export wrote; give --onnx FILE")
@@ -72,14 +79,8 @@ def open_engine(network: Classifier, options: EngineOptions, tokenizer: Tokenize
                      tokenizer)
 
 
-def inference_function(model: Classifier, dtype: str = "float32", calibration: Sequence[Batch] = ()) -> Run:
-    """A network with its parameters by MXNet's compiled graphs."""
-    compiled = compile_for_inference(model, dtype, calibration)
-    return lambda token_ids, valid_length: compiled(token_ids, valid_length).asnumpy()
-
-
 def _exported(path: PathLike, network: Classifier, arrays: Mapping[str, np.ndarray],
-              tokenizer: Tokenizer) -> Run:
+              tokenizer: Tokenizer) -> Engine:
     """The exported file, which must be this model's: another one's answers would look as good."""
     from bort.engines.onnxruntime import OnnxRunner, parameters_digest
 
@@ -89,4 +90,4 @@ def _exported(path: PathLike, network: Classifier, arrays: Mapping[str, np.ndarr
                    vocab_size=network.vocab_size, parameters=parameters_digest(arrays))
     if runner.settings.get("tokenizer") is not None:
         runner.require(tokenizer=tokenizer.fingerprint)
-    return lambda token_ids, valid_length: np.asarray(runner(token_ids, valid_length))
+    return runner

@@ -7,13 +7,17 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from bort.architecture import parse
 from bort.backend import distributed
+from bort.batching import LENGTH_MULTIPLE
 from bort.checkpoints import model_folder, vocabulary
+from bort.engines.base import Batch, Work, preferred
+from bort.engines.calibration import EXAMPLES, batches_of
+from bort.engines.engine import open_engine
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.masked_lm.masking import MaskingPolicy
@@ -194,15 +198,33 @@ def teacher_facts(teacher: MaskedLMTeacher, architecture: Optional[str] = None) 
     }
 
 
-def live_teacher(
-    teacher: MaskedLMTeacher, temperature: float, vocab_size: int, dtype: str = "float32"
-) -> LiveTeacher:
-    """The teacher as a network, for a student with ``vocab_size`` word vectors; errors as
-    :meth:`~bort.masked_lm.teacher.MaskedLMTeacher.network`."""
+def live_teacher(teacher: MaskedLMTeacher, temperature: float, vocab_size: int, dtype: str = "float32",
+                 corpus: Optional[Corpus] = None, sequences: int = 0) -> LiveTeacher:
+    """The teacher as a network, for a student with ``vocab_size`` word vectors.
+
+    Args:
+        dtype: the network's; an engine computes in its place in float32 only (see ``--engine`` and
+            ``--precision`` for what that computes in).
+        corpus: what it will be asked about; ``sequences`` how many of these.
+
+    Raises:
+        BortError: as :meth:`~bort.masked_lm.teacher.MaskedLMTeacher.network`, or as
+            :func:`bort.engines.engine.open_engine`.
+    """
     model = teacher.network()
     if dtype != "float32":
         model.cast(dtype)
-    return LiveTeacher(model, temperature, vocab_size)
+        return LiveTeacher(model, temperature, vocab_size)
+    calibration: List[Batch] = []
+    work = None
+    if corpus is not None:
+        length = min(corpus.max_length, model.max_length)
+        work = Work(sequences * model.architecture.flops(length), length // LENGTH_MULTIPLE + 1)
+        if preferred().precision in ("int8", "auto"):
+            some = range(0, len(corpus.train), max(1, len(corpus.train) // EXAMPLES))
+            calibration = batches_of([corpus.train[index] for index in some], corpus.pad_id, length)
+    engine = open_engine(model, "masked_states", None, calibration, work)
+    return LiveTeacher(model, temperature, vocab_size, engine)
 
 
 @dataclass(frozen=True)
@@ -253,8 +275,8 @@ def cached_teacher(
     }
     place = Path(options.folder) / teacher_cache.cache_key(facts)
     if not (place / "index.json").is_file():
-        network = live_teacher(teacher, options.temperature, vocab_size)
-        teacher_cache.build_cache(
-            options.folder, facts, network, corpus.train, corpus.policy, corpus.pad_id, max_length
-        )
+        network = live_teacher(teacher, options.temperature, vocab_size, corpus=corpus,
+                               sequences=options.passes * len(corpus.train))
+        teacher_cache.build_cache(options.folder, facts, network, corpus.train, corpus.policy, corpus.pad_id,
+                                  max_length)
     return teacher_cache.CachedTeacher(place, student.vocab_size)

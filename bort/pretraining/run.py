@@ -136,9 +136,9 @@ def run_pretraining(
                 folder = teacher.cache_folder or Path(data.folder) / "teacher-cache"
                 answers = _cached(folder, teacher.cache_top_k, files, corpus, facts, network, settings)
             else:
-                answers = inputs.live_teacher(
-                    files, settings.loss.temperature, network.vocab_size, settings.dtype
-                )
+                asked = settings.steps * settings.accumulate * settings.batch_size
+                answers = inputs.live_teacher(files, settings.loss.temperature, network.vocab_size,
+                                              settings.dtype, corpus, asked)
         return pretrain(network, corpus, settings, run, answers, intervals)
 
 

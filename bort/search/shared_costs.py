@@ -17,24 +17,22 @@ from bort.architecture import Architecture, parse
 from bort.backend.mxnet import nd
 from bort.backend.numpy_views import threads
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
+from bort.engines.base import Engine, Work
+from bort.engines.engine import open_engine
 from bort.engines.mxnet_compiled import compile_for_inference
 from bort.errors import BortError
 from bort.files import read_json, write_json
 from bort.masked_lm.batches import MaskedLMBatch
 from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, Teacher
-from bort.masked_lm.teacher import (
-    MaskedLMTeacher,
-    expected_positions,
-    masked_states,
-    on_device,
-    open_teacher,
-)
+from bort.masked_lm.teacher import MaskedLMTeacher, expected_positions, open_teacher
 from bort.models import Bert, initialize
 from bort.search.lines import Lines, load_array, save_array
 from bort.search.shared_folder import SPEED_FILE, SearchFolder, watching
 
 BLOCK_LINES = 256
 """Lines of one piece of the teacher's work: what a killed process loses at most."""
+CALIBRATION_LINES = 256
+"""On which a teacher of fewer bits is calibrated or held against float32."""
 SPEED_ROUNDS = 3
 TEACHER_SEED = 0x54454143
 """Added to the seed for a teacher without weights."""
@@ -171,10 +169,18 @@ def teacher_outputs(folder: SearchFolder, lines: Lines, make: Callable[[], Bert]
     blocks = {f"block-{start // BLOCK_LINES:05d}": (start, min(start + BLOCK_LINES, len(lines)))
               for start in range(0, len(lines), BLOCK_LINES)}
     teacher: List[Bert] = []
+    engines: List[Engine] = []
 
     def compute(name: str) -> None:
         if not teacher:
             teacher.append(make())
+            work = Work(len(lines) * teacher[0].architecture.flops(lines.max_length), BLOCK_LINES)
+            some = [lines.batch(start, start + micro_batch_size)
+                    for start in range(0, min(len(lines) - micro_batch_size, CALIBRATION_LINES),
+                                       micro_batch_size)]
+            engines.append(open_engine(teacher[0], "masked_states", None,
+                                       [(batch.token_ids, batch.valid_length) for batch in some], work))
+            write_json(path / "engine.json", engines[0].report.to_dict())
         projection = teacher[0].vocabulary_projection
         if name == "projection":
             # Rows beyond the tokenizer's ids, if there are any, stand for no token.
@@ -185,7 +191,7 @@ def teacher_outputs(folder: SearchFolder, lines: Lines, make: Callable[[], Bert]
         states, facts = [], []
         for start, stop in micro_batches(*blocks[name], micro_batch_size):
             batch = lines.batch(start, stop)
-            states.append(masked_states(teacher[0], *on_device(batch)).asnumpy())
+            states.append(engines[0](batch.token_ids, batch.valid_length, batch.rows))
             facts.append(np.stack([expected_positions(batch), _entropies(states[-1], projection, batch,
                                                                          lines.vocab_size)],
                                   axis=1))
@@ -199,6 +205,7 @@ def teacher_outputs(folder: SearchFolder, lines: Lines, make: Callable[[], Bert]
     work = {"projection": 1.0, **{name: float(stop - start) for name, (start, stop) in blocks.items()}}
     folder.deal(work, finished, compute, "teacher")
     teacher.clear()
+    engines.clear()
     gc.collect()
     return TeacherOutputs(path, list(blocks))
 

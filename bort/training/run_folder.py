@@ -3,6 +3,7 @@
     RUN/config.json              the settings as run, versions and command
     RUN/metrics.jsonl            one line per logged step
     RUN/checkpoints/step-N/      arrays and state.json; a checkpoint appears whole or not at all
+    RUN/engines.json             what computed the forward passes without gradients
     RUN/results.json             written last
 
 Only the root rank writes; every rank reads the same checkpoint. One process at a time may write to a folder.
@@ -26,6 +27,7 @@ from filelock import FileLock
 import bort
 from bort.backend import distributed
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
+from bort.engines.engine import engines_used
 from bort.errors import BortError
 from bort.files import (
     PathLike,
@@ -322,6 +324,7 @@ class RunFolder:
         needed."""
 
         def write() -> None:
+            write_json(self.path / "engines.json", engines_used())
             write_sealed(self.path / "results.json", finite(dict(results)))
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 

@@ -195,12 +195,10 @@ def test_a_closed_standard_output_is_an_error(make, tmp_path, monkeypatch, capsy
 def test_weights_that_are_not_finite_answer_nothing(make, tmp_path, capsys):
     folder = make(2)
     model = bort.load(folder)
-    broken = Predictor(model, bort.load_tokenizer(folder))
     bias = model.classifier[1].bias
     bias.set_data(mx.nd.array(np.array([np.nan, 0])))
-    broken = Predictor(model, bort.load_tokenizer(folder))
     with pytest.raises(BortError, match="outputs are not finite"):
-        broken(["the cat"])
+        Predictor(model, bort.load_tokenizer(folder))(["the cat"])
     (tmp_path / "x.txt").write_text("the cat\n")
     bort.save(model, folder, bort.load_tokenizer(folder))
     assert run_command(command.main, [str(folder), "--input", str(tmp_path / "x.txt")]) == 2

@@ -358,6 +358,9 @@ def test_the_onnx_engine_takes_its_runner_from_export(make, tmp_path, monkeypatc
             from bort.backend.mxnet import mx
             return model(mx.nd.array(token_ids, dtype="int32"), mx.nd.array(valid_length)).asnumpy()
 
+        def map(self, batches):
+            return (self(*batch) for batch in batches)
+
     monkeypatch.setattr("bort.engines.onnxruntime.OnnxRunner", OnnxRunner)
     rows = Predictor(folder, engine="onnx")(["the cat"])
     assert asked == [folder / "model.onnx"]
