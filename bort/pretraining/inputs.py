@@ -198,8 +198,14 @@ def teacher_facts(teacher: MaskedLMTeacher, architecture: Optional[str] = None) 
     }
 
 
-def live_teacher(teacher: MaskedLMTeacher, temperature: float, vocab_size: int, dtype: str = "float32",
-                 corpus: Optional[Corpus] = None, sequences: int = 0) -> LiveTeacher:
+def live_teacher(
+    teacher: MaskedLMTeacher,
+    temperature: float,
+    vocab_size: int,
+    dtype: str = "float32",
+    corpus: Optional[Corpus] = None,
+    sequences: int = 0,
+) -> LiveTeacher:
     """The teacher as a network, for a student with ``vocab_size`` word vectors.
 
     Args:
@@ -218,7 +224,7 @@ def live_teacher(teacher: MaskedLMTeacher, temperature: float, vocab_size: int, 
     calibration: List[Batch] = []
     work = None
     if corpus is not None:
-        length = min(corpus.max_length, model.max_length)
+        length = min(corpus.max_length or model.max_length, model.max_length)
         work = Work(sequences * model.architecture.flops(length), length // LENGTH_MULTIPLE + 1)
         if preferred().precision in ("int8", "auto"):
             some = range(0, len(corpus.train), max(1, len(corpus.train) // EXAMPLES))
@@ -275,8 +281,14 @@ def cached_teacher(
     }
     place = Path(options.folder) / teacher_cache.cache_key(facts)
     if not (place / "index.json").is_file():
-        network = live_teacher(teacher, options.temperature, vocab_size, corpus=corpus,
-                               sequences=options.passes * len(corpus.train))
-        teacher_cache.build_cache(options.folder, facts, network, corpus.train, corpus.policy, corpus.pad_id,
-                                  max_length)
+        network = live_teacher(
+            teacher,
+            options.temperature,
+            vocab_size,
+            corpus=corpus,
+            sequences=options.passes * len(corpus.train),
+        )
+        teacher_cache.build_cache(
+            options.folder, facts, network, corpus.train, corpus.policy, corpus.pad_id, max_length
+        )
     return teacher_cache.CachedTeacher(place, student.vocab_size)

@@ -137,8 +137,9 @@ def run_pretraining(
                 answers = _cached(folder, teacher.cache_top_k, files, corpus, facts, network, settings)
             else:
                 asked = settings.steps * settings.accumulate * settings.batch_size
-                answers = inputs.live_teacher(files, settings.loss.temperature, network.vocab_size,
-                                              settings.dtype, corpus, asked)
+                answers = inputs.live_teacher(
+                    files, settings.loss.temperature, network.vocab_size, settings.dtype, corpus, asked
+                )
         return pretrain(network, corpus, settings, run, answers, intervals)
 
 
