@@ -1,11 +1,11 @@
 """Search for the best architecture between size, speed and error: section 3 of the paper, from a corpus to
 best.json.
 
-    # The paper's search (Bookcorpus, a trained RoBERTa-large, 300 tuples, n = 3, epsilon = 2); hours on many
-    # GPUs:
-    python run_search.py --corpus SHARDS --teacher roberta-large-folder --output runs/search
+    # The paper's search (Bookcorpus, a trained RoBERTa-large, 300 tuples, n = 3, epsilon = 2, seconds per
+    # sample); hours on many GPUs:
+    python run_search.py --preset paper --corpus SHARDS --teacher roberta-large-folder --output runs/search
 
-    # The same tuples by size and speed alone, in seconds; nothing is trained and nothing is read:
+    # The same tuples by size and FLOPs alone, in seconds; nothing is trained and nothing is read:
     python run_search.py --steps 0 --output runs/by-cost
 
     # Twelve tiny tuples on the text that Python carries, in well under a minute:
@@ -13,17 +13,19 @@ best.json.
 
     # All 300 at a fraction of the paper's batch and length, two processes, measured latencies; goes on with
     # --resume:
-    horovodrun -np 2 python run_search.py --preset laptop --corpus articles.txt --tokenizer bpe --speed
-    measured \\
-        --output runs/laptop --resume
+    horovodrun -np 2 python run_search.py --preset laptop --corpus articles.txt --tokenizer bpe \\
+        --speed measured --output runs/laptop --resume
+
+    # Table 1's latencies as the paper took them, 6,250 passes of one line each; nothing is trained:
+    python run_search.py --steps 0 --preset paper --trials 6250 --speed-batch-size 1 --output runs/table1
 
     # A process that dies loses the candidate it was at. Others that were started apart on the same --output
     # (each with --resume) take it over; horovodrun ends all its ranks when one dies, and the same command
     # with --resume goes on.
 
     # Then distil into what was found:
-    python run_pretrain.py --architecture runs/search/best.json --data SHARDS --teacher FOLDER --output
-    runs/pretrain
+    python run_pretrain.py --architecture runs/search/best.json --data SHARDS --teacher FOLDER \\
+        --output runs/pretrain
 """
 from __future__ import annotations
 
@@ -37,12 +39,14 @@ from bort.engines.options import add_engine_options
 from bort.errors import RESUME, BortError, run_command
 
 PRESETS: Dict[str, Dict[str, Any]] = {
-    "paper": {},
+    # As section 3.3: seconds per sample. Everything else in it is the default.
+    "paper": {"speed": "measured"},
     # The paper's space and teacher; batch, length and held-out lines that two cores can bear.
     "laptop": {"batch_size": 8, "max_length": 64, "speed_lines": 16, "corpus": "embedded"},
     "tiny": {"depths": (2, 4), "heads": (2, 4), "hidden": (32, 64), "intermediate": (32, 64, 128),
-             "batch_size": 32, "max_length": 32, "speed_lines": 64, "lr": 0.5, "dropout": 0.0,
-             "teacher": "6,4,96,256", "corpus": "embedded", "tokenizer_size": 1000},
+             "batch_size": 32, "max_length": 32, "speed_lines": 64,
+             "lr": 0.5, "dropout": 0.0, "teacher": "6,4,96,256",
+             "corpus": "embedded", "tokenizer_size": 1000},
 }
 
 
@@ -61,8 +65,8 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     add = parser.add_argument_group("what").add_argument
     add("--output", required=True,
         help="run folder: candidates.jsonl, table1.md, table1.csv, best.json, search.png")
-    add("--preset", choices=sorted(PRESETS), default="paper",
-        help="defaults of what follows (default: paper)")
+    add("--preset", choices=sorted(PRESETS),
+        help="defaults of what follows (none: the paper's, but the speed by FLOPs, which take no time)")
     add("--corpus",
         help="shards, a text file or a folder of them, or 'embedded': the text that Python carries")
     add("--tokenizer",
@@ -97,6 +101,9 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     add("--speed", choices=("flops", "measured"), default="flops", help="FLOPs or seconds per line")
     add("--speed-lines", type=int, default=11828,
         help="held-out lines: scored, and timed if measured (default 11828)")
+    add("--trials", type=int, default=0,
+        help="timed passes of every network (default: as many as the held-out lines take; the paper's Table "
+        "1: 6250 of one line)")
     add("--speed-batch-size", type=int, default=0, help="lines of a timed pass (default: --micro-batch-size)")
     add("--micro-batch-size", type=int, default=0,
         help="lines in memory at once (default: 2048 tokens of them)")
@@ -114,7 +121,7 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
         help="mean loss, or share of wrong answers, on the kept examples")
     add("--extract", metavar="FOLDER", help="write the winner as a model folder")
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", default="paper")
+    early.add_argument("--preset")
     parser.set_defaults(**PRESETS.get(early.parse_known_args(argv)[0].preset, {}))
     return parser.parse_args(argv)
 
@@ -151,15 +158,17 @@ def main(argv: Optional[List[str]] = None) -> int:
     from bort.backend import distributed
     from bort.search import report
     from bort.search.fptas import search
-    from bort.search.settings import SearchSettings
+    from bort.search.settings import SearchInputs, SearchSettings
     from bort.training.console import say
 
     chosen = {name: getattr(args, name) for name in SearchSettings.__dataclass_fields__}
     settings = SearchSettings(**{**chosen,
                                  "include": tuple(parse(text, "--include") for text in args.include)})
     with distributed.context():
-        rows = search(args.output, settings, args.teacher, args.corpus or "none", args.tokenizer,
-                      args.tokenizer_size, args.resume, args.teacher_architecture)
+        inputs = SearchInputs(teacher=args.teacher, teacher_architecture=args.teacher_architecture,
+                              corpus=args.corpus or "none", tokenizer=args.tokenizer,
+                              tokenizer_size=args.tokenizer_size)
+        rows = search(args.output, settings, inputs, args.resume)
     if distributed.is_root():  # which also refuses a search of which no candidate has a W
         say(report.report(Path(args.output), rows, settings))
         say(f"\nbest: {report.architecture_of(rows[0]).display} with W = {rows[0]['W']:.4g}; it is in "

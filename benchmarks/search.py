@@ -92,14 +92,16 @@ def space_part(args: argparse.Namespace, work: Path, shards: Path) -> Tuple[Dict
     """All 300 tuples: ranks, the top three over seeds, epsilon's loss, a picture."""
     from bort.search import report
     from bort.search.fptas import representatives
-    from bort.search.shared_costs import measured_speed
     from bort.search.shared_folder import SearchFolder
+    from bort.search.timing import Trials, measured_speed
 
     top = parse("roberta-large")
     folder = SearchFolder(
         work / "speed", {"length": args.speed_length, "passes": args.speed_passes}, resume=True
     )
-    seconds = measured_speed(folder, [*SearchSettings().space, top], args.speed_length, 1, args.speed_passes)
+    seconds = measured_speed(
+        folder, [*SearchSettings().space, top], Trials(args.speed_length, 1, args.speed_passes)
+    )
     costs = paper_costs(seconds)
     wanted = {xi for some in costs.values() for xi in representatives(some.of, some.limit, 2)} | set(
         TABLE_1_TUPLES

@@ -51,10 +51,10 @@ def find_architecture(output: PathLike, corpus: PathLike = "embedded", teacher: 
 
     from bort.search import report
     from bort.search.fptas import search
-    from bort.search.settings import SearchSettings
+    from bort.search.settings import SearchInputs, SearchSettings
 
     chosen = SearchSettings(**settings)
-    rows = search(output, chosen, teacher, corpus, tokenizer, resume=resume)
+    rows = search(output, chosen, SearchInputs(teacher=teacher, corpus=corpus, tokenizer=tokenizer), resume)
     report.report(Path(output), rows, chosen)
     return pd.DataFrame(rows)
 

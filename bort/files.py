@@ -150,6 +150,21 @@ def remove_leftovers(folder: PathLike) -> None:
             _remove_quietly(os.path.join(place, name))
 
 
+def file_lock(path: PathLike, remedy: str = "") -> FileLock:
+    """A lock that is not taken yet; its folder is made if absent. Whoever has it loses it by ending, however.
+
+    Raises:
+        BortError: the folder cannot be made; ``remedy`` says what to do.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BortError(f"{path.parent}: cannot be made or written to ({error.strerror})"
+                        f"{remedy and '; '}{remedy}") from error
+    return FileLock(str(path))
+
+
 def lock_file(path: PathLike, busy: str, remedy: str = "", wait: float = 0.0) -> FileLock:
     """Take a lock, which is held until ``release()`` or, however it ends, the end of this process.
 
@@ -163,9 +178,8 @@ def lock_file(path: PathLike, busy: str, remedy: str = "", wait: float = 0.0) ->
         BortError: another process has the lock (after ``wait``), or the file cannot be made.
     """
     path = Path(path)
-    lock = FileLock(str(path))
+    lock = file_lock(path, remedy)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -226,8 +240,21 @@ def read_sealed(path: PathLike) -> Dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
         raise BortError(f"{path}: not a JSON object")
-    if SEAL in content and seal(content, path)[SEAL] != content[SEAL]:
-        raise BortError(f"{path}: its content does not fit its digest: it was damaged or changed")
+    return unsealed(content, path)
+
+
+def unsealed(content: Mapping[str, Any], where: PathLike) -> Dict[str, Any]:
+    """What :func:`seal` was given; an object without a digest as it is.
+
+    Raises:
+        BortError: the object was damaged or changed; ``where`` names it.
+    """
+    try:
+        whole = SEAL not in content or seal(content, where)[SEAL] == content[SEAL]
+    except BortError:  # a number that is not finite, which is never written
+        whole = False
+    if not whole:
+        raise BortError(f"{where}: its content does not fit its digest: it was damaged or changed")
     return {key: value for key, value in content.items() if key != SEAL}
 
 
@@ -281,16 +308,20 @@ def append_jsonl(path: PathLike, row: Dict[str, Any]) -> None:
         raise BortError(f"{path}: cannot be appended to ({error.strerror})") from error
 
 
-def read_jsonl(path: PathLike, fields: Mapping[str, Any] = {}, remedy: str = "") -> List[Any]:
+def read_jsonl(path: PathLike, fields: Mapping[str, Any] = {}, remedy: str = "",
+               sealed: bool = False) -> List[Any]:
     """Rows of a JSON-lines file; a last line without its line end (a kill while writing) is dropped.
 
     Args:
         fields: what every row must have, and of which type (or types) it must be; with any, rows must be
             objects.
         remedy: what to do about a bad line, for the message.
+        sealed: whether rows were made by :func:`seal`; digests are checked and left out. A row of earlier
+            versions, without one, is taken as it is.
 
     Raises:
-        BortError: the file cannot be read, or another line is not JSON or lacks a field (named by number).
+        BortError: the file cannot be read, a sealed row was damaged, or another line is not JSON or lacks a
+            field (named by number).
     """
     data = read_bytes(path)
     complete = data[: data.rfind(b"\n") + 1]
@@ -298,8 +329,10 @@ def read_jsonl(path: PathLike, fields: Mapping[str, Any] = {}, remedy: str = "")
     for number, line in enumerate(complete.split(b"\n"), start=1):
         if line.strip():
             try:
-                rows.append(parse_json(line, f"{path}, line {number}"))
-                _check_fields(rows[-1], fields, f"{path}, line {number}")
+                where = f"{path}, line {number}"
+                row = parse_json(line, where)
+                _check_fields(row, fields, where)
+                rows.append(unsealed(row, where) if sealed else row)
             except BortError as error:
                 raise BortError(f"{error}{remedy and '; '}{remedy}") from error
     return rows

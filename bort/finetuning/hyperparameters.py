@@ -12,6 +12,8 @@ values but not members of the starting grid of section 5.
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
@@ -97,6 +99,8 @@ LEARNING_RATES = (3e-6, 5e-6, 9e-6, 3e-5, 1e-4)
 WEIGHT_DECAYS = (0.0, 10.0, 100.0, 350.0)
 WARMUPS = (0.35, 0.40, 0.45, 0.50, 0.55)
 SEEDS = (0, 1, 2, 3, 4)
+MAX_SETS = 100_000
+"""Sets of a grid from a file at most: a training of each in the first round is years of work already."""
 
 
 def convergent_set(task: str) -> ConvergentSet:
@@ -157,6 +161,9 @@ def read_grid(path: PathLike) -> List[Theta]:
     if isinstance(content, dict):
         _check_keys(content, names, str(path))
         columns = [_numbers(content[name], name, str(path)) for name in names]
+        count = math.prod(map(len, columns))  # before they are made: four lists of 200 are 1.6e9 sets
+        if count > MAX_SETS:
+            raise BortError(f"{path}: makes {count:,} sets; at most {MAX_SETS:,} are taken: shorten it")
         sets = product_grid(*columns)
     elif isinstance(content, list):
         sets = []
@@ -170,9 +177,7 @@ def read_grid(path: PathLike) -> List[Theta]:
         raise BortError(f"{path}: a grid is an object of lists or a list of objects, with {', '.join(names)}")
     if not sets:
         raise BortError(f"{path}: the grid is empty")
-    repeated = (
-        [str(theta) for theta in dict.fromkeys(sets) if sets.count(theta) > 1] if len(sets) < 5000 else []
-    )
+    repeated = [str(theta) for theta, times in Counter(sets).items() if times > 1]
     if repeated:
         raise BortError(f"{path}: names {repeated[0]} more than once")
     return sets

@@ -16,7 +16,7 @@ from bort.models import Bert
 from bort.models.bert import initial_value
 from bort.search.lines import Lines
 from bort.search.settings import SearchSettings
-from bort.search.shared_costs import TeacherOutputs, cross_entropy, micro_batches
+from bort.search.teacher import TeacherOutputs, cross_entropy, micro_batches
 from bort.training.optimizer import Sgd
 from bort.training.schedules import linear
 from bort.training.step import StepOptions, StepState, TrainingStep

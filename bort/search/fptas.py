@@ -3,21 +3,19 @@
 
     Input: a search space Xi, a maximum point T, a corpus, n training steps, an interval size epsilon.
 
-    1.  for every xi in Xi:        p(xi), i(xi) <- surrogates of size and speed, no training
-                                                                               :func:`surrogates`
+    1.  for every xi in Xi:           p(xi), i(xi)  <-  surrogates of size and speed, no training
     2.  sort Xi by p and i, cut it into intervals of epsilon, keep of each the member with the
-        largest (p(T) - p(xi)) (i(T) - i(xi))                             :func:`representatives`
-    3.  for every representative:  train it for n steps on T's outputs;
-                                   e(xi) <- its cross-entropy to T on held-out lines
-                                                                        ``bort.search.candidate``
-    4.                             W(xi) <- (p(T) - p(xi)) (i(T) - i(xi)) / (p(T) i(T) e(xi))
-                                                                            :func:`w_coefficient`
-    5.  return the argmax of W, and the top k                                      :func:`search`
+        largest (p(T) - p(xi)) (i(T) - i(xi))
+    3.  for every representative:     train it for n steps on T's outputs;
+                                      e(xi)  <-  its cross-entropy to T on held-out lines
+    4.                                W(xi)  <-  (p(T) - p(xi)) (i(T) - i(xi)) / (p(T) i(T) e(xi))
+    5.  return the argmax of W, and the top k
 
-Equations, hyper-parameters and Xi are the paper's. Ours, as the paper leaves them open: the order and the
-representative in step 2, the scored positions (``bort.search.lines``), that all candidates share the batches,
-the held-out lines and the initial values of the parts they have in common, and that W is taken without error
-(e = 1) when n = 0.
+They are :func:`surrogates`, :func:`representatives`, ``bort.search.candidate``, :func:`w_coefficient` and
+:func:`search`. Equations, hyper-parameters and Xi are the paper's. Ours, as the paper leaves them open: the
+order and the representative in step 2, the scored positions (``bort.search.lines``), that all candidates
+share the batches, the held-out lines and the initial values of the parts they have in common, and that W is
+taken without error (e = 1) when n = 0.
 """
 from __future__ import annotations
 
@@ -31,22 +29,23 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from bort.architecture import ROBERTA_VOCAB_SIZE, Architecture
 from bort.backend import distributed
 from bort.errors import BortError
-from bort.files import PathLike, write_json
+from bort.files import PathLike, write_sealed
 from bort.search.candidate import InitialValues, error, train, training_work
-from bort.search.lines import EMBEDDED, Lines, shared_lines
-from bort.search.settings import SearchSettings
-from bort.search.shared_costs import (
+from bort.search.lines import Lines, shared_lines
+from bort.search.settings import SearchInputs, SearchSettings
+from bort.search.shared_folder import SearchFolder
+from bort.search.teacher import (
     Maximum,
     TeacherOutputs,
     build_teacher,
     check_teacher,
     find_maximum,
-    measured_speed,
     teacher_outputs,
 )
-from bort.search.shared_folder import SearchFolder
+from bort.search.timing import Trials, measured_speed
 
 Row = Dict[str, Any]
+SPACE_FILE = "space.json"
 SMALLEST_ERROR = 1e-6
 """Divergences of a candidate that equals T are rounding errors of either sign; W stays finite."""
 WITHOUT_TRAINING = {"ce": 1.0, "kl": 1.0}
@@ -111,18 +110,13 @@ def w_coefficient(cost: Surrogates, maximum: Surrogates, error_rate: float) -> f
             / (maximum.size * maximum.speed * max(error_rate, SMALLEST_ERROR)))
 
 
-def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-large",
-           corpus: PathLike = EMBEDDED, tokenizer: Optional[PathLike] = None, tokenizer_size: int = 8000,
-           resume: bool = False, teacher_architecture: Optional[str] = None) -> List[Row]:
+def search(output: PathLike, settings: SearchSettings, inputs: Optional[SearchInputs] = None,
+           resume: bool = False) -> List[Row]:
     """Run the FPTAS in the folder ``output``, together with every other process that does so.
 
     Args:
-        teacher: T: a model folder, or an architecture whose weights are drawn at random (with a warning).
-        corpus: shards, a text file or folder, or ``"embedded"``; not read when ``settings.steps`` is 0.
-        tokenizer: see :func:`bort.search.lines.choose_tokenizer`; ``tokenizer_size`` ids if one must be
-            trained.
+        inputs: None for those of :class:`SearchInputs`.
         resume: go on with, or join, the search in ``output``.
-        teacher_architecture: of a T that is a bare ``.params`` file.
 
     Returns:
         One row per trained candidate, the largest W first. The first one is the result; rows whose training
@@ -130,27 +124,30 @@ def search(output: PathLike, settings: SearchSettings, teacher: str = "roberta-l
 
     Raises:
         BortError: bad settings or files, other settings than the folder's, or T is not the maximum point.
+
+    >>> rows = search("runs/by-cost", SearchSettings(steps=0))  # doctest: +SKIP
+    >>> rows[0]["architecture"]                                 # doctest: +SKIP
+    {'depth': 2, 'heads': 4, 'hidden': 512, 'intermediate': 256}
     """
-    maximum, space = find_maximum(teacher, teacher_architecture), settings.space
-    with SearchFolder(output, {**asdict(settings), "teacher": str(maximum.architecture),
-                               "weights": maximum.identity, "corpus": str(corpus),
-                               "tokenizer": str(tokenizer), "tokenizer_size": tokenizer_size},
-                      resume) as folder:
-        return _search_in(folder, settings, maximum, space, corpus, tokenizer, tokenizer_size)
+    inputs = inputs or SearchInputs()
+    maximum = find_maximum(inputs.teacher, inputs.teacher_architecture)
+    described = {**asdict(settings), "teacher": str(maximum.architecture), "weights": maximum.identity,
+                 "corpus": str(inputs.corpus), "tokenizer": str(inputs.tokenizer),
+                 "tokenizer_size": inputs.tokenizer_size}
+    with SearchFolder(output, described, resume) as folder:
+        return _search_in(folder, settings, inputs, maximum)
 
 
-def _search_in(folder: SearchFolder, settings: SearchSettings, maximum: Maximum,
-               space: Sequence[Architecture], corpus: PathLike, tokenizer: Optional[PathLike],
-               tokenizer_size: int) -> List[Row]:
+def _search_in(folder: SearchFolder, settings: SearchSettings, inputs: SearchInputs, maximum: Maximum
+               ) -> List[Row]:
     """Steps 1 to 5."""
-    lines, vocab_size = None, settings.vocab_size or ROBERTA_VOCAB_SIZE
+    lines, vocab_size, space = None, settings.vocab_size or ROBERTA_VOCAB_SIZE, settings.space
     if settings.steps:
         if maximum.folder is None and distributed.is_root():
             warnings.warn(f"the teacher {maximum.architecture.display} has no weights and is drawn at random "
                           f"from seed {settings.seed}: errors say how well candidates imitate noise; give "
                           "--teacher a model folder", stacklevel=2)
-        lines = shared_lines(folder, corpus, tokenizer, maximum.folder, tokenizer_size, settings.lines,
-                             settings.max_length, settings.mask_ratio, settings.seed)
+        lines = shared_lines(folder, inputs, settings, maximum.folder)
         check_teacher(maximum, lines)  # now, and not after hours of timing
         vocab_size = settings.vocab_size or lines.vocab_size
 
@@ -159,8 +156,8 @@ def _search_in(folder: SearchFolder, settings: SearchSettings, maximum: Maximum,
     check_maximum(costs, maximum.architecture)
     seconds = None
     if settings.speed == "measured":
-        seconds = measured_speed(folder, everything, settings.max_length, settings.timed_lines,
-                                 settings.speed_lines)
+        seconds = measured_speed(folder, everything, Trials(settings.max_length, settings.timed_lines,
+                                                            settings.passes))
         costs = surrogates(everything, settings, vocab_size, seconds)
         check_maximum(costs, maximum.architecture)
     limit = costs[maximum.architecture]
@@ -170,9 +167,9 @@ def _search_in(folder: SearchFolder, settings: SearchSettings, maximum: Maximum,
     described = {str(xi): describe(xi, costs[xi], settings, vocab_size, seconds, interval.get(xi))
                  for xi in everything}
     if distributed.is_root():
-        write_json(folder.path / "space.json",
-                   {"vocab_size": vocab_size, "maximum": str(maximum.architecture),
-                    "weights": maximum.identity, "tuples": list(described.values())})
+        write_sealed(folder.path / SPACE_FILE,
+                     {"vocab_size": vocab_size, "maximum": str(maximum.architecture),
+                      "weights": maximum.identity, "tuples": list(described.values())})
 
     candidates = {str(xi): xi for xi in [*chosen, *settings.include]}  # steps 3, 4
     if lines is None:

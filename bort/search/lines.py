@@ -15,9 +15,10 @@ from typing import Dict, Optional
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike, atomic_write, read_json, read_npy, write_json
+from bort.files import PathLike, atomic_write, read_npy, read_sealed, sha256_file, write_sealed
 from bort.masked_lm.batches import MaskedLMBatch, make_batch
 from bort.masked_lm.masking import MaskingPolicy
+from bort.search.settings import EMBEDDED, SearchInputs, SearchSettings
 from bort.search.shared_folder import SearchFolder
 from bort.text.corpus.embedded import embedded_documents
 from bort.text.shards.dataset import INDEX_FILE, ShardDataset
@@ -30,8 +31,8 @@ from bort.text.tokenizers.loading import (
     load_tokenizer,
 )
 
-EMBEDDED = "embedded"
-"""The name of the corpus that Python carries."""
+LINES_FILE = "lines.json"
+"""Says how the stored lines were drawn, and their checksums."""
 
 
 class Lines:
@@ -77,16 +78,17 @@ def choose_tokenizer(given: Optional[PathLike], teacher: Optional[PathLike]) -> 
     return given if given is not None else find_default_tokenizer()
 
 
-def open_corpus(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[PathLike],
-                teacher: Optional[PathLike], tokenizer_size: int, max_length: int, seed: int) -> ShardDataset:
+def open_corpus(folder: SearchFolder, inputs: SearchInputs, settings: SearchSettings,
+                teacher: Optional[PathLike]) -> ShardDataset:
     """The corpus as shards: as it is, or prepared in ``RUN/shards`` when it is text.
 
     Args:
-        tokenizer_size: ids of the SentencePiece vocabulary that is trained when there is no other tokenizer.
+        teacher: the folder of T's files, if there are any.
 
     Raises:
         BortError: nothing there, or shards made with another tokenizer than the one asked for.
     """
+    corpus, tokenizer = inputs.corpus, inputs.tokenizer
     if is_shards(corpus):
         dataset = ShardDataset(corpus)
         if tokenizer is not None and load_tokenizer(tokenizer).fingerprint != dataset.fingerprint:
@@ -99,8 +101,8 @@ def open_corpus(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[Path
             stream.write("\n\n".join(embedded_documents()) + "\n")
     chosen = choose_tokenizer(tokenizer, teacher)
     prepare(PrepareOptions(inputs=[corpus], output=folder.path / "shards", tokenizer=chosen,
-                           vocab_size=tokenizer_size if chosen is None else None, max_length=max_length,
-                           split="1,0,0", seed=seed))
+                           vocab_size=inputs.tokenizer_size if chosen is None else None,
+                           max_length=settings.max_length, split="1,0,0", seed=settings.seed))
     return ShardDataset(folder.path / "shards")
 
 
@@ -126,36 +128,48 @@ def draw_lines(dataset: ShardDataset, wanted: int, max_length: int, seed: int, n
             "offsets": np.cumsum([0] + [len(line) for line in lines])}
 
 
-def shared_lines(folder: SearchFolder, corpus: PathLike, tokenizer: Optional[PathLike],
-                 teacher: Optional[PathLike], tokenizer_size: int, wanted: int, max_length: int,
-                 mask_ratio: float, seed: int) -> Lines:
+def shared_lines(folder: SearchFolder, inputs: SearchInputs, settings: SearchSettings,
+                 teacher: Optional[PathLike]) -> Lines:
     """The lines of a search, drawn by one of its processes and stored in ``RUN/lines``; the tokenizer goes
     beside them.
 
     A rerun reads what is stored, so a corpus that has changed since does not change the search.
+
+    Args:
+        teacher: the folder of T's files, if there are any.
+
+    Raises:
+        BortError: too few lines, or the stored ones are damaged.
     """
-    path = folder.path / "lines"
+    path, corpus, max_length = folder.path / "lines", inputs.corpus, settings.max_length
+    summary = path / LINES_FILE
 
     def draw(_: str) -> None:
-        dataset = open_corpus(folder, corpus, tokenizer, teacher, tokenizer_size, max_length, seed)
+        dataset = open_corpus(folder, inputs, settings, teacher)
         if dataset.max_length < max_length:
             warnings.warn(f"{corpus}: was prepared with at most {dataset.max_length} tokens a line, so lines "
                           f"are that long and not --max-length {max_length}; prepare it again for longer "
                           "ones", stacklevel=2)
-        for name, array in draw_lines(dataset, wanted, max_length, seed, str(corpus)).items():
+        drawn = draw_lines(dataset, settings.lines, max_length, settings.seed, str(corpus))
+        for name, array in drawn.items():
             save_array(path / f"{name}.npy", array)
         load_tokenizer(dataset.tokenizer_path).save(folder.path / "tokenizer")
-        write_json(path / "lines.json", {"corpus": str(corpus), "lines": wanted,
-                                         "tokenizer": dataset.fingerprint,
-                                         "max_length": min(dataset.max_length, max_length)})
+        write_sealed(summary, {"corpus": str(corpus), "lines": settings.lines,
+                               "tokenizer": dataset.fingerprint,
+                               "max_length": min(dataset.max_length, max_length),
+                               "files": {name: sha256_file(path / f"{name}.npy") for name in drawn}})
 
-    folder.deal({"lines": 1.0}, lambda: ["lines"] if (path / "lines.json").is_file() else [], draw)
-    stored = load_tokenizer(folder.path / "tokenizer")
-    if stored.fingerprint != read_json(path / "lines.json").get("tokenizer"):
+    folder.deal({"lines": 1.0}, lambda: ["lines"] if summary.is_file() else [], draw)
+    stored, facts = load_tokenizer(folder.path / "tokenizer"), read_sealed(summary)
+    if stored.fingerprint != facts.get("tokenizer"):
         raise BortError(f"{folder.path}: its lines were made with another tokenizer than it holds; choose "
                         "another --output")
+    for name, digest in dict(facts.get("files", {})).items():  # earlier versions have none
+        if sha256_file(path / f"{name}.npy") != digest:
+            raise BortError(f"{path / name}.npy: was damaged or changed; the search cannot go on, choose "
+                            "another --output")
     tokens, offsets = load_array(path / "tokens.npy"), load_array(path / "offsets.npy")
-    return Lines(tokens, offsets, stored, max_length, mask_ratio, seed)
+    return Lines(tokens, offsets, stored, max_length, settings.mask_ratio, settings.seed)
 
 
 def save_array(path: PathLike, array: np.ndarray) -> None:

@@ -12,9 +12,12 @@ import numpy as np
 
 from bort.architecture import Architecture
 from bort.errors import BortError
-from bort.files import atomic_write, read_json, write_json
-from bort.paper import TABLE_1
-from bort.search.fptas import SearchSettings
+from bort.files import atomic_write, read_sealed, write_json
+from bort.paper import TABLE_1, TABLE_1_TRIALS
+from bort.search.fptas import SPACE_FILE
+from bort.search.lines import LINES_FILE
+from bort.search.settings import SearchSettings
+from bort.search.timing import SUMMARY_FILE
 from bort.training.console import say
 
 Row = Mapping[str, Any]
@@ -70,8 +73,9 @@ def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], set
     """Write ``table1.md`` and ``table1.csv``; returns the Markdown."""
     table = table1(rows, space["tuples"], settings.top)
     header = list(table[0])
-    facts = read_json(folder / "lines" / "lines.json") if (folder / "lines" / "lines.json").is_file() else {}
-    length = facts.get("max_length", settings.max_length) if isinstance(facts, dict) else settings.max_length
+    drawn = folder / "lines" / LINES_FILE
+    facts = read_sealed(drawn) if drawn.is_file() else {}
+    length = facts.get("max_length", settings.max_length)
     error = {"ce": "cross-entropy to T", "kl": "divergence from T"}[settings.error]
     lines = ["# Table 1, searched again", "",
              f"{len(rows)} of {len(settings.space)} tuples were "
@@ -82,12 +86,13 @@ def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], set
              f"{space['maximum']}{', random weights' if space['weights'] == 'random' else ''}. Error: "
              f"{error if settings.steps else '1 for all, as nothing was trained'}. Sizes and FLOPs by "
              f"{settings.counts} counts; W takes the speed {settings.speed}.", ""]
-    speed = folder / "speed.json"
+    speed = folder / SUMMARY_FILE
     if settings.speed == "measured" and speed.is_file():
-        facts = read_json(speed)
-        lines += [f"Seconds per sample: medians of {facts['passes']} passes over {facts['batch_size']} x "
-                  f"{facts['length']} tokens in {facts['rounds']} interleaved rounds, {facts['threads']} "
-                  f"threads ({facts['wait_policy']} waiting).", ""]
+        facts = read_sealed(speed)
+        lines += [f"Seconds per sample: medians of {facts['passes']:,} trials (the paper: means of "
+                  f"{TABLE_1_TRIALS:,}; our means are in {SUMMARY_FILE}), each a pass over "
+                  f"{facts['batch_size']} x {facts['length']} tokens, in {facts['rounds']} interleaved "
+                  f"rounds, {facts['threads']} threads ({facts['wait_policy']} waiting).", ""]
     shown = [key for key in header if any(row[key] is not None for row in table)]
     lines += ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
     lines += ["| " + " | ".join(_cell(row[key]) for key in shown) + " |" for row in table]
@@ -192,7 +197,7 @@ def _speed_unit(settings: SearchSettings) -> Any:
 
 def report(folder: Path, rows: Sequence[Row], settings: SearchSettings) -> str:
     """Write everything above into the run's folder; returns the table."""
-    space = read_json(folder / "space.json")
+    space = read_sealed(folder / SPACE_FILE)
     write_best(folder, rows, space, settings)
     plot(folder / "search.png", rows, space["tuples"], settings)
     return write_table(folder, rows, space, settings)

@@ -2,12 +2,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 from bort.architecture import PAPER_SPACE, Architecture, search_space
 from bort.errors import BortError
+from bort.files import PathLike
 
 MICRO_BATCH_TOKENS = 2048
+EMBEDDED = "embedded"
+"""The name of the corpus that Python carries."""
+
+
+@dataclass(frozen=True)
+class SearchInputs:
+    """The files that a search reads.
+
+    Attributes:
+        teacher: T: a model folder or ``.params`` file, or an architecture whose weights are drawn at random
+            (with a warning).
+        teacher_architecture: of a T that is a bare ``.params`` file.
+        corpus: shards, a text file or folder, or :data:`EMBEDDED`; not read when nothing is trained.
+        tokenizer: None takes the shards', the teacher's or RoBERTa's, or trains one of ``tokenizer_size``
+            ids.
+    """
+
+    teacher: str = "roberta-large"
+    teacher_architecture: Optional[str] = None
+    corpus: PathLike = EMBEDDED
+    tokenizer: Optional[PathLike] = None
+    tokenizer_size: int = 8000
 
 
 @dataclass(frozen=True)
@@ -22,6 +45,8 @@ class SearchSettings:
         speed_lines: held-out lines; they give e(xi) and, when speed is measured, are what is timed (section
         3.3).
         speed_batch_size: lines of a timed pass; 0 takes ``micro_batch_size``.
+        trials: timed passes of every network; 0 makes as many as it takes to time all held-out lines once.
+            The paper's Table 1 is the mean of 6,250 passes of one line.
         error: "ce", the paper's cross-entropy, or "kl", that less T's own entropy.
         vocab_size: the vocabulary that sizes count, 0 for the tokenizer's (RoBERTa's if nothing is trained).
         micro_batch_size: lines in memory at once, 0 for about 2,048 tokens of them.
@@ -52,6 +77,7 @@ class SearchSettings:
     vocab_size: int = 0
     micro_batch_size: int = 0
     include: Tuple[Architecture, ...] = ()
+    trials: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in (("counts", ("exact", "lemma")), ("speed", ("flops", "measured")),
@@ -60,7 +86,8 @@ class SearchSettings:
                 raise BortError(f"--{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
         for name, least in (("epsilon", 1), ("steps", 0), ("batch_size", 1), ("max_length", 8),
                             ("speed_lines", 1), ("speed_batch_size", 0), ("top", 1), ("seed", 0),
-                            ("vocab_size", 0), ("micro_batch_size", 0)):
+                            ("vocab_size", 0), ("micro_batch_size", 0),
+                            ("trials", 0)):
             if getattr(self, name) < least:
                 raise BortError(f"--{name.replace('_', '-')} must be at least {least}, not "
                                 f"{getattr(self, name)}")
@@ -86,6 +113,11 @@ class SearchSettings:
     def timed_lines(self) -> int:
         """Lines of a timed pass."""
         return self.speed_batch_size or self.micro_batch
+
+    @property
+    def passes(self) -> int:
+        """Timed passes of every network."""
+        return self.trials or -(-self.speed_lines // self.timed_lines)
 
     @property
     def space(self) -> List[Architecture]:

@@ -14,22 +14,19 @@ at, and ``--resume`` goes on from there. On a network file system, ``flock`` mus
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Mapping, Optional
 
 from filelock import FileLock, Timeout
 
-import bort
 from bort.backend import distributed
 from bort.errors import BortError
-from bort.files import PathLike, append_jsonl, read_json, read_jsonl, write_json
+from bort.files import PathLike, append_jsonl, file_lock, read_json, read_jsonl, seal, write_json
 from bort.training.console import progress
-from bort.training.run_folder import is_config, on_root
+from bort.training.run_folder import is_config, new_config, on_root, refuse_other_settings
 
 CANDIDATES_FILE = "candidates.jsonl"
 SPEED_FILE = "speed.jsonl"
@@ -73,10 +70,7 @@ class SearchFolder:
         alone = self._enter()
         begins = not config.is_file() or alone and self._untouched()
         if begins:
-            write_json(config, {"settings": settings, "bort": bort.__version__,
-                                "python": sys.version.split()[0], "command": sys.argv,
-                                "started": datetime.datetime.now().astimezone().isoformat(
-                                                                                          timespec="seconds")})
+            write_json(config, new_config(settings))
         self._stay()
         # Read again even by who has just written it: between the two locks another process may have begun its
         # own.
@@ -85,20 +79,14 @@ class SearchFolder:
         if not (resume or begins or same and self._untouched()):
             raise BortError(f"{self.path}: holds a run already; add --resume to go on with it, or choose "
                             "another --output")
-        if not is_config(earlier):
-            raise BortError(f"{config}: not the config of a search; choose another --output")
-        before = earlier["settings"]
-        different = [f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
-                     for key in sorted(set(before) | set(settings)) if before.get(key) != settings.get(key)]
-        if different:
-            raise BortError(f"{self.path}: cannot go on with other settings: " + "; ".join(different)
-                            + ". Use the same command, or another --output")
+        refuse_other_settings(config, earlier, settings)
 
     def _enter(self) -> bool:
-        """Be known to be at work here until :meth:`close`, however this process ends; whether nobody else is.
+        """Hold a shared lock on the folder until :meth:`close`, however this process ends; whether no other
+        process holds it.
 
-        All processes share a lock; who has it alone may replace settings that nobody works with. Without
-        ``fcntl`` (Windows) nobody ever does.
+        A process that has the lock alone may replace settings that no other one works with. ``filelock`` has
+        no shared locks, so this is ``flock`` itself; without ``fcntl`` (Windows) settings are never replaced.
         """
         path = self.path / "claims" / "present.lock"
         try:
@@ -115,7 +103,7 @@ class SearchFolder:
             return False
 
     def _stay(self) -> None:
-        """Share the lock with all others that are at work here."""
+        """Share the lock with the other processes of this search."""
         with contextlib.suppress(ImportError, OSError):  # without locks, dealing out the work will say so
             import fcntl
             fcntl.flock(self._presence, fcntl.LOCK_SH)  # type: ignore[arg-type]
@@ -126,7 +114,7 @@ class SearchFolder:
                 and is_config(read_json(self.path / "config.json")))
 
     def close(self) -> None:
-        """Be at work here no longer."""
+        """Release the shared lock."""
         if self._presence is not None:
             self._presence.close()
 
@@ -138,12 +126,7 @@ class SearchFolder:
 
     def lock(self, name: str) -> FileLock:
         """The lock of one piece of work or file; freed when its holder dies."""
-        path = self.path / "claims" / f"{name}.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BortError(f"{path.parent}: cannot be made ({error.strerror})") from error
-        return FileLock(str(path))
+        return file_lock(self.path / "claims" / f"{name}.lock")
 
     def deal(self, work: Mapping[str, float], finished: Callable[[], Collection[str]],
              do: Callable[[str], Any], title: str = "") -> None:
@@ -192,17 +175,17 @@ class SearchFolder:
                 if content and not content.endswith(b"\n"):
                     os.truncate(path, content.rfind(b"\n") + 1)
             for row in rows:
-                append_jsonl(path, dict(row))
+                append_jsonl(path, seal(row, path))
 
     def rows(self, name: str = CANDIDATES_FILE) -> List[Dict[str, Any]]:
         """Rows of a JSON-lines file in the order they were finished; an incomplete last line is left out.
 
         Raises:
-            BortError: a line is not what this project writes there.
+            BortError: a line is not what this project wrote there; it is named by its number.
         """
         path = self.path / name
-        return read_jsonl(path, FIELDS.get(name, {}), "remove that line, and what it told is made again") \
-            if path.is_file() else []
+        return read_jsonl(path, FIELDS.get(name, {}), "remove that line, and what it told is made again",
+                          sealed=True) if path.is_file() else []
 
     def worker(self) -> str:
         """This process's name in the records."""

@@ -44,7 +44,8 @@ from bort.files import (
 
 STATE_FILE = "state.json"
 STATE_MEMBERS = {"state", "step", "metrics_bytes", "files"}
-NEWER_SETTINGS: Dict[str, Any] = {"eval_interval": None, "eval_sequences": None, "train": "all", "subset": 0}
+NEWER_SETTINGS: Dict[str, Any] = {"eval_interval": None, "eval_sequences": None, "train": "all", "subset": 0,
+                                  "trials": 0}
 """What the settings were that earlier versions did not record; None: unknown, so whatever they are now."""
 T = TypeVar("T")
 
@@ -86,6 +87,37 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def new_config(settings: Mapping[str, Any]) -> Dict[str, Any]:
+    """The content of the ``config.json`` of a run that begins: its settings, versions and command."""
+    return {"settings": settings, "bort": bort.__version__, "python": sys.version.split()[0],
+            "numpy": np.__version__, "command": sys.argv, "ranks": distributed.size(),
+            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
+
+
+def refuse_other_settings(config: Path, earlier: Any, settings: Mapping[str, Any],
+                          same_ranks: bool = False) -> None:
+    """Refuse to go on with a run that was begun with other settings.
+
+    Args:
+        config: the run's ``config.json``, and ``earlier`` its content.
+        same_ranks: whether the number of ranks must be the same, too.
+
+    Raises:
+        BortError: some differ, which are named, or the file is no run's.
+    """
+    if not is_config(earlier):
+        raise BortError(f"{config}: not the config of a run; choose another --output")
+    before = {**{name: settings[name] if value is None else value
+                 for name, value in NEWER_SETTINGS.items() if name in settings}, **earlier["settings"]}
+    different = [f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
+                 for key in sorted(set(before) | set(settings)) if before.get(key) != settings.get(key)]
+    if same_ranks and earlier.get("ranks") != distributed.size():
+        different.append(f"the number of ranks was {earlier.get('ranks')} and is {distributed.size()}")
+    if different:
+        raise BortError(f"{config.parent}: cannot go on with other settings: " + "; ".join(different)
+                        + ". Use the same command, or another --output")
+
+
 class RunFolder:
     """The folder of one run.
 
@@ -122,47 +154,14 @@ class RunFolder:
     def _check_settings(self, settings: Dict[str, Any], resume: bool) -> None:
         config = self.path / "config.json"
         if not config.is_file() or self._untouched():
-            write_json(
-                config,
-                {
-                    "settings": settings,
-                    "bort": bort.__version__,
-                    "python": sys.version.split()[0],
-                    "numpy": np.__version__,
-                    "command": sys.argv,
-                    "ranks": distributed.size(),
-                    "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-                },
-            )
+            write_json(config, new_config(settings))
             return
         if not resume:
             raise BortError(
                 f"{self.path}: holds a run already; add --resume to go on with it, or choose another --output"
             )
         earlier = read_json(config)
-        if not is_config(earlier):
-            raise BortError(f"{config}: not the config of a run; choose another --output")
-        before = {
-            **{
-                name: settings[name] if value is None else value
-                for name, value in NEWER_SETTINGS.items()
-                if name in settings
-            },
-            **earlier["settings"],
-        }
-        different = [
-            f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
-            for key in sorted(set(before) | set(settings))
-            if before.get(key) != settings.get(key)
-        ]
-        if earlier.get("ranks") != distributed.size():
-            different.append(f"the number of ranks was {earlier.get('ranks')} and is {distributed.size()}")
-        if different:
-            raise BortError(
-                f"{self.path}: cannot go on with other settings: "
-                + "; ".join(different)
-                + ". Use the same command, or another --output"
-            )
+        refuse_other_settings(config, earlier, settings, same_ranks=True)
 
     def _untouched(self) -> bool:
         """Whether there is a run's config and nothing else (this process holds the lock)."""

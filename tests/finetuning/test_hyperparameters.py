@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from bort.errors import BortError
@@ -38,3 +40,12 @@ def test_the_paper_grid_and_the_convergent_sets(tmp_path):
             read_grid(path)
     with pytest.raises(BortError, match="no such file"):
         choose_grid("nonsense", 1, 0, 0, 0)
+
+
+def test_a_grid_is_counted_before_it_is_made(tmp_path):
+    many = list(range(1, 201))
+    path = tmp_path / "grid.json"
+    path.write_text(json.dumps({"lr": [value / 1000 for value in many], "weight_decay": many,
+                                "warmup": [value / 1000 for value in many], "seed": many}))
+    with pytest.raises(BortError, match="makes 1,600,000,000 sets"):
+        read_grid(path)

@@ -1,44 +1,38 @@
-"""What a search pays for once and every candidate shares: the teacher's outputs, and the clock.
+"""The maximum point T: its network, and its outputs, which are computed once and serve every candidate.
 
-Shapes: n scored positions, H hidden size of the maximum point T, V vocabulary.
+Shapes: n scored positions, H hidden size of T, V vocabulary.
 """
 from __future__ import annotations
 
 import gc
-import math
-import os
-import time
+import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from bort.architecture import Architecture, parse
 from bort.backend.mxnet import nd
-from bort.backend.numpy_views import threads
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.engines.base import Engine, Work
 from bort.engines.engine import open_engine
-from bort.engines.mxnet_compiled import compile_for_inference
 from bort.errors import BortError
-from bort.files import read_json, write_json
+from bort.files import read_sealed, sha256_file, write_json, write_sealed
 from bort.masked_lm.batches import MaskedLMBatch
 from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, Teacher
 from bort.masked_lm.teacher import MaskedLMTeacher, expected_positions, open_teacher
 from bort.models import Bert, initialize
 from bort.search.lines import Lines, load_array, save_array
-from bort.search.shared_folder import SPEED_FILE, SearchFolder, watching
+from bort.search.shared_folder import SearchFolder
 
 BLOCK_LINES = 256
 """Lines of one piece of the teacher's work: what a killed process loses at most."""
 CALIBRATION_LINES = 256
 """On which a teacher of fewer bits is calibrated or held against float32."""
-SPEED_ROUNDS = 3
 TEACHER_SEED = 0x54454143
 """Added to the seed for a teacher without weights."""
-TIMING_VOCABULARY = 1000
-"""Timed networks embed this many words: looking up a word takes as long in a small table as in a large
-one."""
+PROJECTION = "projection"
+"""Name of the piece of work that stores T's vocabulary matrix."""
 
 
 class Maximum(NamedTuple):
@@ -131,7 +125,7 @@ class TeacherOutputs:
         self._first = np.concatenate([[0], np.cumsum(lines[:, 0])]).astype(np.int64)
         self._block = np.cumsum([0] + [len(states) for states in self._states])       # a block's
         self._entropy = lines[:, 1]
-        arrays = read_ndarrays(folder / "projection.params")
+        arrays = read_ndarrays(folder / f"{PROJECTION}.params")
         self._weight, self._bias = (nd.array(arrays[name], dtype="float32") for name in ("weight", "bias"))
 
     def positions(self, start: int, stop: int) -> int:
@@ -182,11 +176,12 @@ def teacher_outputs(folder: SearchFolder, lines: Lines, make: Callable[[], Bert]
                                        [(batch.token_ids, batch.valid_length) for batch in some], work))
             write_json(path / "engine.json", engines[0].report.to_dict())
         projection = teacher[0].vocabulary_projection
-        if name == "projection":
+        if name == PROJECTION:
             # Rows beyond the tokenizer's ids, if there are any, stand for no token.
-            write_ndarrays(path / "projection.params",
+            write_ndarrays(path / f"{PROJECTION}.params",
                            {"weight": projection.weight.data().asnumpy()[:lines.vocab_size],
                             "bias": projection.bias.data().asnumpy()[:lines.vocab_size]})
+            _mark(path, name)
             return
         states, facts = [], []
         for start, stop in micro_batches(*blocks[name], micro_batch_size):
@@ -197,17 +192,42 @@ def teacher_outputs(folder: SearchFolder, lines: Lines, make: Callable[[], Bert]
                                   axis=1))
         save_array(path / f"{name}-lines.npy", np.concatenate(facts))
         save_array(path / f"{name}.npy", np.concatenate(states))
+        _mark(path, name)
 
     def finished() -> List[str]:
-        return [name for name in work
-                if (path / f"{name}{'.params' if name == 'projection' else '.npy'}").is_file()]
+        return [name for name in work if (path / f"{name}.json").is_file()]
 
-    work = {"projection": 1.0, **{name: float(stop - start) for name, (start, stop) in blocks.items()}}
+    work = {PROJECTION: 1.0, **{name: float(stop - start) for name, (start, stop) in blocks.items()}}
+    for name in finished():
+        if not _is_whole(path, name):
+            warnings.warn(f"{path / name}: is damaged and made again", stacklevel=2)
+            (path / f"{name}.json").unlink(missing_ok=True)
     folder.deal(work, finished, compute, "teacher")
     teacher.clear()
     engines.clear()
     gc.collect()
     return TeacherOutputs(path, list(blocks))
+
+
+def _files_of(path: Path, name: str) -> List[Path]:
+    """What one piece of T's work leaves."""
+    endings = (".params",) if name == PROJECTION else ("-lines.npy", ".npy")
+    return [path / f"{name}{ending}" for ending in endings]
+
+
+def _mark(path: Path, name: str) -> None:
+    """Say that a piece of work is finished, with the checksums of its files."""
+    write_sealed(path / f"{name}.json",
+                 {"files": {file.name: sha256_file(file) for file in _files_of(path, name)}})
+
+
+def _is_whole(path: Path, name: str) -> bool:
+    """Whether the files of a finished piece of work are as they were written."""
+    try:
+        return read_sealed(path / f"{name}.json") == {
+            "files": {file.name: sha256_file(file) for file in _files_of(path, name)}}
+    except BortError:
+        return False
 
 
 def micro_batches(start: int, stop: int, size: int) -> List[Tuple[int, int]]:
@@ -232,78 +252,3 @@ def _entropies(states: np.ndarray, projection: Any, batch: MaskedLMBatch, vocab_
         total.append(cross_entropy(nd.log_softmax(logits, axis=-1), nd.softmax(logits, axis=-1)))
     line = batch.rows // batch.token_ids.shape[1]
     return np.bincount(line, weights=np.concatenate(total) if total else [], minlength=len(batch.token_ids))
-
-
-def measured_speed(folder: SearchFolder, architectures: Sequence[Architecture], length: int, batch_size: int,
-                   lines: int) -> Dict[Architecture, float]:
-    """Seconds per sample of every network's forward pass at a fixed input size (footnote 5);
-    ``RUN/speed.json``.
-
-    One process measures while the others wait, so that ranks do not slow one another down. Every network is
-    visited once in each of at most three rounds, so that the machine's moods fall on all alike; a visit warms
-    up twice. The result is the median over all passes, with the threads of this process. Weights are noise,
-    whatever T's are.
-
-    Args:
-        architectures: what to time, T included.
-        length: tokens of a line; ``batch_size`` lines a pass.
-        lines: lines to run through each network, in ceil(lines / batch_size) passes.
-    """
-    passes = math.ceil(lines / batch_size)
-    rounds = min(SPEED_ROUNDS, passes)
-    shares = [len(part) for part in np.array_split(np.arange(passes), rounds)]
-
-    visits = {f"{architecture} in round {number}": (architecture, number) for number in range(rounds)
-              for architecture in architectures}
-
-    def measure(_: str) -> None:
-        # What was timed with other threads, before a resumption, is no measure beside what is timed with
-        # these.
-        seconds = {row["visit"]: row["seconds"] for row in folder.rows(SPEED_FILE) if row.get("threads")
-                   == threads()}
-        with watching("timing", {name: float(visits[name][0].flops(length)) for name in visits}) as watch:
-            for name, (architecture, number) in visits.items():
-                watch(seconds)
-                if name not in seconds:
-                    seconds[name] = time_forward(architecture, length, batch_size, shares[number])
-                    folder.append({"visit": name, "seconds": seconds[name], "threads": threads()},
-                                  name=SPEED_FILE)
-        per_sample = {str(architecture): float(np.median([value for number in range(rounds)
-                                                          for value in seconds[f"{architecture} in round "
-                                                                               f"{number}"]])) / batch_size
-                      for architecture in architectures}
-        write_json(folder.path / "speed.json", {
-            "threads": threads(), "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-            "length": length, "batch_size": batch_size, "passes": passes, "rounds": rounds,
-            "seconds_per_sample": per_sample})
-
-    folder.deal({"speed": 1.0}, lambda: ["speed"] if (folder.path / "speed.json").is_file() else [], measure)
-    stored = read_json(folder.path / "speed.json")["seconds_per_sample"]
-    return {architecture: float(stored[str(architecture)]) for architecture in architectures}
-
-
-def time_forward(architecture: Architecture, length: int, batch_size: int, passes: int,
-                 warmup: int = 2) -> List[float]:
-    """Seconds of each of ``passes`` forward passes over (batch_size, length) tokens, compiled as for
-    serving."""
-    model = Bert(architecture, TIMING_VOCABULARY, max_length=length)
-    model.collect_params().setattr("grad_req", "null")
-    # Drawing every weight anew would take longer than the passes.
-    noise = nd.random.uniform(-0.02, 0.02,
-                              shape=max(int(np.prod(p.shape)) for p in model.collect_params().values()))
-    for parameter in model.collect_params().values():
-        parameter.initialize(init="zeros")
-        parameter.set_data(noise[:int(np.prod(parameter.shape))].reshape(parameter.shape))
-    network = compile_for_inference(model)
-    token_ids = nd.array(np.arange(batch_size * length).reshape(batch_size, length) % TIMING_VOCABULARY,
-                         dtype="int32")
-    valid_length = nd.array(np.full(batch_size, length), dtype="float32")
-    seconds = []
-    for number in range(-warmup, passes):
-        start = time.perf_counter()
-        network(token_ids, valid_length).wait_to_read()
-        if number >= 0:
-            seconds.append(time.perf_counter() - start)
-    del model, network
-    gc.collect()
-    return seconds
