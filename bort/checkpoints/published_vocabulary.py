@@ -1,17 +1,15 @@
 """The vocabulary of the published models, on disk or downloaded, as a ``gluonnlp.Vocab``."""
 from __future__ import annotations
 
-import json
 import logging
-from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any, Optional, Sequence
 
 from bort.architecture import ROBERTA_VOCAB_SIZE
 from bort.checkpoints.catalogue import DATASET, GLUON, QUICK, folders, missing, offline
 from bort.downloads.http import DownloadError, fetch, mirrored
 from bort.errors import BortError
-from bort.files import PathLike, read_json
-from bort.text.tokenizers.base import Tokenizer
+from bort.files import PathLike
+from bort.text.tokenizers.gluonnlp_vocab import read_tokens, vocab_of
 from bort.text.tokenizers.loading import find_tokenizer_files, load_tokenizer
 
 logger = logging.getLogger("bort.checkpoints")
@@ -36,7 +34,7 @@ def find_or_fetch_vocabulary(root: Optional[PathLike], mirrors: Sequence[str]) -
     """
     for folder in folders(root):
         for path in sorted(folder.glob(f"{DATASET}-*.vocab")):
-            return vocab_of(read_gluonnlp_tokens(path))
+            return vocab_of(read_tokens(path))
         if any(path.name != "tokenizer_config.json" for path in find_tokenizer_files(folder)):
             try:
                 tokenizer = load_tokenizer(folder)
@@ -57,44 +55,3 @@ def find_or_fetch_vocabulary(root: Optional[PathLike], mirrors: Sequence[str]) -
     raise missing("RoBERTa's vocabulary", [f"{DATASET}-2b804f8f.vocab, or {', '.join(FILES)} together"],
                   folders(root), [f"{GLUON}/dataset/vocab/{DATASET}-2b804f8f.zip",
                                   *(f"{FAIRSEQ}/{name}" for name in FILES)], failures)
-
-
-def read_gluonnlp_tokens(path: Path) -> List[str]:
-    """The tokens of a ``.vocab`` file of GluonNLP in the order of their ids.
-
-    Raises:
-        BortError: it is none.
-    """
-    content = read_json(path)
-    tokens = content.get("idx_to_token") if isinstance(content, dict) else None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or (
-            len(set(tokens)) != len(tokens)):
-        raise BortError(f"{path}: not a GluonNLP vocabulary; the file is damaged")
-    return tokens
-
-
-def vocab_of(tokenizer: Union[Tokenizer, Sequence[str]]) -> Any:
-    """A ``gluonnlp.Vocab`` of a tokenizer's tokens (or of RoBERTa's tokens), in the order of their ids.
-
-    Raises:
-        BortError: GluonNLP is not installed.
-    """
-    try:
-        import gluonnlp
-    except ImportError as error:
-        raise BortError("get_model returns a gluonnlp.Vocab: pip install gluonnlp==0.10.0. bort.load and "
-                        "bort.load_tokenizer need no GluonNLP") from error
-    names = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
-    if isinstance(tokenizer, Tokenizer):
-        names = tokenizer.names
-        tokens = [tokenizer.id_to_token(index) for index in range(tokenizer.vocab_size)]
-    else:
-        tokens = list(tokenizer)
-    members = {"mask_token": names["mask"], "padding_token": names["pad"], "bos_token": names["bos"],
-               "eos_token": names["eos"]}
-    return gluonnlp.Vocab.from_json(json.dumps({"idx_to_token": tokens,
-                                                "token_to_idx": {token: index for index,
-                                                                 token in enumerate(tokens)},
-                                                "reserved_tokens": list(members.values()),
-                                                "unknown_token": names["unk"],
-                                                "identifiers_to_tokens": members}))

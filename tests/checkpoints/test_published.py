@@ -15,6 +15,7 @@ from bort.checkpoints import catalogue, published_vocabulary
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import BortError
 from bort.models import Bert
+from bort.text.tokenizers import gluonnlp_vocab
 from tests.checkpoints.test_model_folder import released_file
 from tests.local_http import Site, serve
 from tests.tiny import TINY, tiny_bert
@@ -80,9 +81,9 @@ def test_the_vocabulary_is_gluonnlps_own(real_data):
 
     path = next((real_data / "bpe").glob("*.vocab"))
     official = gluonnlp.Vocab.from_json(path.read_text())
-    for tokenizer in (published_vocabulary.read_gluonnlp_tokens(path),
+    for tokenizer in (gluonnlp_vocab.read_tokens(path),
                       bort.load_tokenizer(real_data / "bpe")):
-        ours = published_vocabulary.vocab_of(tokenizer)
+        ours = gluonnlp_vocab.vocab_of(tokenizer)
         assert json.loads(ours.to_json()) == json.loads(official.to_json())
         assert (ours.padding_token, ours.bos_token, ours.eos_token, ours.mask_token, ours.unknown_token) == (
             "<pad>", "<s>", "</s>", "<mask>", "<unk>")
@@ -100,11 +101,11 @@ def test_pretrained_takes_a_path_or_nothing(tmp_path):
     fresh = [bort.get_model("bort_2_16_512_1024", pretrained=False, root=tmp_path, seed=seed)[0]
              for seed in (1, 1, 2)]
     assert same(*fresh[:2]) and not same(*fresh[1:])
-    vocab = published_vocabulary.vocab_of(TOKENS)
+    vocab = gluonnlp_vocab.vocab_of(TOKENS)
     assert bort.get_model("bort_2_16_512_1024", vocab=vocab, pretrained=False,
                           root=tmp_path / "empty")[1] is vocab
     with pytest.raises(BortError, match="40 ids, the vocabulary 39"):
-        bort.get_model("bort_4_8_768_1024", vocab=published_vocabulary.vocab_of(TOKENS[:-2] + ["<mask>"]),
+        bort.get_model("bort_4_8_768_1024", vocab=gluonnlp_vocab.vocab_of(TOKENS[:-2] + ["<mask>"]),
                        pretrained=tmp_path / "m")
 
 

@@ -169,16 +169,6 @@ def read_merges(path: Path) -> List[Tuple[str, str]]:
     return merges
 
 
-def from_gluonnlp(vocabulary: Path, ranks: Path) -> BytePairTokenizer:
-    """GluonNLP's layout: ``openwebtext_ccnews_stories_books_cased-*.vocab`` and the ranks file."""
-    content = read_json(vocabulary)
-    tokens = content.get("idx_to_token") if isinstance(content, dict) else None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise BortError(f"{vocabulary}: not a GluonNLP vocabulary (no list of strings 'idx_to_token' in it)")
-    refuse_repeats(tokens, str(vocabulary))
-    return BytePairTokenizer(tokens, read_merges(ranks), str(vocabulary))
-
-
 def from_fairseq(encoder: Path, ranks: Path, dictionary: Path) -> BytePairTokenizer:
     """GPT-2's ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``, whose order gives RoBERTa's
     ids."""

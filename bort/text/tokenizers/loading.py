@@ -8,7 +8,7 @@ from typing import Iterator, List, Optional
 
 from bort.errors import BortError
 from bort.files import PathLike, read_json
-from bort.text.tokenizers import bpe, huggingface, pieces
+from bort.text.tokenizers import bpe, gluonnlp_vocab, huggingface, pieces
 from bort.text.tokenizers.base import FORMAT_VERSION, SETTINGS_FILE, Tokenizer
 from bort.text.tokenizers.pieces import train_sentencepiece
 from bort.text.tokenizers.tokenizer_json import FileTokenizer
@@ -125,7 +125,7 @@ def _load_folder(folder: Path, kind: str = "") -> Tokenizer:
     if single and kind in ("", FileTokenizer.kind):
         return huggingface.from_tokenizer_json(single, as_saved=bool(kind))
     if gluonnlp and ranks:
-        return bpe.from_gluonnlp(gluonnlp, ranks)
+        return gluonnlp_vocab.from_files(gluonnlp, ranks)
     if encoder and ranks and dictionary:
         return bpe.from_fairseq(encoder, ranks, dictionary)
     if vocabulary and merges:
