@@ -26,12 +26,12 @@ class MXNetEngine(Engine):
     """
 
     def __init__(self, network: Any, part: str, compiled: Any = None, device: Any = None) -> None:
-        body = network.body
-        self.part, self.max_length = part, body.max_length
+        source = network if part == "classifier" else network.body
+        self.part, self.max_length = part, source.max_length
         self.num_outputs = network.num_outputs if part == "classifier" else 0
         self.report = Report(KIND, mx.__version__, compiled.dtype if compiled is not None else "float32")
-        self._run = compiled if compiled is not None else network if part == "classifier" else body
-        self._device = device or next(iter(body.collect_params().values())).list_ctx()[0]
+        self._run = source if compiled is None else compiled
+        self._device = device or next(iter(source.collect_params().values())).list_ctx()[0]
 
     def __call__(self, token_ids: np.ndarray, valid_length: np.ndarray,
                  positions: Optional[np.ndarray] = None) -> np.ndarray:
