@@ -115,7 +115,7 @@ def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
     from transformers import BertConfig, BertModel
     from transformers.models.bert.modeling_bert import BertLMPredictionHead
 
-    from bort.masked_lm.batches import BatchStream
+    from bort.masked_lm.batches import BatchPlan, BatchStream
 
     def network(architecture: Architecture) -> Any:
         config = BertConfig(
@@ -140,7 +140,7 @@ def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
         student.parameters(), lr=1e-4, eps=1e-6, **({"fused": True} if fused else {})
     )
     functional = torch.nn.functional
-    stream = BatchStream(RandomCorpus(part), masking(part), 1, 512, 0, part.batch)
+    stream = BatchStream(RandomCorpus(part), masking(part), 1, 512, BatchPlan(seed=0, batch_size=part.batch))
 
     def logits(model: Any, ids: Any, mask: Any, rows: Any) -> Any:
         states = model["body"](input_ids=ids, attention_mask=mask).last_hidden_state

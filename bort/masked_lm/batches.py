@@ -3,6 +3,7 @@ MXNet."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
@@ -92,21 +93,36 @@ def shuffled_token_batches(
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-class BatchStream:
-    """The endless sequence of global batches of one training, and a rank's share of each.
+@dataclass(frozen=True)
+class BatchPlan:
+    """What decides the batches of a training.
 
-    A global batch is cut into ``size * accumulate`` shares, of which rank r takes every one congruent to r: K
-        ranks, or
-    K micro-batches, or one batch K times as large, see the same sequences at the same step.
-
-    Args:
-        data: the corpus.
+    Attributes:
         batch_size: sequences per rank and micro-batch; ignored when ``max_tokens`` bounds the padded tokens
             instead.
         accumulate: micro-batches per step.
         seed: decides the order, and the masks where there is no ``mask_seed``.
         mask_passes: after this many epochs the masks repeat; 0 is fresh masks for ever.
         mask_seed: decides the masks alone, so that runs in another order can have the same ones.
+    """
+
+    seed: int
+    batch_size: int = 8
+    accumulate: int = 1
+    max_tokens: int = 0
+    mask_passes: int = 0
+    mask_seed: Optional[int] = None
+
+
+class BatchStream:
+    """The endless sequence of global batches of one training, and a rank's share of each.
+
+    A global batch is cut into ``size * accumulate`` shares, of which rank r takes every one congruent to r: K
+    ranks, or K micro-batches, or one batch K times as large, see the same sequences at the same step.
+
+    Args:
+        data: the corpus.
+        rank, size: which of how many ranks.
 
     Raises:
         BortError: the corpus is empty, or a sequence is longer than the model takes.
@@ -118,41 +134,29 @@ class BatchStream:
         policy: MaskingPolicy,
         pad_id: int,
         max_length: int,
-        seed: int,
-        batch_size: int = 8,
-        accumulate: int = 1,
-        max_tokens: int = 0,
-        mask_passes: int = 0,
+        plan: BatchPlan,
         rank: int = 0,
         size: int = 1,
-        mask_seed: Optional[int] = None,
     ) -> None:
         check_corpus(data, max_length)
-        self.data, self.policy, self.pad_id, self.max_length, self.seed = (
-            data,
-            policy,
-            pad_id,
-            max_length,
-            seed,
-        )
-        self._batch_size, self._max_tokens, self._mask_passes = batch_size, max_tokens, mask_passes
-        self._mask_seed = seed if mask_seed is None else mask_seed
-        self._accumulate, self._rank, self._size = accumulate, rank, size
+        self.data, self.policy, self.pad_id, self.max_length = data, policy, pad_id, max_length
+        self.plan, self._rank, self._size = plan, rank, size
+        self._mask_seed = plan.seed if plan.mask_seed is None else plan.mask_seed
         self.epoch, self.index = 0, 0
-        self._plan: List[np.ndarray] = []
-        self._planned: Optional[int] = None
+        self._planned: List[np.ndarray] = []
+        self._planned_epoch: Optional[int] = None
 
     def _batches(self) -> List[np.ndarray]:
-        if self._planned != self.epoch:
-            rng = np.random.default_rng([self.seed, 0x4D4C4D, self.epoch])
-            parts = self._size * self._accumulate
-            self._plan = (
-                shuffled_token_batches(self.data.lengths, self._max_tokens, parts, rng)
-                if self._max_tokens
-                else shuffled_batches(self.data.lengths, self._batch_size * parts, rng)
-            )
-            self._planned = self.epoch
-        return self._plan
+        plan = self.plan
+        if self._planned_epoch != self.epoch:
+            rng = np.random.default_rng([plan.seed, 0x4D4C4D, self.epoch])
+            parts = self._size * plan.accumulate
+            if plan.max_tokens:
+                self._planned = shuffled_token_batches(self.data.lengths, plan.max_tokens, parts, rng)
+            else:
+                self._planned = shuffled_batches(self.data.lengths, plan.batch_size * parts, rng)
+            self._planned_epoch = self.epoch
+        return self._planned
 
     def steps_per_epoch(self) -> int:
         """Global batches of the present epoch."""
@@ -165,10 +169,10 @@ class BatchStream:
             self.epoch, self.index = self.epoch + 1, 0
         batch = self._batches()[self.index]
         self.index += 1
-        mask_epoch = self.epoch % self._mask_passes if self._mask_passes else self.epoch
+        mask_epoch = self.epoch % self.plan.mask_passes if self.plan.mask_passes else self.epoch
         parts = [
-            share(batch, self._rank + self._size * turn, self._size * self._accumulate)
-            for turn in range(self._accumulate)
+            share(batch, self._rank + self._size * turn, self._size * self.plan.accumulate)
+            for turn in range(self.plan.accumulate)
         ]
         made = [
             make_batch(
@@ -197,16 +201,9 @@ def check_corpus(data: Sequences, max_length: int) -> None:
 
 
 def evaluation_batches(
-    data: Sequences,
-    policy: MaskingPolicy,
-    pad_id: int,
-    max_length: int,
-    max_tokens: int,
-    limit: int,
-    rank: int,
-    size: int,
+    data: Sequences, policy: MaskingPolicy, pad_id: int, max_length: int, max_tokens: int, limit: int
 ) -> Tuple[List[np.ndarray], Any]:
-    """A rank's share of a fixed evaluation set: lists of sequences, and a function that makes a batch of one.
+    """A fixed evaluation set: lists of sequences, and a function that makes a batch of one.
 
     The set is the first ``limit`` sequences (0: all) under masks that no seed changes.
     """
@@ -218,4 +215,4 @@ def evaluation_batches(
             data, np.asarray(examples), policy, EVALUATION_SEED, EVALUATION_EPOCH, pad_id, max_length
         )
 
-    return batches[rank::size], make
+    return batches, make

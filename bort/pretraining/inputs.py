@@ -288,7 +288,5 @@ def cached_teacher(
             corpus=corpus,
             sequences=options.passes * len(corpus.train),
         )
-        teacher_cache.build_cache(
-            options.folder, facts, network, corpus.train, corpus.policy, corpus.pad_id, max_length
-        )
+        teacher_cache.build_cache(options.folder, facts, network, corpus, max_length)
     return teacher_cache.CachedTeacher(place, student.vocab_size)

@@ -22,7 +22,14 @@ from bort.backend.numpy_views import threads
 from bort.checkpoints import model_folder
 from bort.errors import BortError
 from bort.files import PathLike
-from bort.masked_lm.batches import BatchStream, MaskedLMBatch, Sequences, check_corpus, evaluation_batches
+from bort.masked_lm.batches import (
+    BatchPlan,
+    BatchStream,
+    MaskedLMBatch,
+    Sequences,
+    check_corpus,
+    evaluation_batches,
+)
 from bort.masked_lm.losses import LossSums, LossWeights, head_backward, head_losses
 from bort.masked_lm.masking import MaskingPolicy
 from bort.masked_lm.teacher import masked_states, on_device
@@ -153,19 +160,9 @@ class Pretraining:
         self.student, self.corpus, self.settings, self.teacher = student, corpus, settings, teacher
         check_corpus(corpus.dev, student.max_length)
         self.rank, self.ranks = distributed.rank(), distributed.size()
+        plan = BatchPlan(**{name: getattr(settings, name) for name in BatchPlan.__dataclass_fields__})
         self.stream = BatchStream(
-            corpus.train,
-            corpus.policy,
-            corpus.pad_id,
-            student.max_length,
-            settings.seed,
-            settings.batch_size,
-            settings.accumulate,
-            settings.max_tokens,
-            settings.mask_passes,
-            self.rank,
-            self.ranks,
-            settings.mask_seed,
+            corpus.train, corpus.policy, corpus.pad_id, student.max_length, plan, self.rank, self.ranks
         )
         self.rate = make_schedule(settings.schedule, settings.lr, settings.steps, settings.warmup_ratio)
         self.progress = Progress(loss_scale=initial_loss_scale(settings.dtype))
@@ -270,10 +267,8 @@ class Pretraining:
             self.student.max_length,
             EVALUATION_TOKENS,
             limit,
-            self.rank,
-            self.ranks,
         )
-        for examples in batches:
+        for examples in batches[self.rank :: self.ranks]:
             batch = make(examples)
             if len(batch.rows):
                 states = masked_states(self.student, *on_device(batch))

@@ -32,10 +32,10 @@ from bort.batching import token_groups
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, lock_file, read_sealed, sha256_file, write_sealed
-from bort.masked_lm.batches import MaskedLMBatch, Sequences, make_batch
+from bort.masked_lm.batches import MaskedLMBatch, make_batch
 from bort.masked_lm.losses import Teacher
-from bort.masked_lm.masking import MaskingPolicy
 from bort.masked_lm.teacher import LiveTeacher, expected_positions, fit_vocabulary
+from bort.pretraining.loop import Corpus
 from bort.training.console import progress
 from bort.training.run_folder import on_root
 
@@ -58,9 +58,7 @@ def build_cache(
     folder: PathLike,
     facts: Mapping[str, Any],
     teacher: LiveTeacher,
-    data: Sequences,
-    policy: MaskingPolicy,
-    pad_id: int,
+    corpus: Corpus,
     max_length: int,
     block: int = BLOCK,
 ) -> Path:
@@ -91,7 +89,9 @@ def build_cache(
     )
     try:
         rank, size = distributed.rank(), distributed.size()
-        work = [(turn, first) for turn in range(facts["passes"]) for first in range(0, len(data), block)]
+        work = [
+            (turn, first) for turn in range(facts["passes"]) for first in range(0, len(corpus.train), block)
+        ]
         mine: Dict[str, Any] = {}
         for turn, first in progress(work[rank::size], desc="teacher", unit="block"):
             name = f"pass-{turn:04d}/block-{first // block:06d}.params"
@@ -99,12 +99,10 @@ def build_cache(
                 path / name,
                 facts,
                 teacher,
-                data,
-                policy,
-                pad_id,
+                corpus,
                 max_length,
                 turn,
-                np.arange(first, min(first + block, len(data))),
+                np.arange(first, min(first + block, len(corpus.train))),
             )
         blocks: Dict[str, Any] = {}
         for part in distributed.gather(mine):
@@ -117,8 +115,8 @@ def build_cache(
                     "format_version": FORMAT_VERSION,
                     "facts": dict(facts),
                     "block": block,
-                    "examples": len(data),
-                    "vocab_size": policy.vocab_size,
+                    "examples": len(corpus.train),
+                    "vocab_size": corpus.policy.vocab_size,
                     "blocks": dict(sorted(blocks.items())),
                     "error": _error(blocks),
                 },
@@ -156,9 +154,7 @@ def _compute_block(
     path: Path,
     facts: Mapping[str, Any],
     teacher: LiveTeacher,
-    data: Sequences,
-    policy: MaskingPolicy,
-    pad_id: int,
+    corpus: Corpus,
     max_length: int,
     turn: int,
     examples: np.ndarray,
@@ -166,8 +162,12 @@ def _compute_block(
     counts = np.zeros(len(examples), dtype=np.int32)
     answers: Dict[int, Any] = {}
     divergences, outside = [], []
-    for group in token_groups(np.asarray(data.lengths)[examples], np.arange(len(examples)), MAX_TOKENS):
-        batch = make_batch(data, examples[group], policy, facts["seed"], turn, pad_id, max_length)
+    for group in token_groups(
+        np.asarray(corpus.train.lengths)[examples], np.arange(len(examples)), MAX_TOKENS
+    ):
+        batch = make_batch(
+            corpus.train, examples[group], corpus.policy, facts["seed"], turn, corpus.pad_id, max_length
+        )
         if not len(batch.rows):
             continue
         counts[group] = expected_positions(batch)
@@ -190,7 +190,7 @@ def _compute_block(
         path,
         {
             "counts": counts,
-            "ids": _pack(ids, policy.vocab_size),
+            "ids": _pack(ids, corpus.policy.vocab_size),
             "logs": logs.astype(np.float16),
             "outside": rest.astype(np.float32),
         },

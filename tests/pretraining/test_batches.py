@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bort.errors import BortError
-from bort.masked_lm.batches import BatchStream, make_batch, shuffled_token_batches
+from bort.masked_lm.batches import BatchPlan, BatchStream, make_batch, shuffled_token_batches
 from tests.pretraining.common import BOS, EOS, MASK, PAD, MemoryCorpus, corpus
 from tests.tiny import MAX_LENGTH
 
@@ -16,7 +16,7 @@ from tests.tiny import MAX_LENGTH
 def stream(size=1, rank=0, **settings):
     data = corpus(50)
     settings = {"batch_size": 4, **settings}
-    return BatchStream(data.train, data.policy, PAD, MAX_LENGTH, seed=3, rank=rank, size=size, **settings)
+    return BatchStream(data.train, data.policy, PAD, MAX_LENGTH, BatchPlan(seed=3, **settings), rank, size)
 
 
 def content(batches):
@@ -71,7 +71,9 @@ def test_an_epoch_has_every_sequence_once_and_fresh_masks():
 def test_a_mask_seed_decides_the_masks_alone():
     def masks(**settings):
         data = corpus(50)
-        batches = BatchStream(data.train, data.policy, PAD, MAX_LENGTH, **{"batch_size": 4, **settings})
+        batches = BatchStream(
+            data.train, data.policy, PAD, MAX_LENGTH, BatchPlan(**{"batch_size": 4, **settings})
+        )
         return content([part for _ in range(batches.steps_per_epoch()) for part in batches.next()])
 
     three, four, same = masks(seed=3), masks(seed=4, mask_seed=3), masks(seed=3, mask_seed=3)
@@ -94,4 +96,4 @@ def test_labels_are_the_tokens_that_were_there():
 def test_a_corpus_that_does_not_fit_is_refused(longest, message):
     data = MemoryCorpus(30 if longest else 0, 0, longest or 10)
     with pytest.raises(BortError, match=message):
-        BatchStream(data, corpus().policy, PAD, MAX_LENGTH, 0)
+        BatchStream(data, corpus().policy, PAD, MAX_LENGTH, BatchPlan(seed=0))

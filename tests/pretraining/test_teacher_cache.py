@@ -20,16 +20,8 @@ FACTS = {"seed": 3, "passes": 2, "temperature": 2.0, "teacher": "t", "data": "d"
 
 def build(folder, top_k, data, **facts):
     teacher = LiveTeacher(tiny_bert(3, TINY_TEACHER), 2.0)
-    return teacher_cache.build_cache(
-        folder,
-        {**FACTS, "top_k": top_k, **facts},
-        teacher,
-        data.train,
-        data.policy,
-        PAD,
-        MAX_LENGTH,
-        block=16,
-    ), teacher
+    facts = {**FACTS, "top_k": top_k, **facts}
+    return teacher_cache.build_cache(folder, facts, teacher, data, MAX_LENGTH, block=16), teacher
 
 
 def test_a_cache_of_all_tokens_is_the_teacher(tmp_path):
