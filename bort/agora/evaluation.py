@@ -78,8 +78,10 @@ class EvaluationSet:
 
     @property
     def metric(self) -> str:
-        """Name of the deciding metric."""
-        return "rounded_accuracy" if self.task.is_regression else self.task.metrics[0]
+        """Name of the deciding metric. By whole numbers it is the task's own ``rounded_accuracy``."""
+        if not self.task.is_regression:
+            return self.task.metrics[0]
+        return "rounded_accuracy" if self.classes.rounding == "whole" else f"accuracy_by_{self.classes.rounding}"
 
     @property
     def shown_name(self) -> str:

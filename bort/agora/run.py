@@ -317,7 +317,7 @@ def described(shared: Shared, base: Settings, plan: Plan, sets: Sets) -> Dict[st
     return {
         "task": data.task.name,
         "algorithm": "agora",
-        "agora_format": FORMAT,
+        "format": FORMAT,
         **{
             name: getattr(models, name)
             for name in ("teacher", "model", "encoding", "head", "dropout", "limit")

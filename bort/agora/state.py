@@ -222,17 +222,18 @@ class State:
             BortError: the content is not a state of this version.
         """
         state = _built(cls, content, where)
-        state.best = None if state.best is None else _built(Best, content["best"], where)
-        state.attempts = [_built(Attempt, row, where) for row in content["attempts"]]
-        state.history = [_built(Round, row, where) for row in content["history"]]
-        state.kept = _from(
-            lambda: [(int(number), int(attempt)) for number, attempt in content["kept"]], where
-        )
-        state.lists = _from(
-            lambda: {name: (int(length), str(digest)) for name, (length, digest) in content["lists"].items()},
-            where,
-        )
-        return state
+
+        def nested() -> "State":
+            state.best = None if content["best"] is None else _built(Best, content["best"], where)
+            state.attempts = [_built(Attempt, row, where) for row in content["attempts"]]
+            state.history = [_built(Round, row, where) for row in content["history"]]
+            state.kept = [(int(number), int(attempt)) for number, attempt in content["kept"]]
+            state.lists = {
+                name: (int(length), str(digest)) for name, (length, digest) in content["lists"].items()
+            }
+            return state
+
+        return _from(nested, where)
 
 
 def _built(cls: Type[T], content: Any, where: str) -> T:

@@ -7,7 +7,6 @@ seed, so runs with other seeds, replays and ablations in one process share them.
 """
 from __future__ import annotations
 
-import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -60,7 +59,7 @@ class MaskedRefill:
         self.top_k = min(top_k, int((~self.alphabet.special).sum()) - 1)
         self._known: Dict[Tuple[bytes, int], Proposals] = {}
         self._engine: Optional[Engine] = None
-        self.asked = self.answered = 0
+        self.answered = 0
 
     def __call__(self, rows: Sequence[np.ndarray], draws: Sequence[Sequence[int]], patterns: Sequence[int]
                  ) -> List[np.ndarray]:
@@ -82,7 +81,6 @@ class MaskedRefill:
             row[proposals.places] = np.take_along_axis(
                 proposals.tokens, np.minimum(choice, self.top_k - 1)[:, None], axis=1)[:, 0]
             changed.append(row)
-        self.asked += len(rows)
         while len(self._known) > MAX_PROPOSALS:
             self._known.pop(next(iter(self._known)))
         return changed
@@ -175,9 +173,6 @@ class Tau:
         top_k: how many candidates replace a token.
         max_length: longest sequence allowed.
 
-    Attributes:
-        seconds: spent in transformations so far; ``made`` sequences they gave.
-
     Raises:
         BortError: an unknown kind, or no model where one is needed.
     """
@@ -189,14 +184,13 @@ class Tau:
             raise BortError(f"--tau {','.join(kinds)}: name each of {', '.join(KINDS)} at most once, or none")
         if top_k < 1:
             raise BortError(f"--tau-top-k must be at least 1, not {top_k}")
-        body = model.body
+        body = None if model is None else model.body  # noise alone needs no network
         made: Dict[str, Callable[[], Any]] = {
             "noise": lambda: Noise(tokenizer, rate, max_length),
             "mlm": lambda: MaskedRefill(body, tokenizer, rate, top_k),
             "embedding": lambda: Neighbours(tokenizer, body.word_vectors.data().asnumpy(), rate, top_k),
         }
         self.transformations = [made[kind]() for kind in kinds]
-        self.seconds, self.made = 0.0, 0
 
     def __call__(self, rows: Sequence[np.ndarray], draws: Sequence[Sequence[int]], patterns: Sequence[int],
                  turns: Sequence[int]) -> List[Tuple[str, np.ndarray]]:
@@ -206,7 +200,6 @@ class Tau:
             rows, draws, patterns: see :class:`MaskedRefill`.
             turns: modulo the number of kinds, which of them each sequence gets.
         """
-        started = time.monotonic()
         results: List[Any] = [None] * len(rows)
         for number, transformation in enumerate(self.transformations):
             mine = [index for index in range(len(rows)) if turns[index] % len(self.transformations) == number]
@@ -214,6 +207,4 @@ class Tau:
                                                        [draws[index] for index in mine],
                                                        [patterns[index] for index in mine])):
                 results[index] = (transformation.kind, row)
-        self.seconds += time.monotonic() - started
-        self.made += len(rows)
         return results

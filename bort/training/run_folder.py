@@ -109,13 +109,22 @@ def refuse_other_settings(config: Path, earlier: Any, settings: Mapping[str, Any
         raise BortError(f"{config}: not the config of a run; choose another --output")
     before = {**{name: settings[name] if value is None else value
                  for name, value in NEWER_SETTINGS.items() if name in settings}, **earlier["settings"]}
-    different = [f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
+    if before.get("format") != settings.get("format"):
+        raise BortError(f"{config.parent}: was begun by another version of this program, whose files have "
+                        "another format; go on with that version, or choose another --output")
+    different = [f"{key} was {_short(before.get(key))} and is {_short(settings.get(key))}"
                  for key in sorted(set(before) | set(settings)) if before.get(key) != settings.get(key)]
     if same_ranks and earlier.get("ranks") != distributed.size():
         different.append(f"the number of ranks was {earlier.get('ranks')} and is {distributed.size()}")
     if different:
         raise BortError(f"{config.parent}: cannot go on with other settings: " + "; ".join(different)
                         + ". Use the same command, or another --output")
+
+
+def _short(value: Any) -> str:
+    """A setting in a message: of long ones, the beginning."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class RunFolder:

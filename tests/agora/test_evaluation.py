@@ -38,7 +38,7 @@ def test_regression_by_fifths_as_in_raffel_et_al():
         found = classes.of(np.array(values, dtype)) / 5
         np.testing.assert_allclose(found, wanted)
     evaluation = evaluation_of(Points([], np.array([0.2, 2.5, 4.4, 5.0]), []), "STS-B")
-    assert evaluation.metric == "rounded_accuracy"
+    assert evaluation.metric == "accuracy_by_fifths"
     assert evaluation.scores(np.array([[0.25], [2.7], [4.6], [9.0]])).score == 0.5
 
 
@@ -46,6 +46,7 @@ def test_regression_by_whole_numbers():
     values = np.array([0.2, 2.5, 4.4, 5.0])
     evaluation = evaluation_of(Points([], values, []), "STS-B", "whole")
     assert evaluation.scores(np.array([[0.4], [3.4], [4.6], [9.0]])).score == 0.75
+    assert evaluation.metric == "rounded_accuracy"
     assert evaluation.classes.balance(values) == {"0": 1, "1": 0, "2": 0, "3": 1, "4": 1, "5": 1}
     np.testing.assert_array_equal(evaluation.classes.of(np.array([-1.0, 0.5, 4.5])), [0, 1, 5])
     with pytest.raises(BortError, match="--rounding"):

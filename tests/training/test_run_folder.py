@@ -229,3 +229,14 @@ def test_settings_that_earlier_versions_did_not_record_are_not_held_against_a_ru
     RunFolder(tmp_path, {"lr": 1, "eval_interval": 500}, resume=True).close()
     with pytest.raises(BortError, match="batch_size was None and is 8"):
         RunFolder(tmp_path, {"lr": 1, "batch_size": 8}, resume=True)
+
+
+def test_other_settings_are_named_shortly_and_another_format_alone(tmp_path):
+    RunFolder(tmp_path, {"lr": 1, "grid": list(range(500))}).close()
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(BortError, match="lr was 1 and is 2") as caught:
+        RunFolder(tmp_path, {"lr": 2, "grid": list(range(501))}, resume=True)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 400
+    with pytest.raises(BortError, match="begun by another version") as caught:
+        RunFolder(tmp_path, {"lr": 2, "format": 2}, resume=True)
+    assert "lr" not in str(caught.value).replace(str(tmp_path), "")
