@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -221,7 +221,7 @@ def live_teacher(
     if dtype != "float32":
         model.cast(dtype)
         return LiveTeacher(model, temperature, vocab_size)
-    calibration: List[Batch] = []
+    calibration: Sequence[Batch] = []
     work = None
     if corpus is not None:
         length = min(corpus.max_length or model.max_length, model.max_length)

@@ -7,8 +7,8 @@ import math
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
-from typing import Any, Dict, Iterator, Optional, Type
+from types import FrameType
+from typing import Any, Dict, Iterator, Optional
 
 from bort.backend import distributed
 from bort.errors import Interrupted
@@ -85,12 +85,7 @@ class Interruption:
             self._number or signal.SIGINT,
         )
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, _: Any, error: Optional[BaseException], *__: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._run is not None and isinstance(error, KeyboardInterrupt) and not str(error):
