@@ -211,7 +211,7 @@ def summarize(
 
 def draw(curves: Dict[str, List[List[Dict[str, float]]]], cores: int, path: Path) -> bool:
     """Figure 1: accuracy over steps, and over compute; medians over the seeds."""
-    from bort.training.console import plot_curves
+    from bort.training.figures import plot_curves
 
     lines: List[Dict[str, Any]] = [{}, {}]
     for method, runs in curves.items():

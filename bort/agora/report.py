@@ -15,7 +15,7 @@ from bort.agora.teacher import TeacherReport
 from bort.backend import distributed
 from bort.finetuning.hyperparameters import Theta
 from bort.finetuning.loop import Settings
-from bort.training.console import plot_curves
+from bort.training.figures import plot_curves
 
 PLAIN, LONG_PLAIN, DISTILLED, AGORA = (
     "plain",

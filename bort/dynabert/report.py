@@ -12,7 +12,7 @@ import pandas as pd
 from bort.architecture import Architecture
 from bort.dynabert.grid import Multipliers
 from bort.files import atomic_write
-from bort.training.console import say
+from bort.training.figures import pyplot_for, save_figure
 
 
 def row_of(chosen: Multipliers, full: Architecture, metrics: Dict[str, float], vocab_size: int,
@@ -102,14 +102,9 @@ def write_table(folder: Path, rows: Sequence[Dict[str, Any]], metric: str, title
 def plot(path: Path, rows: Sequence[Dict[str, Any]], metric: str, title: str) -> bool:
     """Score over every cost that was counted or measured, a line for each depth, the Pareto front ringed;
     False where matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        say(f"no {path.name}: install matplotlib (pip install 'bort[plots]') to get it")
+    pyplot = pyplot_for(path)
+    if pyplot is None:
         return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     costs = [(name, label, factor) for name, label, factor in (
         ("parameters", "parameters of the body (M)", 1e-6), ("flops", "GFLOP a sequence", 1e-9),
         ("seconds", "latency (ms)", 1e3)) if all(name in row for row in rows)]
@@ -126,13 +121,7 @@ def plot(path: Path, rows: Sequence[Dict[str, Any]], metric: str, title: str) ->
         axis.set_ylabel(f"{metric} (%)")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    figure.suptitle(title)
-    figure.tight_layout()
-    try:
-        with atomic_write(path, "wb") as stream:
-            figure.savefig(stream, dpi=120, format="png")
-    finally:
-        pyplot.close(figure)
+    save_figure(figure, path, title)
     return True
 
 

@@ -26,7 +26,7 @@ from bort.dynabert.losses import LossWeights, TeacherOutputs, batch_loss
 from bort.dynabert.options import AdaptiveOptions
 from bort.dynabert.subnetworks import SubNetwork
 from bort.errors import BortError
-from bort.finetuning.loop import Settings, TrainingData
+from bort.finetuning.loop import Settings, TrainingData, accumulate_gradients
 from bort.models import Classifier
 from bort.training.console import progress
 from bort.training.optimizer import BertAdam
@@ -95,7 +95,7 @@ class AdaptiveTraining:
         Raises:
             Diverged: losses or gradients stay not finite.
         """
-        _without_mlm_head(self.model)
+        accumulate_gradients(self.model)
         distributed.broadcast_parameters(self.model._collect_params_with_prefix())
         checkpoint = self.run.latest()
         if checkpoint is not None:
@@ -238,14 +238,3 @@ class AdaptiveTraining:
 def plain_arrays(model: Classifier) -> Dict[str, np.ndarray]:
     """Every distinct parameter by its name in model files, without the classifier's ``bort.``."""
     return {plain_name(name): array for name, array in parameter_arrays(model).items()}
-
-
-def _without_mlm_head(model: Classifier) -> None:
-    """Gradients are added up over sub-networks; the MLM head takes no part in classification."""
-    for name, parameter in model.bort.decoder._collect_params_with_prefix().items():
-        if name != "3.weight":
-            parameter.grad_req = "null"
-    for parameter in model._collect_params_with_prefix().values():
-        if parameter.grad_req != "null":
-            parameter.grad_req = "add"
-

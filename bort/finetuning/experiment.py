@@ -29,7 +29,8 @@ from bort.text.tokenizers.loading import (
     find_tokenizer_files,
     load_tokenizer,
 )
-from bort.training.console import plot_curves, say
+from bort.training.console import say
+from bort.training.figures import plot_curves
 from bort.training.run_folder import on_root
 
 

@@ -177,7 +177,7 @@ def fine_tune(
     if settings.dtype != "float32":
         model.cast(settings.dtype)
     parameters = model._collect_params_with_prefix()
-    _train_only_what_the_loss_reaches(model)
+    accumulate_gradients(model)
     if ranks:
         distributed.broadcast_parameters(parameters)
     optimizer = BertAdam(parameters, settings.weight_decay, settings.clip)
@@ -246,9 +246,9 @@ def fine_tune(
     return Outcome(state.best_epoch, metrics, best, state.history, state.skipped)
 
 
-def _train_only_what_the_loss_reaches(model: Classifier) -> None:
-    """The MLM head takes no part in classification: without a gradient, MXNet would refuse to read a stale
-    one."""
+def accumulate_gradients(model: Classifier) -> None:
+    """Have gradients added up, for micro-batches or sub-networks. The MLM head takes no part in
+    classification and gets none: MXNet would refuse to read a stale one."""
     for name, parameter in model.bort.decoder._collect_params_with_prefix().items():
         if name != "3.weight":
             parameter.grad_req = "null"

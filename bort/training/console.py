@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
-from typing import Any, Iterable, List, Mapping, Optional, Sequence
+from typing import Any, Iterable, Optional
 
 from tqdm import tqdm
 
 from bort.backend import distributed
-from bort.files import atomic_write
 
 SECONDS_BETWEEN_LINES = 600
 """Of a progress bar that goes to a file or pipe."""
@@ -53,50 +51,3 @@ def say(text: str) -> None:
     if distributed.is_root():
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
-
-
-def plot_curves(path: Path, panels: Sequence[Mapping[str, Any]], title: str) -> bool:
-    """Draw line plots side by side and save them as PNG.
-
-    Args:
-        panels: each ``{"x": label, "y": label, "lines": {name: (xs, ys)}}``; points that are None are left
-            out, and ``"log": True`` makes the y axis logarithmic.
-
-    Returns:
-        Whether a file was written; it is not when matplotlib (extra ``plots``) is not installed.
-
-    Raises:
-        BortError: the folder cannot be written to, or the disk is full.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        say(f"no {path.name}: install matplotlib (pip install 'bort[plots]') to get it")
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False)
-    for axis, panel in zip(axes[0], panels):
-        for name, (xs, ys) in panel["lines"].items():
-            points: List = [(x, y) for x, y in zip(xs, ys) if x is not None and y is not None]
-            if points:
-                axis.plot(*zip(*points), marker="o" if len(points) < 30 else None, markersize=3, label=name)
-        # steps and rounds are whole
-        if all(isinstance(x, int) for xs, _ in panel["lines"].values() for x in xs):
-            axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel(panel["x"])
-        axis.set_ylabel(panel["y"])
-        if panel.get("log"):
-            axis.set_yscale("log")
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend(fontsize=8)
-    figure.suptitle(title)
-    figure.tight_layout()
-    try:
-        with atomic_write(path, "wb") as stream:
-            figure.savefig(stream, dpi=120, format="png")
-    finally:
-        pyplot.close(figure)
-    return True

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
 from bort.files import read_jsonl
-from bort.training.console import plot_curves
+from bort.training.figures import plot_curves
 
 
 def summary(row: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from bort.backend.mxnet import autograd, gluon, mx, nd
 from bort.batching import pad_batch, share, shuffled_batches, token_groups
 from bort.errors import BortError
 from bort.finetuning import losses
-from bort.training.console import plot_curves
+from bort.training.figures import plot_curves
 from bort.training.optimizer import BertAdam
 from bort.training.schedules import linear, make_schedule, noam, released_pretraining
 
