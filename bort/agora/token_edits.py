@@ -214,14 +214,16 @@ class Neighbours:
     def __call__(self, rows: Sequence[np.ndarray], draws: Sequence[Sequence[int]],
                  patterns: Sequence[int] = ()) -> List[np.ndarray]:
         """Transform each sequence with the generator seeded by its draw."""
-        changed = []
-        for row, draw in zip(rows, draws):
-            rng, row = np.random.default_rng(list(draw)), np.array(row, dtype=np.int32)
-            places = choose_places(np.flatnonzero(~self.alphabet.locked(row)), rng, self.rate)
-            if len(places) and self.top_k:
-                near = self.neighbours(row[places])
-                row[places] = near[np.arange(len(places)), rng.integers(self.top_k, size=len(places))]
-            changed.append(row)
+        generators = [np.random.default_rng(list(draw)) for draw in draws]
+        changed = [np.array(row, dtype=np.int32) for row in rows]
+        places = [choose_places(np.flatnonzero(~self.alphabet.locked(row)), rng, self.rate)
+                  for row, rng in zip(changed, generators)]
+        if self.top_k and any(map(len, places)):  # all that is wanted at once: a product serves many tokens
+            self.neighbours(np.concatenate([row[chosen] for row, chosen in zip(changed, places)]))
+            for row, rng, chosen in zip(changed, generators, places):
+                if len(chosen):
+                    near = self.neighbours(row[chosen])
+                    row[chosen] = near[np.arange(len(chosen)), rng.integers(self.top_k, size=len(chosen))]
         return changed
 
 

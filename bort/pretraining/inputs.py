@@ -221,7 +221,7 @@ def live_teacher(
     if dtype != "float32":
         model.cast(dtype)
         return LiveTeacher(model, temperature, vocab_size)
-    calibration: Sequence[Batch] = []
+    calibration: Sequence[Batch] = ()
     work = None
     if corpus is not None:
         length = min(corpus.max_length or model.max_length, model.max_length)
