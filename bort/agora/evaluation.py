@@ -81,7 +81,8 @@ class EvaluationSet:
         """Name of the deciding metric. By whole numbers it is the task's own ``rounded_accuracy``."""
         if not self.task.is_regression:
             return self.task.metrics[0]
-        return "rounded_accuracy" if self.classes.rounding == "whole" else f"accuracy_by_{self.classes.rounding}"
+        rounding = self.classes.rounding
+        return "rounded_accuracy" if rounding == "whole" else f"accuracy_by_{rounding}"
 
     @property
     def shown_name(self) -> str:

@@ -53,4 +53,4 @@ def test_given_hyper_parameters_win_over_the_convergent_set(teacher):
         data = SimpleNamespace(task=get_task("SST-2"), train=True, dev=None)
         shared = prepare(options_of(args), data, None, bort.load_tokenizer(teacher / "bort"), 32)
         assert (shared.chs.theta, shared.chs.batch_size) == wanted
-    assert args.lr == 3e-5 and args.given == ["warmup", "batch_size"]
+    assert args.given == ["warmup", "batch_size"] and run_finetune.settings_of(args)[0].lr == 3e-5
