@@ -11,15 +11,15 @@ import contextlib
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 
+from bort.engines.base import Batch
 from bort.errors import BortError
 from bort.files import PathLike, atomic_write
 
 METHODS = ("dynamic", "static")
-Batch = Tuple[np.ndarray, np.ndarray]
 
 
 class _Reader:

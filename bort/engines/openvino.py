@@ -50,7 +50,7 @@ class OpenVinoEngine(Engine):
         self.part, self.max_length, self._vocab_size = part, max_length, vocab_size
         self.num_outputs = model.outputs[0].partial_shape[1].get_length() if part == "classifier" else 0
         self.report = Report(KIND, openvino.get_version().split("-")[0], precision)
-        self._model, self._threads = model, threads
+        self.model, self._threads = model, threads
         self._request: Any = None
         self._throughput: Any = None
 
@@ -65,7 +65,7 @@ class OpenVinoEngine(Engine):
                                     "ENABLE_CPU_PINNING": False}
         if self._threads:
             settings["INFERENCE_NUM_THREADS"] = self._threads
-        return openvino.Core().compile_model(self._model, "CPU", settings)
+        return openvino.Core().compile_model(self.model, "CPU", settings)
 
     def _feed(self, batch: Sequence[Optional[np.ndarray]]) -> Dict[str, np.ndarray]:
         arrays = tuple(np.asarray(array) for array in batch if array is not None)
@@ -115,7 +115,7 @@ def _result(request: Any) -> np.ndarray:
 
 
 def make(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str, precision: str,
-         calibration: Sequence[Batch]) -> Engine:
+         calibration: Sequence[Batch]) -> OpenVinoEngine:
     """The engine of a network's part; see :func:`bort.engines.engine.open_engine`."""
     import_openvino()
     check_precision(precision)

@@ -1,1 +1,1 @@
-"""Export of a model to ONNX, quantized if asked."""
+"""Models for other machines: ONNX files, and folders that run without MXNet and without this project."""

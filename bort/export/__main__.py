@@ -2,7 +2,7 @@
 import sys
 
 from bort.errors import run_command
-from bort.export.onnx_export import main
+from bort.export.command import main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

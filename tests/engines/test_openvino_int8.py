@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-if not all(map(importlib.util.find_spec, ("openvino", "onnx", "nncf"))):
-    pytest.skip("openvino, onnx or nncf is not installed", allow_module_level=True)
-
 import bort
 from bort.architecture import Architecture
 from bort.engines import engine as door
@@ -23,6 +20,8 @@ from bort.engines.engine import open_engine, plain_outputs
 from bort.models import Classifier
 from tests.tiny import VOCAB, tiny_bert
 
+pytestmark = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("openvino", "onnx", "nncf"))),
+                                reason="openvino, onnx or nncf is not installed")
 INT8 = EngineOptions("openvino", "int8")
 
 

@@ -19,6 +19,7 @@ from bort.engines import onnx_graph
 from bort.engines.calibration import batches_of, calibration_batches
 from bort.engines.onnxruntime import OnnxRunner
 from bort.errors import BortError, run_command
+from bort.export import command
 from bort.export import onnx_export as exporter
 from bort.models import HEADS, Bert, Classifier, initialize
 from bort.tasks.registry import get_task
@@ -293,7 +294,7 @@ def test_calibration_draws_from_files_and_tasks(folder, tmp_path):
 def test_the_command_reports_the_accuracy_lost(folder, tmp_path, capsys, extra):
     arguments = [str(folder / "model"), str(tmp_path / "out.onnx"), "--evaluate", str(folder / "glue"),
                  "--max-length", "16", *[str(folder / "glue") if part == "DATA" else part for part in extra]]
-    assert run_command(exporter.main, arguments) == 0
+    assert run_command(command.main, arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert set(report["dev"]) == {"model", "onnx"}
     if not extra:
@@ -315,12 +316,12 @@ def test_the_command_reports_the_accuracy_lost(folder, tmp_path, capsys, extra):
     (["--reduce-range"], "--reduce-range"),
     (["--int8", "dynamic", "--examples", "9"], "--examples"), (["--max-length", "999"], "--max-length")])
 def test_wrong_arguments(folder, tmp_path, capsys, arguments, message):
-    assert run_command(exporter.main, [str(folder / "model"), str(tmp_path / "out.onnx"), *arguments]) == 2
+    assert run_command(command.main, [str(folder / "model"), str(tmp_path / "out.onnx"), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_the_file_runs_without_mxnet(folder, tmp_path):
-    assert run_command(exporter.main, [str(folder / "model"), str(tmp_path / "out.onnx")]) == 0
+    assert run_command(command.main, [str(folder / "model"), str(tmp_path / "out.onnx")]) == 0
     script = ("import sys\nfor name in ('mxnet', 'onnx', 'torch', 'gluonnlp', 'scipy', 'sklearn'):\n"
               "    sys.modules[name] = None\n"
               "from bort.engines.onnxruntime import OnnxRunner\n"

@@ -380,7 +380,7 @@ def test_weights_that_are_no_numbers_are_refused_as_such(workplace, capsys):
 
 
 def test_the_length_as_trained_reaches_export_and_prediction(workplace):
-    from bort.export import onnx_export
+    from bort.export import command
     from bort.predict.predictor import Predictor
 
     run(workplace, "--epochs", "1", "--max-steps", "2", "--max-length", "12", output="short")
@@ -397,9 +397,9 @@ def test_the_length_as_trained_reaches_export_and_prediction(workplace):
         folder = workplace / name / "model"
         assert json.loads((folder / "config.json").read_text())["training"]["max_length"] == length
         assert Predictor(folder).max_length == length
-        assert onnx_export._open(onnx_export._parser().parse_args([str(folder), "x.onnx"]))[3] == length
+        assert command._open(command._parser().parse_args([str(folder), "x.onnx"]))[3] == length
     body = workplace / "bort"  # never fine-tuned: all that the model takes
-    assert onnx_export._open(onnx_export._parser().parse_args([str(body), "x.onnx"]))[3] == 32
+    assert command._open(command._parser().parse_args([str(body), "x.onnx"]))[3] == 32
 
 
 def test_the_help_shows_all_options_in_groups_with_examples(capsys):

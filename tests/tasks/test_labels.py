@@ -11,7 +11,7 @@ import run_finetune
 from bort.agora.teacher import Socrates
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import BortError, run_command
-from bort.export import onnx_export
+from bort.export import command
 from bort.finetuning import experiment
 from bort.finetuning.scoring import score
 from bort.finetuning.teacher import open_teacher
@@ -236,7 +236,7 @@ def test_the_evaluation_of_an_exported_file(place, capsys):
     for name in ("ours", "imported"):
         arguments = [str(place / name), str(place / f"{name}.onnx"), "--task", "MNLI", "--evaluate",
                      str(place)]
-        assert run_command(onnx_export.main, arguments) == 0
+        assert run_command(command.main, arguments) == 0
         figures.append(json.loads(capsys.readouterr().out)["dev"])
     assert figures[0] == figures[1] and figures[0]["model"] == figures[0]["onnx"]
     task, tokenizer = get_task("MNLI-m"), experiment.choose_tokenizer(place / "ours", None)
@@ -244,7 +244,7 @@ def test_the_evaluation_of_an_exported_file(place, capsys):
     scores = score(bort.load(place / "ours"), data.dev.tokens.token_ids, tokenizer.pad_id)
     expected = task.evaluate(data.dev.split, scores)
     assert figures[1]["model"] == pytest.approx(expected)
-    assert run_command(onnx_export.main, [str(place / "foreign"), str(place / "f.onnx"), "--task", "MNLI",
+    assert run_command(command.main, [str(place / "foreign"), str(place / "f.onnx"), "--task", "MNLI",
                                           "--evaluate", str(place)]) == 2
     assert "its labels are x, y, z" in capsys.readouterr().err
 
