@@ -93,7 +93,12 @@ class Run:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
             )
-            _, status, usage = os.wait4(process.pid, 0)
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:  # stopped by Ctrl-C or a signal: the step saves itself and ends too
+                process.terminate()
+                process.wait()
+                raise
             process.returncode = status
         before = self.done.get(step.name, Done("", 0.0, 0.0))
         took = before.seconds + time.monotonic() - started

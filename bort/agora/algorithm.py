@@ -20,10 +20,10 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from bort.agora.evaluation import DEV, Goal
+from bort.agora.evaluation import Goal
 from bort.agora.expansion import Expansion, Moment
 from bort.agora.journal import Journal, Parameters
-from bort.agora.plan import Plan
+from bort.agora.plan import DEV, Plan
 from bort.agora.points import Addition, Points
 from bort.agora.state import Attempt, Best, Metrics, Round, State, Training, best_of
 from bort.agora.student import Timaeus, Trained

@@ -1,22 +1,22 @@
-"""``run_finetune.py --algorithm agora``: its options, from the command line to :class:`AgoraOptions`."""
+"""``run_finetune.py --algorithm agora``: its options, from the command line to :class:`AgoraOptions`.
+
+MXNet is imported when a run begins, so that ``run_finetune.py --help`` answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from bort.agora.classes import ROUNDINGS
-from bort.agora.evaluation import DEV, EVALUATION
-from bort.agora.options import AgoraOptions, LoopOptions, ModelOptions, TauOptions
-from bort.agora.plan import PRUNINGS, SOURCES
-from bort.agora.report import table_lines
-from bort.agora.run import prepare, run_seed
-from bort.agora.sets import EvaluationOptions
-from bort.finetuning import experiment
-from bort.finetuning.loop import Settings
-from bort.text.tokenizers.loading import Tokenizer
-from bort.training.console import say
+from bort.agora.plan import DEV, EVALUATION, PRUNINGS, SOURCES
+
+if TYPE_CHECKING:
+    from bort.agora.options import AgoraOptions
+    from bort.finetuning.experiment import TaskData
+    from bort.finetuning.loop import Settings
+    from bort.text.tokenizers.base import Tokenizer
 
 OLD_NAMES = {"heldout": EVALUATION}
 """Earlier names of ``--evaluate-on``'s values."""
@@ -104,6 +104,9 @@ def add_agora_arguments(parser: argparse.ArgumentParser) -> None:
 
 def options_of(args: argparse.Namespace) -> AgoraOptions:
     """The command line's values."""
+    from bort.agora.options import AgoraOptions, LoopOptions, ModelOptions, TauOptions
+    from bort.agora.sets import EvaluationOptions
+
     given = {name: getattr(args, name) for name in getattr(args, "given", ())}
     models = ModelOptions(**{name: getattr(args, name) for name in ModelOptions.__dataclass_fields__})
     loop = LoopOptions(
@@ -136,7 +139,7 @@ def options_of(args: argparse.Namespace) -> AgoraOptions:
 
 def run_agora(
     args: argparse.Namespace,
-    data: experiment.TaskData,
+    data: TaskData,
     source: Callable[[int], Any],
     tokenizer: Tokenizer,
     settings: Mapping[int, Settings],
@@ -151,6 +154,11 @@ def run_agora(
     Raises:
         BortError: options, files or models that do not fit together.
     """
+    from bort.agora.report import table_lines
+    from bort.agora.run import prepare, run_seed
+    from bort.finetuning import experiment
+    from bort.training.console import say
+
     options = options_of(args)
     shared = prepare(options, data, source, tokenizer, max_length)
     rows = [

@@ -9,12 +9,11 @@ from typing import Dict, Optional
 import numpy as np
 
 from bort.agora.classes import LabelClasses
+from bort.agora.plan import DEV
 from bort.agora.points import Points
 from bort.finetuning.losses import mean_loss
 from bort.tasks.base import Split, Task
 
-EVALUATION, DEV = "evaluation", "dev"
-"""What E may be: an evaluation set taken out of the training set, or the dev set as in the paper."""
 TIE_BREAKER = 1e-6
 """Weight of the loss on E beside the metric: of models with the same score the one with the smaller loss is
 better."""

@@ -8,6 +8,8 @@ from typing import Tuple
 from bort.errors import BortError
 from bort.finetuning.hyperparameters import Theta
 
+EVALUATION, DEV = "evaluation", "dev"
+"""What E may be: an evaluation set taken out of the training set, or the dev set as in the paper."""
 PRUNINGS = ("one", "half", "none")
 SOURCES = ("both", "train", "evaluation")
 """Whose members tau transforms: those of X and E, as in the algorithm, or, for ablations, of one of them;

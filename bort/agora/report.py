@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from bort.agora.algorithm import Agora, figures
-from bort.agora.evaluation import DEV
+from bort.agora.plan import DEV
 from bort.agora.points import Points
 from bort.agora.state import Best, Metrics, Training, best_of
 from bort.agora.teacher import TeacherReport

@@ -11,11 +11,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional
 import numpy as np
 
 from bort.agora.algorithm import Agora, figures
-from bort.agora.evaluation import DEV
 from bort.agora.expansion import Expansion
 from bort.agora.journal import Journal
 from bort.agora.options import AgoraOptions
-from bort.agora.plan import Plan
+from bort.agora.plan import DEV, Plan
 from bort.agora.points import fingerprint
 from bort.agora.report import Timing, compare, plot, results_of_run
 from bort.agora.sets import Reading, Sets, make_sets

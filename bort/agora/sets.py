@@ -8,7 +8,8 @@ from typing import Optional
 import numpy as np
 
 from bort.agora.classes import LabelClasses
-from bort.agora.evaluation import DEV, EVALUATION, EvaluationSet
+from bort.agora.evaluation import EvaluationSet
+from bort.agora.plan import DEV, EVALUATION
 from bort.agora.points import Points
 from bort.errors import BortError
 from bort.files import PathLike

@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 import numpy as np
 
-from bort.agora.evaluation import DEV, EvaluationSet, Scores
+from bort.agora.evaluation import EvaluationSet, Scores
+from bort.agora.plan import DEV
 from bort.agora.points import Points
 from bort.checkpoints.locate import plain_name
 from bort.checkpoints.model_folder import set_parameters

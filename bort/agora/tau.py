@@ -184,7 +184,7 @@ class Tau:
             raise BortError(f"--tau {','.join(kinds)}: name each of {', '.join(KINDS)} at most once, or none")
         if top_k < 1:
             raise BortError(f"--tau-top-k must be at least 1, not {top_k}")
-        body = None if model is None else model.body  # noise alone needs no network
+        body: Any = None if model is None else model.body  # noise alone needs no network
         made: Dict[str, Callable[[], Any]] = {
             "noise": lambda: Noise(tokenizer, rate, max_length),
             "mlm": lambda: MaskedRefill(body, tokenizer, rate, top_k),

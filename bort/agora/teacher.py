@@ -8,7 +8,8 @@ from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 
-from bort.agora.evaluation import DEV, SOLVABLE, EvaluationSet, Goal
+from bort.agora.evaluation import SOLVABLE, EvaluationSet, Goal
+from bort.agora.plan import DEV
 from bort.agora.token_edits import texts
 from bort.checkpoints import model_folder
 from bort.errors import BortError

@@ -1,4 +1,5 @@
 """The table of the original scripts' flags names options that exist."""
+
 from __future__ import annotations
 
 import re
@@ -17,8 +18,11 @@ def test_the_options_that_stand_for_the_originals_flags_exist(capsys):
     quoted = " ".join(part for cell in cells for part in re.findall(r"`([^`]+)`", cell))
     ours = set(re.findall(r"--[a-z-]+", quoted))
     assert len(ours) > 40
-    for main, words in ((run_finetune.main, ["--help"]), (run_pretrain.main, ["--help"]),
-                        (text_main, ["prepare", "--help"])):
+    for main, words in (
+        (run_finetune.main, ["--help"]),
+        (run_pretrain.main, ["--help"]),
+        (text_main, ["prepare", "--help"]),
+    ):
         with pytest.raises(SystemExit):
             main(words)
     known = capsys.readouterr().out
