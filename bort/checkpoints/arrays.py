@@ -6,7 +6,7 @@ from typing import Collection, Dict, List, Mapping, Tuple
 import numpy as np
 
 from bort.errors import BortError
-from bort.models.bert import initial_value
+from bort.models.initial_values import initial_value
 
 SHOWN = 8
 """Names of each kind that an error about parameters shows."""

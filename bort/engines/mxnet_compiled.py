@@ -19,8 +19,9 @@ from bort.backend.mxnet import AMX, autograd, mx
 from bort.engines import mxnet_graph, mxnet_int8
 from bort.engines.cpu import BFLOAT16_FLAGS, EXACT_INT8_FLAGS, INT8_FLAGS, cpu_flags
 from bort.errors import BortError
-from bort.models.bert import Bert, check_inputs
+from bort.models.bert import Bert
 from bort.models.classifier import Classifier
+from bort.models.inputs import check_inputs
 
 DTYPES = ("float32", "int8", "bfloat16")
 LENGTH_MULTIPLES = {"float32": 4, "int8": 8, "bfloat16": 8}

@@ -14,7 +14,7 @@ from bort.files import PathLike, read_json
 from bort.huggingface.output import refuse_foreign
 from bort.huggingface.tensor_files import inside
 from bort.huggingface.tensors import Lazy, Makers
-from bort.models.bert import initial_value
+from bort.models.initial_values import initial_value
 from bort.text.tokenizers.loading import Tokenizer, find_tokenizer_files, load_tokenizer
 
 logger = logging.getLogger("bort.huggingface")

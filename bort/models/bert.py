@@ -6,10 +6,8 @@ Parameter names are those of the released checkpoints (their table is in ``bort.
 """
 from __future__ import annotations
 
-import math
-import zlib
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Optional, Tuple
 
 import numpy as np
 
@@ -17,14 +15,12 @@ from bort import batching
 from bort.architecture import Architecture
 from bort.backend.mxnet import gluon, mx
 from bort.errors import BortError
+from bort.models.inputs import check_inputs, check_range
 from bort.models.layers import MASKED_SCORE, LayerNorm, TiedProjection, TransformerCell
 from bort.models.selected_positions import SelectedStates
 
 RELEASED_EPSILON = 1e-5
 RELEASED_MLM_EPSILON = 1e-12
-INITIAL_DEVIATION, INITIAL_DEVIATION_HIDDEN = 0.02, 1024
-"""BERT's standard deviation of the initial weights, and the width it is meant for: that of BERT-large and of
-Bort."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +213,7 @@ class Bert(gluon.HybridBlock):
             if not self.token_types or token_types.shape != token_ids.shape:
                 raise BortError(f"token_types {token_types.shape} are given for token_ids {token_ids.shape} "
                                 f"to a network with {self.token_types} types of tokens")
-            _check_range("token type", token_types, 0, self.token_types - 1, "the network has no such type")
+            check_range("token type", token_types, 0, self.token_types - 1, "the network has no such type")
         elif self.token_types:
             F = mx.sym if isinstance(token_ids, mx.sym.Symbol) else mx.nd
             token_types = batching.token_types(F, token_ids, self.separator_id, self.token_types)
@@ -254,7 +250,7 @@ class Bert(gluon.HybridBlock):
             BortError: as :meth:`forward`, or a row is outside the batch.
         """
         check_inputs(self, token_ids, valid_length)
-        _check_range("row", rows, 0, token_ids.size - 1, "rows count positions through the batch, b * T + t")
+        check_range("row", rows, 0, token_ids.size - 1, "rows count positions through the batch, b * T + t")
         if not self._selected:
             self._selected = (SelectedStates(self.encoder, self._active, **dict(self._flags)),)
         return self._selected[0](self.embed(token_ids), self._lengths(valid_length), rows)
@@ -278,88 +274,3 @@ class Bert(gluon.HybridBlock):
     def _clear_cached_op(self) -> None:
         self._selected = ()  # compiled with flags and for a dtype that may be about to change
         super()._clear_cached_op()
-
-
-def check_inputs(model: Union[Bert, Any], token_ids: Any, valid_length: Any,
-                 masked_positions: Optional[Any] = None) -> None:
-    """Refuse inputs on which MXNet would silently clip, wrap or read padding.
-
-    Raises:
-        BortError: see :meth:`Bert.forward`.
-    """
-    if isinstance(token_ids, mx.sym.Symbol):
-        return
-    if token_ids.ndim != 2 or 0 in token_ids.shape:
-        raise BortError(f"token_ids must have the shape (batch, length), not {token_ids.shape}")
-    batch, length = token_ids.shape
-    if length > model.max_length:
-        raise BortError(f"sequences of {length} tokens are longer than the model's max_length "
-                        f"{model.max_length}; truncate them")
-    _check_range("token id", token_ids, 0, model.vocab_size - 1,
-                 "the vocabulary and the model do not belong together")
-    if valid_length.shape != (batch,):
-        raise BortError(f"valid_length must have the shape ({batch},), not {valid_length.shape}")
-    if np.dtype(valid_length.dtype) != np.float32:
-        raise BortError(f"valid_length must be float32, not {np.dtype(valid_length.dtype).name}")
-    _check_range("valid_length", valid_length, 1, length,
-                 "it counts the tokens of each sequence that are not padding")
-    if masked_positions is not None:
-        if masked_positions.ndim != 2 or masked_positions.shape[0] != batch or 0 in masked_positions.shape:
-            raise BortError(f"masked_positions must have the shape ({batch}, M), not "
-                            f"{masked_positions.shape}")
-        _check_range("masked position", masked_positions, 0, length - 1,
-                     "positions count from 0 within the sequence")
-
-
-def _check_range(what: str, array: Any, lowest: int, highest: int, hint: str) -> None:
-    values = array.asnumpy()
-    if not (values.min() >= lowest and values.max() <= highest):  # written so that NaN fails too
-        wrong = values[~((values >= lowest) & (values <= highest))][0]
-        raise BortError(f"{what} {wrong} is outside {lowest}..{highest}: {hint}")
-
-
-def initialize(block: gluon.Block, seed: int, only_missing: bool = False) -> None:
-    """Draw every parameter from ``seed``: matrices normal, cut at two deviations, biases 0, gammas 1.
-
-    The deviation is 0.02 at a width of 1024 and 0.02 sqrt(1024 / H) at others. What a matrix makes of a unit
-    vector is then the same at every width; with 0.02 at H = 128, Adam's first steps are so large beside the
-    weights that networks of three layers often forget everything but how frequent each word is.
-
-    The draw depends on the seed and on the parameter's name alone, so two networks that share a part share
-    its values.
-
-    Args:
-        only_missing: leave parameters that already hold values as they are.
-    """
-    for name, parameter in sorted(block._collect_params_with_prefix().items()):
-        if parameter._data is not None and (only_missing or name == "decoder.3.weight"):
-            continue
-        value = initial_value(name, parameter.shape, seed)
-        if parameter._data is None:
-            parameter.initialize(init="zeros")
-        parameter.set_data(mx.nd.array(value, dtype=parameter.dtype))
-
-
-def initial_value(name: str, shape: Any, seed: int) -> np.ndarray:
-    """What :func:`initialize` gives the parameter ``name``: float32 of ``shape``."""
-    if name.endswith(("beta", "bias")):
-        return np.zeros(shape, dtype="float32")
-    if name.endswith("gamma"):
-        return np.ones(shape, dtype="float32")
-    hidden = shape[0] if name.endswith(("ffn_2.weight", ".proj.weight")) else shape[1]
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return _truncated_normal(rng, shape) * np.float32(initial_deviation(hidden))
-
-
-def initial_deviation(hidden: int) -> float:
-    """Standard deviation (before it is cut) of the initial weights of a network of width H."""
-    return INITIAL_DEVIATION * math.sqrt(INITIAL_DEVIATION_HIDDEN / hidden)
-
-
-def _truncated_normal(rng: np.random.Generator, shape: Any) -> np.ndarray:
-    value = rng.standard_normal(shape, dtype="float32")
-    outside = np.abs(value) > 2
-    while outside.any():
-        value[outside] = rng.standard_normal(int(outside.sum()), dtype="float32")
-        outside = np.abs(value) > 2
-    return value

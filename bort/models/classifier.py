@@ -8,7 +8,8 @@ import numpy as np
 from bort.architecture import Architecture
 from bort.backend.mxnet import gluon, mx
 from bort.errors import BortError
-from bort.models.bert import Bert, initial_deviation
+from bort.models.bert import Bert
+from bort.models.initial_values import initial_deviation
 
 HEADS: Dict[str, str] = {"linear": "one linear layer, drawn from U(-1/2, 1/2) (section 5.1)",
                          "linear_extra": "the same with one more linear layer before it, which the paper "

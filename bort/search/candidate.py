@@ -13,7 +13,7 @@ from bort.checkpoints.model_folder import TIED
 from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, LossWeights, head_backward
 from bort.masked_lm.teacher import masked_states, on_device
 from bort.models import Bert
-from bort.models.bert import initial_value
+from bort.models.initial_values import initial_value
 from bort.search.lines import Lines
 from bort.search.settings import SearchSettings
 from bort.search.teacher import TeacherOutputs, cross_entropy, micro_batches

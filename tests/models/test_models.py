@@ -11,7 +11,7 @@ from bort.backend.mxnet import autograd, mx
 from bort.batching import token_types
 from bort.errors import BortError
 from bort.models import Bert, Classifier, initialize
-from bort.models.bert import initial_value
+from bort.models.initial_values import initial_value
 from bort.models.selected_positions import by_sequence
 from tests.models.numpy_reference import hidden_states, types_of
 from tests.tiny import (
