@@ -89,6 +89,25 @@ def _compiled(dtype: str) -> Callable[[Path], Run]:
     return load
 
 
+def _openvino(precision: str) -> Callable[[Path], Run]:
+    """This project's engine of that name, as predictions and teachers use it."""
+
+    def load(folder: Path) -> Run:
+        from bort.engines.base import EngineOptions
+        from bort.engines.engine import open_engine
+
+        model = _model(folder)
+        samples = [
+            make_batch((4, min(length, model.max_length), False), model.vocab_size, 1) for length in (32, 128)
+        ]
+        try:
+            return open_engine(model, "encoder", EngineOptions("openvino", precision), samples)
+        except BortError as error:
+            raise Unavailable(str(error)) from error
+
+    return load
+
+
 def _gluonnlp(folder: Path) -> Run:
     """Stock BERTModel, imported and called as its documentation shows; only the numbers are ours."""
     from bort import numpy_aliases
@@ -192,6 +211,68 @@ def _pytorch(dtype: str) -> Callable[[Path], Run]:
     return load
 
 
+def _pytorch_compiled(dtype: str) -> Callable[[Path], Run]:
+    """``torch.compile``, which needs a C++ compiler; shapes are compiled as they come."""
+
+    def load(folder: Path) -> Run:
+        if dtype == "bfloat16":
+            check_bfloat16()
+        torch, model = _torch_model(folder)
+        compiled = torch.compile(model.to(torch.bfloat16) if dtype == "bfloat16" else model)
+
+        def run(ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                mask = torch.from_numpy(attention_mask(ids, valid))
+                states = compiled(input_ids=torch.from_numpy(ids), attention_mask=mask).last_hidden_state
+                return states.float().numpy()
+
+        try:
+            run(*make_batch((1, 8, False), 8))
+        except Exception as error:  # dynamo's and the compiler's own exceptions
+            raise Unavailable(f"torch.compile fails here: {str(error).splitlines()[0]}") from error
+        return run
+
+    return load
+
+
+def openvino_network(path: Path, precision: str) -> Any:
+    """OpenVINO on an ONNX file of transformers' model, called with ``input_ids`` and ``attention_mask``.
+
+    int8 is NNCF's post-training quantization, as OpenVINO's documentation shows it, on random batches like
+    ours.
+    """
+    from bort.engines.cpu import cpu_flags
+    from bort.engines.openvino_int8 import import_nncf
+    from bort.engines.openvino_model import import_openvino
+
+    openvino = import_openvino()
+    if precision == "bfloat16":
+        check_bfloat16()
+    core = openvino.Core()
+    model = core.read_model(str(path))
+    if precision == "int8":
+        nncf = import_nncf()
+        batches = [make_batch((4, length, False), 1000, 1) for length in (32, 128)]
+        feeds = [{"input_ids": ids, "attention_mask": attention_mask(ids, valid)} for ids, valid in batches]
+        model = nncf.quantize(model, nncf.Dataset(feeds), model_type=nncf.ModelType.TRANSFORMER)
+    low = precision == "bfloat16" or (precision == "int8" and "amx_bf16" in cpu_flags())
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if low else "f32",
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    return lambda ids, mask: next(iter(request.infer({"input_ids": ids, "attention_mask": mask}).values()))
+
+
+def _openvino_hf(precision: str) -> Callable[[Path], Run]:
+    def load(folder: Path) -> Run:
+        network = openvino_network(folder / "huggingface.onnx", precision)
+        return lambda ids, valid: network(ids, attention_mask(ids, valid)).copy()
+
+    return load
+
+
 def session(path: Path) -> Any:
     """An ONNX Runtime session as a user would open it, with our number of threads."""
     import onnxruntime
@@ -219,12 +300,16 @@ def _make_hf(folder: Path) -> None:
     export_torch(torch, model, "last_hidden_state", folder / "huggingface.onnx")
 
 
+def _make_hf_once(folder: Path) -> None:
+    if not (folder / "huggingface.onnx").exists():
+        _make_hf(folder)
+
+
 def _make_hf_int8(folder: Path) -> None:
     from onnxruntime import quantization
 
     whole = folder / "huggingface.onnx"
-    if not whole.exists():
-        _make_hf(folder)
+    _make_hf_once(folder)
     quantization.quantize_dynamic(
         whole, folder / "huggingface-int8.onnx", per_channel=True, weight_type=quantization.QuantType.QInt8
     )
@@ -293,19 +378,28 @@ ENGINES: Dict[str, Callable[[Path], Run]] = {
     "mxnet-bf16": _compiled("bfloat16"),
     "onnx": _onnx(None),
     "onnx-int8": _onnx("dynamic"),
+    "openvino": _openvino("float32"),
+    "openvino-int8": _openvino("int8"),
+    "openvino-bf16": _openvino("bfloat16"),
     "gluonnlp": _gluonnlp,
     "gluonnlp-tuned": _gluonnlp,
     "pytorch": _pytorch("float32"),
     "pytorch-int8": _pytorch("int8"),
     "pytorch-bf16": _pytorch("bfloat16"),
+    "pytorch-compile": _pytorch_compiled("float32"),
+    "pytorch-compile-bf16": _pytorch_compiled("bfloat16"),
     "onnxruntime-hf": _onnxruntime_hf("huggingface.onnx"),
     "onnxruntime-hf-int8": _onnxruntime_hf("huggingface-int8.onnx"),
+    "openvino-hf": _openvino_hf("float32"),
+    "openvino-hf-int8": _openvino_hf("int8"),
+    "openvino-hf-bf16": _openvino_hf("bfloat16"),
 }
 MAKERS: Dict[str, Callable[[Path], None]] = {
     "onnx": _make_onnx(None),
     "onnx-int8": _make_onnx("dynamic"),
     "onnxruntime-hf": _make_hf,
     "onnxruntime-hf-int8": _make_hf_int8,
+    **dict.fromkeys(("openvino-hf", "openvino-hf-int8", "openvino-hf-bf16"), _make_hf_once),
 }
 DESCRIPTIONS = {
     "mxnet": "this project, float32 (bort.engines.mxnet_compiled)",
@@ -313,16 +407,34 @@ DESCRIPTIONS = {
     "mxnet-bf16": "this project, MXNet's bfloat16",
     "onnx": "bort.export in ONNX Runtime, float32",
     "onnx-int8": "bort.export --int8 dynamic in ONNX Runtime",
+    "openvino": "this project's engine openvino, float32",
+    "openvino-int8": "the same, int8 by NNCF, the rest in bfloat16 with AMX and else in float32",
+    "openvino-bf16": "the same in bfloat16",
     "gluonnlp": "stock gluonnlp BERTModel, hybridized, in MXNet's default environment",
     "gluonnlp-tuned": "the same with this project's OpenMP settings",
     "pytorch": "transformers BertModel, float32, sdpa",
     "pytorch-int8": "the same, dynamic int8",
     "pytorch-bf16": "the same in bfloat16",
+    "pytorch-compile": "the same through torch.compile, float32",
+    "pytorch-compile-bf16": "the same in bfloat16",
     "onnxruntime-hf": "transformers' model through torch.onnx in ONNX Runtime, float32",
     "onnxruntime-hf-int8": "the same, dynamic int8 per channel",
+    "openvino-hf": "transformers' model through torch.onnx in OpenVINO, float32",
+    "openvino-hf-int8": "the same, int8 by NNCF as its documentation shows",
+    "openvino-hf-bf16": "the same in bfloat16",
 }
-OURS = ("reference", "mxnet", "mxnet-int8", "mxnet-bf16", "onnx", "onnx-int8")
-INT8_PEERS = ("pytorch-int8", "onnxruntime-hf-int8")
+OURS = (
+    "reference",
+    "mxnet",
+    "mxnet-int8",
+    "mxnet-bf16",
+    "onnx",
+    "onnx-int8",
+    "openvino",
+    "openvino-int8",
+    "openvino-bf16",
+)
+INT8_PEERS = ("pytorch-int8", "onnxruntime-hf-int8", "openvino-hf-int8")
 
 
 def number_format(engine: str) -> str:

@@ -31,18 +31,24 @@ def _predictor(engine: str, dtype: str = "float32") -> Callable[[Path], Classify
     """``bort.predict``, as its command runs it."""
 
     def load(folder: Path) -> Classify:
+        from bort.engines import openvino, openvino_int8
         from bort.engines.mxnet_compiled import check_dtype
         from bort.predict.predictor import Predictor
         from bort.predict.records import given_records
 
         try:
-            check_dtype(dtype)
+            if engine == "openvino":
+                openvino.check_precision(dtype)
+                if dtype == "int8":
+                    openvino_int8.import_nncf()
+            else:
+                check_dtype(dtype)
+            file = {"onnx": folder / f"{engine}.onnx"} if engine.startswith("onnx") else {}
+            predictor = Predictor(
+                folder / "model", engine="onnx" if file else engine, precision=dtype, **file
+            )
         except BortError as error:
             raise engines.Unavailable(str(error)) from error
-        onnx = folder / f"{engine}.onnx" if engine != "mxnet" else None
-        predictor = Predictor(
-            folder / "model", engine="mxnet" if onnx is None else "onnx", onnx=onnx, dtype=dtype
-        )
         last = str(predictor.task.spell(1))
 
         def classify(sentences: Iterator[str]) -> Iterator[float]:
@@ -96,13 +102,18 @@ def _pipeline(batch_size: int) -> Callable[[Path], Classify]:
     return load
 
 
-def _loop(batch_size: int) -> Callable[[Path], Classify]:
-    """The loop that one writes around ONNX Runtime: batches as they come, padded to their longest."""
+def _loop(batch_size: int, openvino: str = "") -> Callable[[Path], Classify]:
+    """The loop that one writes around ONNX Runtime: batches as they come, padded to their longest.
+
+    Args:
+        openvino: the precision of OpenVINO in its place.
+    """
 
     def load(folder: Path) -> Classify:
         import tokenizers
 
-        opened = engines.session(folder / "huggingface.onnx")
+        path = folder / "huggingface.onnx"
+        network = engines.openvino_network(path, openvino) if openvino else _session(path)
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "huggingface" / "tokenizer.json"))
         settings = json.loads((folder / "huggingface" / "config.json").read_text())
         tokenizer.enable_padding(pad_id=settings["pad_token_id"])
@@ -110,19 +121,20 @@ def _loop(batch_size: int) -> Callable[[Path], Classify]:
         def classify(sentences: Iterator[str]) -> Iterator[float]:
             for batch in iter(lambda: list(itertools.islice(sentences, batch_size)), []):
                 rows = tokenizer.encode_batch(batch)
-                logits = opened.run(
-                    None,
-                    {
-                        "input_ids": np.array([row.ids for row in rows]),
-                        "attention_mask": np.array([row.attention_mask for row in rows]),
-                    },
-                )[0]
+                logits = network(
+                    np.array([row.ids for row in rows]), np.array([row.attention_mask for row in rows])
+                )
                 weights = np.exp(logits - logits.max(axis=1, keepdims=True))
                 yield from (weights[:, 1] / weights.sum(axis=1)).tolist()
 
         return classify
 
     return load
+
+
+def _session(path: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    opened = engines.session(path)
+    return lambda ids, mask: opened.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
 def _make_hf(folder: Path) -> None:
@@ -199,29 +211,48 @@ ENGINES: Dict[str, Callable[[Path], Classify]] = {
     "mxnet-bf16": _predictor("mxnet", "bfloat16"),
     "onnx": _predictor("onnx"),
     "onnx-int8": _predictor("onnx-int8"),
+    "openvino": _predictor("openvino"),
+    "openvino-int8": _predictor("openvino", "int8"),
+    "openvino-bf16": _predictor("openvino", "bfloat16"),
     "pipeline-1": _pipeline(1),
     "pipeline-32": _pipeline(32),
     "onnxruntime-1": _loop(1),
     "onnxruntime-32": _loop(32),
+    "openvino-32": _loop(32, "float32"),
+    "openvino-32-bf16": _loop(32, "bfloat16"),
 }
 MAKERS: Dict[str, Callable[[Path], None]] = {
     "onnx": _make_onnx("onnx", None),
     "onnx-int8": _make_onnx("onnx-int8", "dynamic"),
     "onnxruntime-1": _make_hf,
-    "onnxruntime-32": _make_hf,
+    **dict.fromkeys(("onnxruntime-32", "openvino-32", "openvino-32-bf16"), _make_hf),
 }
 DESCRIPTIONS = {
-    "mxnet": "bort.predict",
-    "mxnet-int8": "bort.predict --dtype int8",
-    "mxnet-bf16": "bort.predict --dtype bfloat16",
+    "mxnet": "bort.predict --engine mxnet",
+    "mxnet-int8": "bort.predict --engine mxnet --precision int8",
+    "mxnet-bf16": "bort.predict --engine mxnet --precision bfloat16",
     "onnx": "bort.predict --engine onnx",
     "onnx-int8": "bort.predict --engine onnx, exported with --int8 dynamic",
+    "openvino": "bort.predict --engine openvino",
+    "openvino-int8": "bort.predict --engine openvino --precision int8",
+    "openvino-bf16": "bort.predict --engine openvino --precision bfloat16",
     "pipeline-1": "transformers' pipeline, batches of 1 (its default)",
     "pipeline-32": "transformers' pipeline, batches of 32 as they come",
     "onnxruntime-1": "a loop around ONNX Runtime with the export of transformers' model, batches of 1",
     "onnxruntime-32": "the same, batches of 32 as they come, padded to their longest",
+    "openvino-32": "the same with OpenVINO in its place",
+    "openvino-32-bf16": "the same in bfloat16",
 }
-OURS = ("mxnet", "mxnet-int8", "mxnet-bf16", "onnx", "onnx-int8")
+OURS = (
+    "mxnet",
+    "mxnet-int8",
+    "mxnet-bf16",
+    "onnx",
+    "onnx-int8",
+    "openvino",
+    "openvino-int8",
+    "openvino-bf16",
+)
 
 
 def memory_mib(field: str) -> float:

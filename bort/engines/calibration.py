@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence
 
 import numpy as np
 
 from bort.batching import pad_batch
+from bort.engines.base import Batch
 from bort.errors import BortError
 from bort.files import PathLike, open_regular
 from bort.tasks.base import Task
@@ -16,7 +17,6 @@ from bort.text.tokenizers.loading import Tokenizer
 
 EXAMPLES = 256
 BATCH_SIZE = 8
-Batch = Tuple[np.ndarray, np.ndarray]
 
 
 def batches_of(sequences: Sequence[np.ndarray], pad_id: int, max_length: int,
