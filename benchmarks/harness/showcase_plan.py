@@ -231,7 +231,8 @@ class Plan:
 
     def shared(self, task: str, examples: int) -> Tuple[str, ...]:
         """Arguments that a task's teacher and students share; 0 examples are all."""
-        limit = self.scaled(examples or 100_000, 60) if examples or self.args.scale < 1 else "0"
+        wanted = examples or (self.examples(task) if self.args.scale < 1 else 0)
+        limit = self.scaled(wanted, 60) if wanted else "0"
         return (
             *("run_finetune.py", "--task", task, "--data-dir", str(self.data_of(task)), "--batch-size", "16"),
             *("--max-length", str(TASKS[task].max_length), "--limit", limit),
