@@ -137,7 +137,7 @@ def settings_of(args: argparse.Namespace) -> "Dict[int, Settings]":
 def main(argv: Optional[List[str]] = None) -> int:
     args = arguments(argv)
     prefer(EngineOptions(args.engine, args.precision))
-    from bort.finetuning.experiment import final_line
+    from bort.finetuning.results import final_line
     from bort.finetuning.run import (
         RunOptions,
         StudentOptions,

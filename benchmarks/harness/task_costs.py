@@ -13,8 +13,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from bort.architecture import PRESETS, Architecture
-from bort.finetuning import experiment
 from bort.finetuning.loop import LoopOptions, Settings, TrainingData, fine_tune
+from bort.finetuning.sources import choose_tokenizer, classifier_for, load_source
 from bort.tasks.base import Task
 from bort.tasks.encoding import encode
 from bort.tasks.registry import get_task
@@ -65,7 +65,7 @@ def training_speeds(model: Any, tokenizer: Tokenizer, steps: int = 4) -> Dict[in
         rows = [
             rng.integers(5, tokenizer.vocab_size, length).astype(np.int32) for _ in range(BATCH * (steps + 1))
         ]
-        network = experiment.classifier_for(get_task("RTE"), model, 0)
+        network = classifier_for(get_task("RTE"), model, 0)
         ends: List[float] = []
 
         def stamp(ends: List[float] = ends) -> bool:
@@ -167,8 +167,8 @@ def estimate(
     tasks: Sequence[str], model: str, data: str, tokenizer_path: Optional[str], architecture: Optional[str]
 ) -> Tuple[List[Dict[str, Any]], Dict[str, Any], List[str]]:
     """Rows, settings and notes of a cost record."""
-    tokenizer = experiment.choose_tokenizer(model, tokenizer_path)
-    network = experiment.load_source(model, tokenizer, architecture)
+    tokenizer = choose_tokenizer(model, tokenizer_path)
+    network = load_source(model, tokenizer, architecture)
     network = network.body
     speeds = training_speeds(network, tokenizer)
     rows = rows_of(tasks, data, speeds, network.architecture, tokenizer, network.max_length)

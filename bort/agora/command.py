@@ -14,8 +14,8 @@ from bort.agora.plan import DEV, EVALUATION, PRUNINGS, SOURCES
 
 if TYPE_CHECKING:
     from bort.agora.options import AgoraOptions
-    from bort.finetuning.experiment import TaskData
     from bort.finetuning.loop import Settings
+    from bort.finetuning.task_data import TaskData
     from bort.text.tokenizers.base import Tokenizer
 
 OLD_NAMES = {"heldout": EVALUATION}
@@ -156,7 +156,7 @@ def run_agora(
     """
     from bort.agora.report import table_lines
     from bort.agora.run import prepare, run_seed
-    from bort.finetuning import experiment
+    from bort.finetuning.results import deliver, final_line
     from bort.training.console import say
 
     options = options_of(args)
@@ -165,9 +165,9 @@ def run_agora(
         run_seed(shared, seed, one, options.output if len(settings) == 1 else options.output / f"seed-{seed}")
         for seed, one in settings.items()
     ]
-    results = experiment.deliver(rows, options.output)
+    results = deliver(rows, options.output)
     for row in rows:
         for line in table_lines(row):
             say(line)
-    say(experiment.final_line(results))
+    say(final_line(results))
     return 0

@@ -23,9 +23,11 @@ from bort.agora.tau import Tau
 from bort.agora.teacher import Socrates, TeacherReport, read_table, report_on, saw_evaluation
 from bort.checkpoints import model_folder
 from bort.errors import BortError
-from bort.finetuning import experiment
 from bort.finetuning.hyperparameters import ConvergentSet, Theta, choose_grid, convergent_set
 from bort.finetuning.loop import Settings
+from bort.finetuning.results import write_outputs
+from bort.finetuning.sources import choose_tokenizer, classifier_for, contents, load_source, own_tokenizer
+from bort.finetuning.task_data import TaskData
 from bort.finetuning.teacher import open_teacher
 from bort.masked_lm.teacher import require_mlm_head
 from bort.text.tokenizers.loading import Tokenizer
@@ -49,7 +51,7 @@ class Shared:
     """
 
     options: AgoraOptions
-    data: experiment.TaskData
+    data: TaskData
     source: Callable[[int], Any]
     tokenizer: Tokenizer
     max_length: int
@@ -66,7 +68,7 @@ class Shared:
 
 def prepare(
     options: AgoraOptions,
-    data: experiment.TaskData,
+    data: TaskData,
     source: Callable[[int], Any],
     tokenizer: Tokenizer,
     max_length: int,
@@ -126,7 +128,7 @@ def open_tau(
     model: Any = None
     if set(tau.kinds) - {"noise"}:
         if tau.model:
-            own = experiment.own_tokenizer(tau.model) or experiment.choose_tokenizer(
+            own = own_tokenizer(tau.model) or choose_tokenizer(
                 tau.model, models.tokenizer
             )
             if own.fingerprint != tokenizer.fingerprint:
@@ -135,7 +137,7 @@ def open_tau(
                     "whose tokens it is to replace; use a model of the same vocabulary, or "
                     "--tau noise"
                 )
-            model = experiment.load_source(tau.model, own)
+            model = load_source(tau.model, own)
         else:
             model = source(models.seed)
         where = str(tau.model or models.model)
@@ -206,7 +208,7 @@ def run_seed(shared: Shared, seed: int, base: Settings, folder: Path) -> Dict[st
             "max_length": shared.max_length,
         }
         model = timaeus.with_parameters(agora.best_parameters)
-        metrics = experiment.write_outputs(model, data, shared.tokenizer, folder, record)
+        metrics = write_outputs(model, data, shared.tokenizer, folder, record)
         results = results_of_run(
             agora, record, metrics, teacher, compared, Timing(seed, time.monotonic() - started)
         )
@@ -258,7 +260,7 @@ def student_of(shared: Shared, base: Settings, sets: Sets, seed: int) -> Timaeus
     models = shared.options.models
 
     def build(head_seed: int) -> Any:
-        return experiment.classifier_for(
+        return classifier_for(
             shared.data.task, shared.source(seed), head_seed, models.head, models.dropout
         )
 
@@ -329,7 +331,7 @@ def described(shared: Shared, base: Settings, plan: Plan, sets: Sets) -> Dict[st
         "evaluation_fraction": evaluation.fraction,
         "rounding": evaluation.rounding,
         "compare": options.loop.compare,
-        **experiment.contents(data, models.model, models.teacher, tau.model),
+        **contents(data, models.model, models.teacher, tau.model),
         "evaluation": fingerprint(sets.evaluation.points),
         "max_length": shared.max_length,
         "data": shared.data.train.tokens.fingerprint,

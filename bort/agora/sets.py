@@ -14,7 +14,7 @@ from bort.agora.points import Points
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.finetuning.evaluation_split import EvaluationSplit, draw, shared_split
-from bort.finetuning.experiment import TaskData
+from bort.finetuning.task_data import TaskData
 from bort.tasks.base import Split
 from bort.tasks.encoding import encode
 from bort.text.tokenizers.base import Tokenizer

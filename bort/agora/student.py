@@ -14,10 +14,10 @@ from bort.agora.plan import DEV
 from bort.agora.points import Points
 from bort.checkpoints.locate import plain_name
 from bort.checkpoints.model_folder import set_parameters
-from bort.finetuning.experiment import Encoded
 from bort.finetuning.hyperparameters import Theta
 from bort.finetuning.loop import LoopOptions, Settings, TrainingData, fine_tune
 from bort.finetuning.scoring import score
+from bort.finetuning.task_data import Encoded
 from bort.models import Classifier
 from bort.training.step import Diverged
 

@@ -15,7 +15,7 @@ from bort.checkpoints import model_folder
 from bort.errors import BortError
 from bort.files import PathLike, read_jsonl, read_npy
 from bort.finetuning.evaluation_split import EvaluationSplit
-from bort.finetuning.experiment import Encoded
+from bort.finetuning.task_data import Encoded
 from bort.finetuning.teacher import ClassifierTeacher
 from bort.probabilities import softmax
 from bort.tasks.base import Task

@@ -49,7 +49,7 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
 
 def extract_command(args: argparse.Namespace) -> int:
     """``extract``."""
-    from bort.finetuning.experiment import own_tokenizer
+    from bort.finetuning.sources import own_tokenizer
 
     supernet, chosen = open_supernet(args.run), Multipliers(args.width, args.depth)
     if Path(args.output).exists() and any(Path(args.output).iterdir()):
@@ -66,17 +66,18 @@ def extract_command(args: argparse.Namespace) -> int:
 def table_command(args: argparse.Namespace) -> int:
     """``table``."""
     from bort.engines.engine import open_engine
-    from bort.finetuning import experiment
+    from bort.finetuning.sources import choose_tokenizer
+    from bort.finetuning.task_data import ReadOptions, read_task
 
     supernet = open_supernet(args.run)
     full, vocab_size = supernet.full, supernet.stored.config["vocab_size"]
     max_length = supernet.max_length
-    tokenizer = experiment.choose_tokenizer(supernet.folder, None)
+    tokenizer = choose_tokenizer(supernet.folder, None)
     chosen = grid(shares(args.widths, "--widths") if args.widths else supernet.widths,
                   shares(args.depths, "--depths") if args.depths else supernet.depths, full)
     if not 1 <= args.length <= max_length:
         raise BortError(f"--length {args.length}: the model takes from 1 to {max_length} tokens")
-    data = experiment.read_task(args.task, args.data_dir, tokenizer, max_length, experiment.ReadOptions(
+    data = read_task(args.task, args.data_dir, tokenizer, max_length, ReadOptions(
         encoding=args.encoding, cache_dir=args.cache_dir, train=False))
     dev = data.development
     networks = [extract_network(supernet, one) for one in chosen]

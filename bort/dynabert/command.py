@@ -28,11 +28,13 @@ from bort.dynabert.supernet import SupernetSettings, search_supernet
 from bort.dynabert.training import AdaptiveTraining
 from bort.errors import BortError
 from bort.files import PathLike, read_json, write_json
-from bort.finetuning import experiment
 from bort.finetuning.evaluation_split import draw
 from bort.finetuning.loop import Settings, TrainingData
 from bort.finetuning.losses import mean_loss
+from bort.finetuning.results import deliver, final_line, write_outputs
 from bort.finetuning.scoring import score
+from bort.finetuning.sources import choose_tokenizer, contents, load_source
+from bort.finetuning.task_data import ReadOptions, TaskData, read_task
 from bort.models import Classifier
 from bort.tasks.labels import align
 from bort.text.tokenizers.loading import Tokenizer
@@ -55,7 +57,7 @@ class DynabertRun:
     """
 
     teacher: PathLike
-    data: experiment.TaskData
+    data: TaskData
     tokenizer: Tokenizer
     max_length: int
     output: Path
@@ -71,7 +73,7 @@ class DynabertRun:
         Raises:
             BortError: it is no classifier for the task.
         """
-        model = experiment.load_source(self.teacher, self.tokenizer, dropout=dropout)
+        model = load_source(self.teacher, self.tokenizer, dropout=dropout)
         if not isinstance(model, Classifier):
             raise BortError(f"{self.teacher}: the teacher must be a classifier; fine-tune it first: python "
                             f"run_finetune.py --task {self.data.task.name} --data-dir DATA --model "
@@ -116,7 +118,7 @@ class DynabertRun:
                 "max_length": self.max_length, "dropout": self.dropout, **options,
                 **{key: self.reading.get(key) for key in ("encoding", "limit", "seed")},
                 "data": self.data.training.tokens.fingerprint, "tokenizer": self.tokenizer.fingerprint,
-                **experiment.contents(self.data, self.teacher, self.options.tau_model), **asdict(settings)}
+                **contents(self.data, self.teacher, self.options.tau_model), **asdict(settings)}
 
     def keep(self, seed: int) -> np.ndarray:
         """Indices of the training examples that are left out, written down for the search."""
@@ -158,7 +160,7 @@ class DynabertRun:
                 for one, network in training.networks.items()]
         record = {"task": data.task.name, "suite": data.task.suite, "algorithm": "dynabert",
                   "settings": asdict(settings), "teacher": str(self.teacher), "max_length": self.max_length}
-        metrics = experiment.write_outputs(model, data, self.tokenizer, self.output, record)
+        metrics = write_outputs(model, data, self.tokenizer, self.output, record)
         on_root(lambda: model_folder.save(
             model, self.output / "model", self.tokenizer,
             extra={"training": {**record, "metrics": metrics},
@@ -179,7 +181,7 @@ def run_dynabert(request: DynabertRun, settings: Dict[int, Settings]) -> int:
     for seed, chosen in settings.items():
         one = replace(request, output=output if len(settings) == 1 else output / f"seed-{seed}")
         results.append(one.run(chosen))
-    say(experiment.final_line(experiment.deliver(results, output)))
+    say(final_line(deliver(results, output)))
     return 0
 
 
@@ -201,9 +203,9 @@ def search_run(run: PathLike, task_name: str, data_dir: PathLike, output: Path,
         raise BortError(f"{kept_file}: no such file: the run kept no examples to measure errors on; train it "
                         "with --keep-fraction 0.1")
     kept = read_json(kept_file)
-    tokenizer = experiment.choose_tokenizer(supernet.folder, None)
-    data = experiment.read_task(task_name, data_dir, tokenizer, kept["max_length"],
-                                experiment.ReadOptions(**kept["reading"]))
+    tokenizer = choose_tokenizer(supernet.folder, None)
+    data = read_task(task_name, data_dir, tokenizer, kept["max_length"],
+                                ReadOptions(**kept["reading"]))
     if data.training.tokens.fingerprint != kept["data"]:
         raise BortError(f"{data_dir}: not the training data that {run} kept examples of; its file names "
                         f"{kept['task']}")

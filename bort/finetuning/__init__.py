@@ -1,1 +1,1 @@
-"""Fine-tuning on a task: the loop, one experiment from files to submissions, scoring, hyper-parameters."""
+"""Fine-tuning on a task: the loop, a run from its files to its submissions, scoring, hyper-parameters."""

@@ -18,7 +18,7 @@ import numpy as np
 from bort.backend import distributed
 from bort.errors import BortError
 from bort.files import PathLike, read_json, write_json
-from bort.finetuning.experiment import Encoded, TaskData
+from bort.finetuning.task_data import Encoded, TaskData
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.encoding import EncodedSplit
 from bort.training.run_folder import on_root

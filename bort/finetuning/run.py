@@ -13,9 +13,11 @@ import numpy as np
 from bort.backend import distributed
 from bort.errors import BortError
 from bort.files import PathLike, write_json
-from bort.finetuning import experiment
 from bort.finetuning.evaluation_split import leave_out, shared_split
 from bort.finetuning.loop import LoopOptions, Settings, TrainingData, fine_tune
+from bort.finetuning.results import deliver, plot_history, write_outputs
+from bort.finetuning.sources import choose_tokenizer, classifier_for, contents, load_source
+from bort.finetuning.task_data import ReadOptions, TaskData, read_task
 from bort.finetuning.teacher import open_teacher
 from bort.models import Bert, Classifier
 from bort.tasks.labels import align
@@ -92,22 +94,22 @@ class Prepared:
 
     student: StudentOptions
     task: TaskOptions
-    reading: experiment.ReadOptions
+    reading: ReadOptions
     tokenizer: Tokenizer
     max_length: int
-    data: experiment.TaskData
+    data: TaskData
 
     def network(self, seed: int) -> Union[Bert, Classifier]:
         """The student as it comes; "random" networks are drawn from ``seed``."""
         student = self.student
-        return experiment.load_source(
+        return load_source(
             student.model, self.tokenizer, student.architecture, student.heads, student.dropout, seed
         )
 
     def classifier(self, seed: int) -> Classifier:
         """The student with a head for the task, drawn from ``seed`` where it has none."""
         student = self.student
-        return experiment.classifier_for(
+        return classifier_for(
             self.data.task, self.network(seed), seed, student.head, student.dropout
         )
 
@@ -122,17 +124,17 @@ def prepare(student: StudentOptions, task: TaskOptions, seed: int = 0, train: bo
     Raises:
         BortError: files are missing or broken, or do not fit together.
     """
-    tokenizer = experiment.choose_tokenizer(student.model, student.tokenizer)
-    longest = experiment.load_source(
+    tokenizer = choose_tokenizer(student.model, student.tokenizer)
+    longest = load_source(
         student.model, tokenizer, student.architecture, student.heads, student.dropout, seed
     ).max_length
     max_length = task.max_length or longest
     if not 8 <= max_length <= longest:
         raise BortError(f"--max-length {max_length}: the model takes from 8 to {longest} tokens")
-    reading = experiment.ReadOptions(
+    reading = ReadOptions(
         encoding=task.encoding, cache_dir=task.cache_dir, train=train, seed=seed, limit=task.limit
     )
-    data = experiment.read_task(task.name, task.data_dir, tokenizer, max_length, reading)
+    data = read_task(task.name, task.data_dir, tokenizer, max_length, reading)
     return Prepared(student, task, reading, tokenizer, max_length, data)
 
 
@@ -150,7 +152,7 @@ def predict_only(prepared: Prepared, output: PathLike) -> Dict[str, Any]:
         )
     align(model, task, prepared.student.model)
     record = {"task": task.name, "model": prepared.student.model, "max_length": prepared.max_length}
-    metrics = experiment.write_outputs(model, prepared.data, prepared.tokenizer, folder, record)
+    metrics = write_outputs(model, prepared.data, prepared.tokenizer, folder, record)
     results: Dict[str, Any] = {**record, "metrics": metrics}
     on_root(lambda: write_json(folder / "results.json", results))
     return results
@@ -203,13 +205,13 @@ def run_finetuning(
         "data": train.tokens.fingerprint,
         "tokenizer": prepared.tokenizer.fingerprint,
         **({} if split is None else {"split": split.digest}),
-        **experiment.contents(data, student.model, options.teacher),
+        **contents(data, student.model, options.teacher),
     }
     seeded = _Seeded(prepared, data, soft, described, options)
     rows: List[Dict[str, Any]] = [
         seeded.run(one, folder if len(settings) == 1 else folder / f"seed-{one.seed}") for one in settings
     ]
-    return experiment.deliver(rows, folder)
+    return deliver(rows, folder)
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class _Seeded:
     """What the trainings of several seeds have in common; ``described`` determines their results."""
 
     prepared: Prepared
-    data: experiment.TaskData
+    data: TaskData
     soft: Optional[np.ndarray]
     described: Mapping[str, Any]
     options: RunOptions
@@ -231,7 +233,7 @@ class _Seeded:
             if done is not None:
                 say(f"{folder}: has ended already")
                 if not (folder / "curves.png").is_file():
-                    experiment.plot_history(
+                    plot_history(
                         done["history"], folder / "curves.png", data.task.name, settings.seed
                     )
                 return done
@@ -257,7 +259,7 @@ class _Seeded:
                 "settings": asdict(settings),
                 **{name: described[name] for name in ("model", "max_length", "split") if name in described},
             }
-            metrics = experiment.write_outputs(model, data, tokenizer, folder, record)
+            metrics = write_outputs(model, data, tokenizer, folder, record)
             results = {
                 **record,
                 "metrics": metrics,
@@ -274,5 +276,5 @@ class _Seeded:
                 "seconds": round(time.time() - started, 2),
             }
             run.finish(results)
-            experiment.plot_history(outcome.history, folder / "curves.png", data.task.name, settings.seed)
+            plot_history(outcome.history, folder / "curves.png", data.task.name, settings.seed)
             return results

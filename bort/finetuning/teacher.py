@@ -8,8 +8,8 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files import PathLike
-from bort.finetuning.experiment import load_source, own_tokenizer
 from bort.finetuning.scoring import score
+from bort.finetuning.sources import load_source, own_tokenizer
 from bort.models import Classifier
 from bort.tasks.base import Split, Task
 from bort.tasks.encoding import encode

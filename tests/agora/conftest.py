@@ -58,19 +58,20 @@ def workplace(tmp_path_factory):
 def teacher(workplace):
     """Teachers that need no training: random networks, large weights, the head's bias such that both labels
     occur."""
-    from bort.finetuning import experiment
     from bort.finetuning.scoring import score
+    from bort.finetuning.sources import classifier_for
+    from bort.finetuning.task_data import read_task
     from bort.models import Bert, initialize
 
     tokenizer = bort.load_tokenizer(workplace / "bort")
     for name, folder in (("SST-2", "teacher"), ("COPA", "copa-teacher")):
-        data = experiment.read_task(name, workplace / name, tokenizer, 32)
+        data = read_task(name, workplace / name, tokenizer, 32)
         body = Bert(TINY_TEACHER, tokenizer.vocab_size, max_length=32)
         initialize(body, 3)
         for key, parameter in body._collect_params_with_prefix().items():
             if key.endswith("weight") and key != "decoder.3.weight":
                 parameter.set_data(parameter.data() * 10)
-        model = experiment.classifier_for(data.task, body, 3)
+        model = classifier_for(data.task, body, 3)
         scores = score(model, data.train.tokens.token_ids, tokenizer.pad_id)
         model.classifier[1].bias.data()[0] = float(np.median(scores[:, 1] - scores[:, 0]))
         bort.save(model, workplace / folder / "model", tokenizer)

@@ -83,10 +83,10 @@ def test_seeds_of_repeated_trainings_never_meet():
 def test_dev_and_test_stay_outside(teacher, uncut):
     """By hashes: neither X nor D holds a point of dev or test, and another dev set changes nothing but its
     own score."""
-    from bort.finetuning import experiment
+    from bort.finetuning.task_data import read_task
 
     tokenizer = bort.load_tokenizer(teacher / "bort")
-    data = experiment.read_task("SST-2", teacher / "SST-2", tokenizer, 32)
+    data = read_task("SST-2", teacher / "SST-2", tokenizer, 32)
     official = {digest(ids) for part in (data.dev, data.others["SST-2/test"])
                 for ids in part.tokens.token_ids}
     made = {digest(np.array(row["token_ids"])) for row in lines(teacher / "uncut", "additions.jsonl")}

@@ -38,7 +38,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
-    monkeypatch.setattr("bort.finetuning.experiment.plot_curves", lambda *args, **settings: None)
+    monkeypatch.setattr("bort.finetuning.results.plot_curves", lambda *args, **settings: None)
 
 
 def run(suite, place, *arguments):

@@ -354,7 +354,7 @@ def test_a_teacher_keeps_its_own_tokenizer_whatever_the_students_is(workplace, c
         str(workplace / "tokenizer"),
     )
     assert run(workplace, *distil, output="foreign")["metrics"]["dev"]["accuracy"] > 0.4
-    from bort.finetuning.experiment import read_task
+    from bort.finetuning.task_data import read_task
     from bort.finetuning.teacher import open_teacher
     from bort.text.tokenizers.loading import load_tokenizer
 

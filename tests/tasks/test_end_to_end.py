@@ -37,7 +37,7 @@ def run(name, data, vocabulary, output, *arguments):
                           *((name, "released") for name in RELEASED)])
 def test_every_task_that_can_be_trained(name, encoding, vocabulary, tmp_path, monkeypatch):
     # a third of a tiny run's time
-    monkeypatch.setattr("bort.finetuning.experiment.plot_curves", lambda *args, **settings: None)
+    monkeypatch.setattr("bort.finetuning.results.plot_curves", lambda *args, **settings: None)
     task = get_task(name, encoding)
     data = make_task(name, tmp_path / "data" / name, rows=4)
     companions = [get_task(other) for other in task.companions]

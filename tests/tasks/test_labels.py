@@ -12,8 +12,9 @@ from bort.agora.teacher import Socrates
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import BortError, run_command
 from bort.export import command
-from bort.finetuning import experiment
 from bort.finetuning.scoring import score
+from bort.finetuning.sources import choose_tokenizer, classifier_for
+from bort.finetuning.task_data import ReadOptions, read_task
 from bort.finetuning.teacher import open_teacher
 from bort.models import Classifier
 from bort.predict.predictor import Predictor
@@ -210,8 +211,8 @@ def test_further_fine_tuning_learns_and_saves_the_tasks_order(place, capsys):
 
 
 def test_a_teachers_logits_are_in_the_tasks_order(place):
-    tokenizer = experiment.choose_tokenizer(place / "ours", None)
-    data = experiment.read_task("MNLI", place, tokenizer, 24)
+    tokenizer = choose_tokenizer(place / "ours", None)
+    data = read_task("MNLI", place, tokenizer, 24)
     train = data.train
     teachers = [open_teacher(place / name, tokenizer, data.task, 24) for name in ("ours", "imported")]
     scores = [teacher.of_split(train.split, train.tokens.token_ids) for teacher in teachers]
@@ -221,7 +222,7 @@ def test_a_teachers_logits_are_in_the_tasks_order(place):
 
 
 def test_agoras_teacher(place):
-    tokenizer, task = experiment.choose_tokenizer(place / "ours", None), get_task("MNLI-m")
+    tokenizer, task = choose_tokenizer(place / "ours", None), get_task("MNLI-m")
     rows = [tokenizer.encode(text) for text in TEXTS[:4]]
     scores = [Socrates(open_teacher(place / name, tokenizer, task, 24)).of_rows(rows)
               for name in ("ours", "imported")]
@@ -239,8 +240,8 @@ def test_the_evaluation_of_an_exported_file(place, capsys):
         assert run_command(command.main, arguments) == 0
         figures.append(json.loads(capsys.readouterr().out)["dev"])
     assert figures[0] == figures[1] and figures[0]["model"] == figures[0]["onnx"]
-    task, tokenizer = get_task("MNLI-m"), experiment.choose_tokenizer(place / "ours", None)
-    data = experiment.read_task("MNLI", place, tokenizer, 24, experiment.ReadOptions(train=False))
+    task, tokenizer = get_task("MNLI-m"), choose_tokenizer(place / "ours", None)
+    data = read_task("MNLI", place, tokenizer, 24, ReadOptions(train=False))
     scores = score(bort.load(place / "ours"), data.dev.tokens.token_ids, tokenizer.pad_id)
     expected = task.evaluate(data.dev.split, scores)
     assert figures[1]["model"] == pytest.approx(expected)
@@ -254,5 +255,5 @@ def test_another_encoding_is_refused_or_gets_a_new_head(place):
     model.encoding = "released"
     with pytest.raises(BortError, match="released encoding of MNLI-m, not the paper one"):
         align(model, get_task("MNLI-m"), "ours")
-    fresh = experiment.classifier_for(get_task("MNLI-m"), model, 7)
+    fresh = classifier_for(get_task("MNLI-m"), model, 7)
     assert fresh is not model and fresh.encoding == "paper" and fresh.labels == NLI
