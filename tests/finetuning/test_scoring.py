@@ -11,8 +11,10 @@ from bort.backend.mxnet import mx
 from bort.engines import base
 from bort.engines import engine as door
 from bort.engines.base import EngineOptions
+from bort.files import read_json
 from bort.finetuning import scoring
 from bort.models import Classifier
+from bort.training.run_folder import RunFolder
 from tests.tiny import VOCAB, tiny_bert
 
 
@@ -95,3 +97,13 @@ def test_ranks_agree_on_the_engine(monkeypatch):
         assert len(choices) == 1, share
         found |= choices
     assert found == {"plain", "mxnet"}
+
+
+def test_a_run_records_what_computed_its_scores(tmp_path):
+    scoring.score(classifier(), [np.arange(9, dtype="int32")], 1)
+    with RunFolder(tmp_path / "run", {"seed": 0}, False) as run:
+        run.finish({"accuracy": 1.0})
+    rows = read_json(tmp_path / "run" / "engines.json")
+    (row,) = [row for row in rows if row["part"] == "classifier" and row["engine"] == "mxnet"
+              and row["precision"] == "float32"]
+    assert row["version"] == mx.__version__
