@@ -35,7 +35,7 @@ from bort.engines.options import add_engine_options
 from bort.errors import RESUME, BortError, run_command
 
 if TYPE_CHECKING:
-    from bort.pretraining.loop import Settings
+    from bort.pretraining.settings import Settings
 
 
 def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -157,7 +157,7 @@ def settings_of(args: argparse.Namespace, method: str) -> "Settings":
     """Everything that decides what is learned."""
     from bort.masked_lm.losses import LossWeights
     from bort.pretraining.inputs import batches_of_step
-    from bort.pretraining.loop import Settings
+    from bort.pretraining.settings import Settings
 
     loss = (
         LossWeights(mlm_weight=1.0, kd_weight=0.0)
@@ -196,8 +196,8 @@ def settings_of(args: argparse.Namespace, method: str) -> "Settings":
 
 def train(args: argparse.Namespace, output: Path) -> Dict[str, Any]:
     """One training in ``output``; its results."""
-    from bort.pretraining.loop import Intervals
     from bort.pretraining.run import DataOptions, StudentOptions, TeacherOptions, run_pretraining
+    from bort.pretraining.settings import Intervals
 
     method = args.method or ("kd" if args.teacher else "mlm")
     if (method == "kd") != (args.teacher is not None):

@@ -110,7 +110,8 @@ def accuracy(model: Path, arguments: argparse.Namespace, shards: Path) -> float:
     from bort.backend import distributed
     from bort.checkpoints import model_folder
     from bort.pretraining.inputs import read_corpus
-    from bort.pretraining.loop import Pretraining, Settings
+    from bort.pretraining.loop import Pretraining
+    from bort.pretraining.settings import Settings
 
     with distributed.context():
         training = Pretraining(model_folder.load(model), read_corpus(shards)[0], Settings())

@@ -70,7 +70,7 @@ def pretrain(data: PathLike, output: PathLike, architecture: Optional[str] = Non
     Args:
         data: shards, made by ``python -m bort.text prepare``.
         architecture: a preset, ``D,A,H,I`` or a ``best.json``; or ``init``, a model to go on from.
-        settings: members of :class:`bort.pretraining.loop.Settings`. The losses weigh 0.5 and 0.5 with a
+        settings: members of :class:`bort.pretraining.settings.Settings`. The losses weigh 0.5 and 0.5 with a
             teacher, as in ``run_pretrain.py``.
 
     Returns:
@@ -80,8 +80,8 @@ def pretrain(data: PathLike, output: PathLike, architecture: Optional[str] = Non
         BortError: options, files or models that do not fit together, or a training that diverged.
     """
     from bort.masked_lm.losses import LossWeights
-    from bort.pretraining.loop import Settings
     from bort.pretraining.run import DataOptions, StudentOptions, TeacherOptions, run_pretraining
+    from bort.pretraining.settings import Settings
 
     if teacher is not None:
         settings.setdefault("loss", LossWeights(0.5, 0.5))

@@ -83,7 +83,8 @@ def mxnet_step(
     from bort.masked_lm.losses import LossWeights
     from bort.masked_lm.teacher import LiveTeacher
     from bort.models import Bert, initialize
-    from bort.pretraining.loop import Corpus, Pretraining, Settings
+    from bort.pretraining.loop import Pretraining
+    from bort.pretraining.settings import Corpus, Settings
 
     student = Bert(part.student, part.vocab_size)
     initialize(student, 0)

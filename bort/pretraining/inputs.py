@@ -24,7 +24,7 @@ from bort.masked_lm.masking import MaskingPolicy
 from bort.masked_lm.teacher import LiveTeacher, MaskedLMTeacher, open_teacher
 from bort.models import Bert, initialize
 from bort.pretraining import teacher_cache
-from bort.pretraining.loop import Corpus
+from bort.pretraining.settings import Corpus
 from bort.text.shards.dataset import ShardDataset, read_index
 from bort.text.tokenizers.loading import load_tokenizer
 from bort.training.console import say

@@ -3,9 +3,8 @@ ranks.
 
 Everything random is a function of the seed, the step and the rank, so a run that was killed goes on from its
 last checkpoint as if nothing had happened. A step's gradient is the sum over the masked positions of the
-global batch
-divided by their number: K ranks with batch b, K accumulated micro-batches of b, and one batch of K b are the
-same step.
+global batch divided by their number: K ranks with batch b, K accumulated micro-batches of b, and one batch of
+K b are the same step.
 """
 
 from __future__ import annotations
@@ -20,20 +19,18 @@ from bort.backend import distributed
 from bort.backend.mxnet import autograd
 from bort.backend.numpy_views import threads
 from bort.checkpoints import model_folder
-from bort.errors import BortError
 from bort.files import PathLike
 from bort.masked_lm.batches import (
     BatchPlan,
     BatchStream,
     MaskedLMBatch,
-    Sequences,
     check_corpus,
     evaluation_batches,
 )
-from bort.masked_lm.losses import LossSums, LossWeights, head_backward, head_losses
-from bort.masked_lm.masking import MaskingPolicy
+from bort.masked_lm.losses import LossSums, head_backward, head_losses
 from bort.masked_lm.teacher import masked_states, on_device
 from bort.models import Bert
+from bort.pretraining.settings import Corpus, Intervals, Settings
 from bort.training.console import progress
 from bort.training.events import EventWriter
 from bort.training.interruption import Interruption
@@ -42,100 +39,18 @@ from bort.training.plots import draw_curves, summary
 from bort.training.run_folder import RunFolder, on_root
 from bort.training.schedules import make_schedule
 from bort.training.step import (
-    MAX_SKIPPED_IN_A_ROW,
     StepOptions,
     StepResult,
     StepState,
     TrainingStep,
-    check_dtype,
     initial_loss_scale,
 )
 
 EVALUATION_TOKENS = 8192
 SECONDS_BETWEEN_DRAWINGS = 60
-TRAINABLE = ("all", "head")
 DROPOUT_STREAM = (0x505245,)
 FIGURES = (*LossSums._fields, "tokens")
 """Of a step: both losses, right predictions and masked positions, and all tokens; sums."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What determines the result of a training. ``batch_size`` and ``max_tokens`` are per rank and
-    micro-batch.
-
-    ``seed`` decides the order and the dropout, and the masks too where ``mask_seed`` is None. ``train`` is
-    "all", or "head" for the MLM head alone (without the vocabulary matrix, which is the embedding's).
-    """
-
-    steps: int = 25000
-    batch_size: int = 8
-    accumulate: int = 1
-    max_tokens: int = 0
-    lr: float = 1e-4
-    schedule: str = "noam"
-    warmup_ratio: float = 0.01
-    clip: float = 1.0
-    weight_decay: float = 0.01
-    seed: int = 0
-    mask_passes: int = 0
-    dtype: str = "float32"
-    max_skipped: int = MAX_SKIPPED_IN_A_ROW
-    loss: LossWeights = LossWeights(1.0, 0.0)
-    mask_seed: Optional[int] = None
-    train: str = "all"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "max_skipped"):
-            if getattr(self, name) < 1:
-                raise BortError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        for name in ("max_tokens", "clip", "weight_decay", "seed", "mask_passes", "mask_seed"):
-            if not (getattr(self, name) or 0) >= 0:
-                raise BortError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
-        if self.train not in TRAINABLE:
-            raise BortError(f"--train {self.train!r}: choose one of {', '.join(TRAINABLE)}")
-        check_dtype(self.dtype)
-        make_schedule(self.schedule, self.lr, self.steps, self.warmup_ratio)
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """How often things happen, in steps, and how much is kept; none of it changes what is learned, though
-    ``evaluate`` and ``evaluation_sequences`` decide which step is the best one."""
-
-    log: int = 10
-    evaluate: int = 500
-    checkpoint: int = 500
-    keep: int = 2
-    evaluation_sequences: int = 2000
-    tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        for name, option, least in (
-            ("log", "log-interval", 1),
-            ("evaluate", "eval-interval", 1),
-            ("keep", "keep", 0),
-            ("checkpoint", "checkpoint-interval", 1),
-            ("evaluation_sequences", "eval-sequences", 0),
-        ):
-            if getattr(self, name) < least:
-                raise BortError(f"--{option} must be at least {least}, not {getattr(self, name)}")
-
-
-@dataclass
-class Corpus:
-    """Training and evaluation sequences, how to mask and pad them, and the tokenizer that goes into model
-    folders.
-
-    ``max_length`` is what the corpus was prepared for, where that is known.
-    """
-
-    train: Sequences
-    dev: Sequences
-    policy: MaskingPolicy
-    pad_id: int
-    tokenizer: Any = None
-    max_length: Optional[int] = None
 
 
 @dataclass
@@ -318,7 +233,7 @@ def pretrain(
     settings: Settings,
     run: RunFolder,
     teacher: Any = None,
-    intervals: Intervals = Intervals(),
+    intervals: Optional[Intervals] = None,
     after_step: Optional[Callable[[int], None]] = None,
 ) -> Dict[str, Any]:
     """Train ``student`` and write ``model/`` (the last step), ``best/`` (the best evaluation), curves and
@@ -340,6 +255,7 @@ def pretrain(
         BortError: the corpus does not fit the model, a file of it or of the teacher is damaged, or the disk
             is full.
     """
+    intervals = intervals or Intervals()
     training = Pretraining(student, corpus, settings, teacher, run.path)
     training.restore(run)
     now = training.progress

@@ -10,7 +10,8 @@ from typing import Any, Dict, Optional
 from bort.files import PathLike
 from bort.models import Bert
 from bort.pretraining import inputs
-from bort.pretraining.loop import Corpus, Intervals, Settings, draw_missing_curves, pretrain
+from bort.pretraining.loop import draw_missing_curves, pretrain
+from bort.pretraining.settings import Corpus, Intervals, Settings
 from bort.training.console import say
 from bort.training.run_folder import RunFolder
 
@@ -78,7 +79,7 @@ def run_pretraining(
     """Pre-train a student, by masked language modelling alone or distilled from a teacher.
 
         from bort.pretraining.run import DataOptions, StudentOptions, run_pretraining
-        from bort.pretraining.loop import Settings
+        from bort.pretraining.settings import Settings
 
         results = run_pretraining(DataOptions("shards"), StudentOptions("4,4,256,1024"),
                                   Settings(steps=1000, lr=1e-3), "runs/mlm")

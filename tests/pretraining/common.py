@@ -10,7 +10,8 @@ from bort.checkpoints.model_folder import parameter_arrays
 from bort.files import read_jsonl
 from bort.masked_lm.masking import MaskingPolicy
 from bort.models import Bert, initialize
-from bort.pretraining.loop import Corpus, Intervals, Settings, pretrain
+from bort.pretraining.loop import pretrain
+from bort.pretraining.settings import Corpus, Intervals, Settings
 from bort.training.run_folder import RunFolder
 from tests.tiny import MAX_LENGTH, TINY, VOCAB
 

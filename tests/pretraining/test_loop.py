@@ -14,7 +14,8 @@ from bort.checkpoints.model_folder import parameter_arrays
 from bort.errors import BortError
 from bort.masked_lm.losses import LossWeights
 from bort.masked_lm.teacher import LiveTeacher
-from bort.pretraining.loop import Intervals, Pretraining, Settings
+from bort.pretraining.loop import Pretraining
+from bort.pretraining.settings import Intervals, Settings
 from bort.training.run_folder import RunFolder
 from bort.training.step import Diverged
 from tests.pretraining.common import assert_close, assert_identical, corpus, metrics, student, train
