@@ -26,7 +26,8 @@ from bort.backend import distributed
 from bort.errors import BortError
 from bort.files import PathLike, append_jsonl, file_lock, read_json, read_jsonl, seal, write_json
 from bort.training.console import progress
-from bort.training.run_folder import is_config, new_config, on_root, refuse_other_settings
+from bort.training.run_config import is_config, new_config, refuse_other_settings
+from bort.training.run_folder import on_root
 
 CANDIDATES_FILE = "candidates.jsonl"
 SPEED_FILE = "speed.jsonl"

@@ -11,12 +11,10 @@ Only the root rank writes; every rank reads the same checkpoint. One process at 
 
 from __future__ import annotations
 
-import datetime
 import math
 import os
 import re
 import shutil
-import sys
 import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, TypeVar
@@ -24,7 +22,6 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 from filelock import FileLock
 
-import bort
 from bort.backend import distributed
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.engines.engine import engines_used
@@ -41,12 +38,10 @@ from bort.files import (
     write_json,
     write_sealed,
 )
+from bort.training.run_config import is_config, new_config, refuse_other_settings
 
 STATE_FILE = "state.json"
 STATE_MEMBERS = {"state", "step", "metrics_bytes", "files"}
-NEWER_SETTINGS: Dict[str, Any] = {"eval_interval": None, "eval_sequences": None, "train": "all", "subset": 0,
-                                  "trials": 0}
-"""What the settings were that earlier versions did not record; None: unknown, so whatever they are now."""
 T = TypeVar("T")
 
 
@@ -73,11 +68,6 @@ def on_root(action: Callable[[], T]) -> Optional[T]:
     return value
 
 
-def is_config(content: Any) -> bool:
-    """Whether ``content`` is what the ``config.json`` of a run holds."""
-    return isinstance(content, dict) and isinstance(content.get("settings"), dict)
-
-
 def finite(value: Any) -> Any:
     """A JSON-able value with None for every number that JSON cannot hold."""
     if isinstance(value, Mapping):
@@ -85,46 +75,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def new_config(settings: Mapping[str, Any]) -> Dict[str, Any]:
-    """The content of the ``config.json`` of a run that begins: its settings, versions and command."""
-    return {"settings": settings, "bort": bort.__version__, "python": sys.version.split()[0],
-            "numpy": np.__version__, "command": sys.argv, "ranks": distributed.size(),
-            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
-
-
-def refuse_other_settings(config: Path, earlier: Any, settings: Mapping[str, Any],
-                          same_ranks: bool = False) -> None:
-    """Refuse to go on with a run that was begun with other settings.
-
-    Args:
-        config: the run's ``config.json``, and ``earlier`` its content.
-        same_ranks: whether the number of ranks must be the same, too.
-
-    Raises:
-        BortError: some differ, which are named, or the file is no run's.
-    """
-    if not is_config(earlier):
-        raise BortError(f"{config}: not the config of a run; choose another --output")
-    before = {**{name: settings[name] if value is None else value
-                 for name, value in NEWER_SETTINGS.items() if name in settings}, **earlier["settings"]}
-    if before.get("format") != settings.get("format"):
-        raise BortError(f"{config.parent}: was begun by another version of this program, whose files have "
-                        "another format; go on with that version, or choose another --output")
-    different = [f"{key} was {_short(before.get(key))} and is {_short(settings.get(key))}"
-                 for key in sorted(set(before) | set(settings)) if before.get(key) != settings.get(key)]
-    if same_ranks and earlier.get("ranks") != distributed.size():
-        different.append(f"the number of ranks was {earlier.get('ranks')} and is {distributed.size()}")
-    if different:
-        raise BortError(f"{config.parent}: cannot go on with other settings: " + "; ".join(different)
-                        + ". Use the same command, or another --output")
-
-
-def _short(value: Any) -> str:
-    """A setting in a message: of long ones, the beginning."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class RunFolder:
