@@ -21,6 +21,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, List, Optional
 
 import numpy as np
@@ -170,7 +171,7 @@ def memory() -> List[Dict[str, Any]]:
 
 def memory_worker() -> None:
     from bort.backend.mxnet import autograd, gluon, mx, nd
-    from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, LossWeights, head_backward
+    from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, BackwardOptions, LossWeights, head_backward
 
     vocabulary, hidden, positions = 50265, 32, 2048
     holder = gluon.nn.HybridSequential()
@@ -178,6 +179,7 @@ def memory_worker() -> None:
     bias = holder.params.get("bias", shape=(vocabulary,), init="zeros")
     weight.initialize()
     bias.initialize()
+    projection = SimpleNamespace(weight=weight, bias=bias)
     labels = np.random.default_rng(0).integers(0, vocabulary, positions)
     states, teacher_states = (nd.random.normal(shape=(positions, hidden)) for _ in range(2))
     states.attach_grad()
@@ -202,9 +204,8 @@ def memory_worker() -> None:
         def run(count: int, elements: int = elements) -> None:
             with autograd.record():
                 recorded = states[:count] * 1.0
-            head_backward(
-                recorded, weight, bias, labels[:count], LossWeights(), targets, max_elements=elements
-            )
+            options = BackwardOptions(max_elements=elements)
+            head_backward(recorded, projection, labels[:count], LossWeights(), targets, options)
             mx.nd.waitall()
 
         run(8)

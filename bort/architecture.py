@@ -163,8 +163,8 @@ class Architecture:
 
 
 class Preset(NamedTuple):
-    """A named architecture, the vocabulary its published parameter count includes, and that count in
-    millions."""
+    """A named architecture, the vocabulary its published parameter count includes,
+    and that count in millions."""
 
     architecture: Architecture
     vocab_size: int

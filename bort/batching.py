@@ -1,5 +1,5 @@
-"""Ragged token sequences into padded batches, with as little padding and as few shapes as possible. No
-MXNet."""
+"""Ragged token sequences into padded batches, with as little padding and as
+few shapes as possible. No MXNet."""
 from __future__ import annotations
 
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
@@ -66,8 +66,8 @@ def shuffled_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Genera
 
 
 def share(batch: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """The members of ``batch`` that ``part`` of ``parts`` handles: strided, so that lengths stay alike
-    everywhere."""
+    """The members of ``batch`` that ``part`` of ``parts`` handles:
+    strided, so that lengths stay alike everywhere."""
     return batch[part::parts]
 
 

@@ -14,8 +14,8 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class BortError(ValueError):
-    """Something the user can put right: the message names the file, the line and the remedy where there is
-    one."""
+    """Something the user can put right: the message names the file, the line
+    and the remedy where there is one."""
 
 
 class Interrupted(KeyboardInterrupt):

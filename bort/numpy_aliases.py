@@ -1,10 +1,9 @@
 """MXNet 1.9.1 with NumPy 1.24 and later: the aliases NumPy dropped (``np.bool`` and friends), given back.
 
 ``bort.backend.mxnet`` does it for this project. Other programs that import MXNet themselves, Horovod's
-launcher ``horovodrun``
-among them, need it too: ``python -m bort.numpy_aliases`` writes a ``.pth`` file into the environment's
-site-packages, so that every ``import mxnet`` in it restores the aliases first. It costs nothing in processes
-that do not import MXNet.
+launcher ``horovodrun`` among them, need it too: ``python -m bort.numpy_aliases`` writes a ``.pth`` file into
+the environment's site-packages, so that every ``import mxnet`` in it restores the aliases first. It costs
+nothing in processes that do not import MXNet.
 """
 from __future__ import annotations
 

@@ -117,8 +117,8 @@ TABLE_4: Scores = _table(
         "AX": "48.7 39.6 9.2 33.7 28.6 51.9",
     },
 )
-"""GLUE test scores. CoLA, AX: Matthews; STS-B: Pearson/Spearman; QQP, MRPC: F1/accuracy; the others:
-accuracy."""
+"""GLUE test scores. CoLA, AX: Matthews; STS-B: Pearson/Spearman;
+QQP, MRPC: F1/accuracy; the others: accuracy."""
 
 TABLE_5: Scores = _table(
     ("BERT-large", "Baselines", "RoBERTa-large", "Bort"),

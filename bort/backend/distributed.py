@@ -25,8 +25,8 @@ this time, so steps of seconds want it longer."""
 
 
 def expect_long_steps() -> None:
-    """Say, before anything asks for a rank, that this process will exchange something every few seconds
-    only."""
+    """Say, before anything asks for a rank, that this process will exchange
+    something every few seconds only."""
     global _cycle_milliseconds
     _cycle_milliseconds = LONG_STEP_CYCLE_MILLISECONDS
 

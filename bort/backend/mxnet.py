@@ -7,12 +7,11 @@
   process (OpenVINO, ONNX Runtime, tokenizers). A few milliseconds outlast the pauses within a pass.
 * Idle threads of OpenMP only keep spinning while all of them together fit the cores. MXNet computes in a
   thread of its own, with one team; copying large arrays in parallel would give the main thread another, whose
-  sleep puts an end to
-  the spinning of both for good, and one copying thread is as fast: a training step took a tenth longer.
+  sleep puts an end to the spinning of both for good, and one copying thread is as fast: a training step took
+  a tenth longer.
 * MXNet times its operators when it is loaded, to decide which deserve several threads, and pays for the
-  decision with
-  loops that are not vectorized: products and differences of a million elements run four to five times as fast
-  without.
+  decision with loops that are not vectorized: products and differences of a million elements run four to five
+  times as fast without.
 * oneDNN 2.4, which MXNet 1.9.1 carries, leaves AMX alone unless it is told otherwise, and Linux wants to be
   asked first. int8 products take a fifth off a forward pass then, and bfloat16 is faster than float32 rather
   than slower.
@@ -56,8 +55,8 @@ def local_ranks() -> int:
 
 
 def request_amx() -> bool:
-    """Ask Linux for the tile registers of AMX; False where there are none. Child processes have to ask
-    again."""
+    """Ask Linux for the tile registers of AMX; False where there are none.
+    Child processes have to ask again."""
     if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
         return False
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
@@ -72,8 +71,8 @@ AMX = request_amx()
 
 
 def thread_settings() -> Dict[str, str]:
-    """Environment variables that MXNet's CPU build runs best with, for this process's share of the
-    machine."""
+    """Environment variables that MXNet's CPU build runs best with,
+    for this process's share of the machine."""
     ranks = local_ranks()
     threads = max(1, usable_cores() // ranks)
     # Spinning threads of several ranks would fight for the same cores, so only a rank that fits may spin.

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -60,16 +60,16 @@ class HostViews:
 
     Making a view costs some 50 microseconds, of which asking MXNet for shape, dtype and device is most, and
     waiting for an array that will be written as much again. A view that was made before is given again while
-    the array stands at the
-    same address, and the caller waits: for everything at once, by ``mx.nd.waitall()``.
+    the array stands at the same address, and the caller waits: for everything at once, by
+    ``mx.nd.waitall()``.
     """
 
     def __init__(self) -> None:
         self._known: Dict[int, Tuple[Any, int, np.ndarray]] = {}
 
     def flat(self, array: Any) -> Optional[np.ndarray]:
-        """The array's elements as one row, as :func:`host_view` gives them but without waiting for
-        anything."""
+        """The array's elements as one row, as :func:`host_view` gives them but
+        without waiting for anything."""
         # which no other array can have while the entry keeps this one alive
         known = self._known.get(id(array))
         if known is not None and _address(array) == known[1]:
@@ -83,27 +83,39 @@ class HostViews:
 
 
 def square_sum(row: np.ndarray) -> float:
-    """Sum of squares of a flat float32 array, exact to about 1e-6, the same whatever the number of
-    threads."""
+    """Sum of squares of a flat float32 array, exact to about 1e-6,
+    the same whatever the number of threads."""
     return float(sum(np.einsum("i,i->", part, part) for part in (
         row[start:start + ADAM_BLOCK] for start in range(0, len(row), ADAM_BLOCK))))
 
 
 def row_argmax(array: Any) -> np.ndarray:
-    """Index of the largest element of each row of (n, V), int64; MXNet's own takes forty times as long on a
-    CPU."""
+    """Index of the largest element of each row of (n, V), int64;
+    MXNet's own takes forty times as long on a CPU."""
     view = host_view(array)
     return np.argmax(view, axis=1) if view is not None else array.argmax(axis=1).asnumpy().astype(np.int64)
 
 
-def adam_update(weight: np.ndarray, gradient: np.ndarray, mean: np.ndarray, variance: np.ndarray, rate: float,
-                scale: float, decay: float, beta1: float, beta2: float, epsilon: float) -> None:
+class AdamFactors(NamedTuple):
+    """Of one BERTAdam update: learning rate, factor on the gradient, weight decay, and Adam's constants."""
+
+    rate: float
+    scale: float
+    decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+
+
+def adam_update(weight: np.ndarray, gradient: np.ndarray, mean: np.ndarray, variance: np.ndarray,
+                factors: AdamFactors) -> None:
     """One BERTAdam update (see :class:`bort.training.optimizer.BertAdam`) of flat float32 arrays, in place.
 
     Exactly the same whatever the number of threads it is dealt out to. Less processor time than MXNet's
     operator, and much less once words that no longer occur would have means below 1e-38, which processors are
     slow at: these stay zero or above 1e-28 here.
     """
+    rate, scale, decay, beta1, beta2, epsilon = factors
     first = np.float32(scale * (1 - beta1))
     second = np.float32((1 - beta2) / (1 - beta1) ** 2)
     decay1, decay2, least = np.float32(beta1), np.float32(beta2), np.float32(epsilon)

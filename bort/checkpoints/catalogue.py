@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     """A published model.
 
     Attributes:
-        aliases: other file names it goes by.
+        aliases: its other file names.
         url: where it was published, None for one that was not by itself.
         sha1: of its parameter file, None where none is known.
         epsilon: of the MLM head's LayerNorm.
@@ -69,8 +69,8 @@ MODELS: Dict[str, Entry] = {
 
 
 def folders(root: Optional[PathLike] = None) -> List[Path]:
-    """Where models are looked for: ``root`` if given, else ``$BORT_HOME``, its ``models``, and GluonNLP's
-    folder."""
+    """Where models are looked for: ``root`` if given, else ``$BORT_HOME``,
+    its ``models``, and GluonNLP's folder."""
     if root is not None:
         return [Path(root).expanduser()]
     home = os.environ.get("BORT_HOME")
@@ -79,8 +79,8 @@ def folders(root: Optional[PathLike] = None) -> List[Path]:
 
 
 def candidates(name: str, folder: Path) -> Iterator[Path]:
-    """Where a model would be in ``folder``, best first: a model folder, or a ``.params`` file by one of its
-    names."""
+    """Where a model would be in ``folder``, best first: a model folder,
+    or a ``.params`` file by one of its names."""
     for own in (name, *MODELS[name].aliases):
         yield folder / own
         yield folder / f"{own}.params"
@@ -104,8 +104,8 @@ def find(name: str, root: Optional[PathLike] = None) -> Optional[Path]:
 
 
 def _check(path: Path, entry: Entry) -> None:
-    """GluonNLP's file names end in the first digits of the file's SHA-1; ``FILE.sha256`` may lie beside any
-    file."""
+    """GluonNLP's file names end in the first digits of the file's SHA-1;
+    ``FILE.sha256`` may lie beside any file."""
     beside = path.with_name(path.name + ".sha256")
     if beside.is_file():
         expected = read_bytes(beside, max_bytes=1 << 16).decode("ascii", "replace").split()[:1]
@@ -135,7 +135,7 @@ def find_or_fetch(name: str, root: Optional[PathLike] = None, mirrors: Sequence[
     user to check.
 
     Raises:
-        BortError: it is neither on disk nor to be had.
+        BortError: it is neither on disk nor downloadable.
     """
     found = find(name, root)
     if found is not None:

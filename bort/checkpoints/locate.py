@@ -38,8 +38,8 @@ def plain_name(name: str) -> str:
 
 
 class Located(NamedTuple):
-    """Where a model lies: its parameter file, its config if it has one, and the folder its tokenizer would be
-    in."""
+    """Where a model lies: its parameter file, its config if it has one,
+    and the folder its tokenizer would be in."""
 
     parameters: Path
     config: Optional[Dict[str, Any]]
@@ -164,8 +164,8 @@ def bare_config(located: Located, arrays: Mapping[str, np.ndarray], is_classifie
 
 
 def _bare_head(arrays: Mapping[str, np.ndarray], where: str) -> Dict[str, Any]:
-    """The head of a released classifier file; its layers are numbered from 0 when it was made without
-    dropout."""
+    """The head of a released classifier file;
+    its layers are numbered from 0 when it was made without dropout."""
     numbers = sorted(int(name.split(".")[1]) for name in arrays if re.fullmatch(r"classifier\.\d\.weight",
                                                                                 name))
     kinds = {(1, 3): ("pooled", 0.1), (0, 1): ("pooled", 0.0), (1,): ("linear", 0.1), (0,): ("linear", 0.0)}

@@ -10,9 +10,8 @@ Single words of plain sentences are masked, one at a time: N masks with N true t
   masks, as a z-score over permutations. A preference for some tokens, or for being sure at some masks, adds
   the same to every permutation and cancels; only matching tokens to their contexts counts. A random head
   matches nothing on purpose, but as hidden states and embeddings of a trained body resemble each other, its
-  z-score scatters more widely than 1. How
-  widely is measured: with random matrices in place of the head's own. The figure is the z-score in units of
-  that.
+  z-score scatters more widely than 1. How widely is measured: with random matrices in place of the head's
+  own. The figure is the z-score in units of that.
 """
 from __future__ import annotations
 

@@ -248,8 +248,8 @@ def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
 
 
 def _check_claims(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Refuse a config that claims a network out of proportion to its file before anything of that size is
-    built."""
+    """Refuse a config that claims a network out of proportion to its file before
+    anything of that size is built."""
     claimed = config.get("architecture")
     cells = sum(name.endswith("attention_cell.proj_query.weight") for name in arrays)
     if isinstance(claimed, Mapping) and isinstance(claimed.get("depth"),
@@ -309,8 +309,8 @@ def save(model: Model, folder: PathLike, tokenizer: Any = None,
 
 def write(folder: PathLike, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
           tokenizer: Any = None, extra: Optional[Mapping[str, Any]] = None) -> Path:
-    """:func:`save` of a network that was never built; ``arrays`` may make each array only when it is asked
-    for."""
+    """:func:`save` of a network that was never built;
+    ``arrays`` may make each array only when it is asked for."""
     folder = Path(folder)
     config = {"format": FORMAT, "format_version": FORMAT_VERSION, **description, "tokenizer": None}
     if tokenizer is not None:

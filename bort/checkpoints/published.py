@@ -34,8 +34,8 @@ def get_model(name: str, dataset_name: Optional[str] = DATASET, vocab: Any = Non
         ``(Bert, gluonnlp.Vocab)``.
 
     Raises:
-        BortError: an unknown name, or a file that is neither on disk nor to be had; the message says what to
-            put where.
+        BortError: an unknown name, or a file that is neither on disk nor downloadable; the message says what
+            to put where.
     """
     if name not in MODELS:
         hint = "; python -m bort.huggingface import takes BERT" if name.startswith("bert_") else ""

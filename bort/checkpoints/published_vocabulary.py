@@ -30,7 +30,7 @@ def find_or_fetch_vocabulary(root: Optional[PathLike], mirrors: Sequence[str]) -
         root, mirrors: as for :func:`bort.checkpoints.published.get_model`.
 
     Raises:
-        BortError: it is neither on disk nor to be had.
+        BortError: it is neither on disk nor downloadable.
     """
     for folder in folders(root):
         for path in sorted(folder.glob(f"{DATASET}-*.vocab")):

@@ -1,5 +1,5 @@
-"""Unpacking archives that somebody else made: nothing outside the target folder, no links, no bombs, all or
-nothing."""
+"""Unpacking archives that somebody else made: nothing outside the target folder,
+no links, no bombs, all or nothing."""
 from __future__ import annotations
 
 import bz2
@@ -171,8 +171,8 @@ def _safe_parts(name: str) -> Tuple[str, ...]:
 def _zip_members(archive: Path, magic: bytes, budget: _Budget) -> Iterator[Tuple[str, Any]]:
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
-            # zipfile cuts names at a NUL and turns backslashes on Windows; the archive's own spelling is what
-            # counts.
+            # zipfile cuts names at a NUL and turns backslashes on Windows;
+            # the archive's own spelling is what counts.
             name = info.orig_filename
             _safe_parts(name.rstrip("/") or name)
             mode = info.external_attr >> 16

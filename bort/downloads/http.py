@@ -1,5 +1,5 @@
-"""Files over HTTP that arrive whole or not at all: resumed, verified, placed atomically. For data and
-checkpoints."""
+"""Files over HTTP that arrive whole or not at all: resumed, verified, placed atomically.
+For data and checkpoints."""
 from __future__ import annotations
 
 import contextlib
@@ -124,7 +124,7 @@ def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, t
 
     Raises:
         DownloadError: no address gave the file; the message says what happened at each and what can be done.
-        BortError: an address is none, or the folder cannot be written to.
+        BortError: an address is not valid, or the folder cannot be written to.
     """
     target = Path(target)
     urls = [urls] if isinstance(urls, str) else list(urls)
@@ -228,7 +228,7 @@ class _Transfer:
                 self._receive(response)
         except requests.TooManyRedirects as error:
             raise _GiveUp(f"redirected more than {MAX_REDIRECTS} times") from error
-        except requests.RequestException as error:  # after all attempts, or an address that is none
+        except requests.RequestException as error:  # after all attempts, or an invalid address
             raise _GiveUp(f"{type(error).__name__}: {error}") from error
 
     def _receive(self, response: requests.Response) -> None:

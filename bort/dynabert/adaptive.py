@@ -1,5 +1,5 @@
-"""From a fine-tuned teacher to an adaptive network: importance, rewiring, and the folder of a finished
-run."""
+"""From a fine-tuned teacher to an adaptive network: importance, rewiring,
+and the folder of a finished run."""
 from __future__ import annotations
 
 from pathlib import Path

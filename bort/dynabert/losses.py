@@ -26,9 +26,9 @@ class LossWeights:
 
 
 @dataclass
-class TeacherOutputs:
-    """What the teacher says of a batch: logits (B, C), and D + 1 hidden states (B, T, H), embeddings
-    first."""
+class Outputs:
+    """What a network says of a batch: logits (B, C), and D + 1 hidden states (B, T, H),
+    embeddings first."""
 
     logits: Any
     states: List[Any]
@@ -53,21 +53,29 @@ def hidden_loss(states: Sequence[Any], wanted: Sequence[Any], valid_length: Any,
     return total
 
 
-def batch_loss(logits: Any, states: Sequence[Any], teacher: Optional[TeacherOutputs], matched: Sequence[int],
-               labels: Any, valid_length: Any, weights: LossWeights, examples: int, tokens: int) -> Any:
+@dataclass(frozen=True)
+class StepSize:
+    """What a whole step's batch holds, on all ranks: the losses of its parts are divided by it."""
+
+    examples: int
+    tokens: int
+
+
+def batch_loss(outputs: Outputs, teacher: Optional[Outputs], matched: Sequence[int], labels: Any,
+               valid_length: Any, weights: LossWeights, size: StepSize) -> Any:
     """The loss of one sub-network on a part of a batch, as that part's share of the batch's mean.
 
     Args:
-        logits: (B, C); ``states`` n + 1 arrays (B, T, H).
-        matched: for each of ``states`` the teacher's that it learns.
+        outputs: of the sub-network, whose n layers give n + 1 states.
+        teacher: outputs of its teacher; None for the loss on labels.
+        matched: for each state of the sub-network, the teacher's that it learns.
         labels: (B,) float32, used if ``weights.hard``.
-        examples, tokens: of the whole step's batch.
     """
     if weights.hard or teacher is None:
-        each = regression_loss(logits, labels) if logits.shape[-1] == 1 else hard_loss(logits, labels)
-        return each.sum() / examples
-    loss = weights.logits * soft_loss(logits, teacher.logits, 1.0).sum() / examples
+        loss_of = regression_loss if outputs.logits.shape[-1] == 1 else hard_loss
+        return loss_of(outputs.logits, labels).sum() / size.examples
+    loss = weights.logits * soft_loss(outputs.logits, teacher.logits, 1.0).sum() / size.examples
     if weights.hidden:
-        loss = loss + weights.hidden * hidden_loss(states, [teacher.states[index] for index in matched],
-                                                   valid_length, tokens)
+        wanted = [teacher.states[index] for index in matched]
+        loss = loss + weights.hidden * hidden_loss(outputs.states, wanted, valid_length, size.tokens)
     return loss

@@ -79,8 +79,8 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def front(rows: Sequence[Dict[str, Any]], cost: str, metric: str) -> List[int]:
-    """Indices of the Pareto front: no other row costs no more and scores better, or costs less and scores no
-    worse."""
+    """Indices of the Pareto front: no other row costs no more and scores better,
+    or costs less and scores no worse."""
     return [index for index, own in enumerate(rows)
             if not any(other[cost] <= own[cost] and other[metric] >= own[metric]
                        and (other[cost] < own[cost] or other[metric] > own[metric]) for other in rows)]

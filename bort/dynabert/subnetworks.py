@@ -65,8 +65,8 @@ class SubEncoder(gluon.HybridBlock):
             self.cells.add(sliced_cell(cells[layer], chosen.architecture(full), dropout, epsilon))
 
     def hybrid_forward(self, F: Any, x: Any, valid_length: Any, position_weight: Any) -> Tuple[Any, ...]:
-        """``x`` (B, T, H) embedded words, ``valid_length`` (B,); returns n + 1 arrays (B, T, H), embeddings
-        first."""
+        """``x`` (B, T, H) embedded words, ``valid_length`` (B,);
+        returns n + 1 arrays (B, T, H), embeddings first."""
         x, score_mask = self._enter(F, x, valid_length, position_weight)                  # (B*A, T, T)
         if self._kept < self._heads:  # alike for every head
             score_mask = F.reshape(score_mask, shape=(-4, -1, self._heads, 0, 0))

@@ -22,7 +22,7 @@ from bort.batching import chunks, pad_batch, share, shuffled_batches
 from bort.checkpoints.locate import plain_name
 from bort.checkpoints.model_folder import parameter_arrays, set_parameters
 from bort.dynabert.grid import Multipliers, grid
-from bort.dynabert.losses import LossWeights, TeacherOutputs, batch_loss
+from bort.dynabert.losses import LossWeights, Outputs, StepSize, batch_loss
 from bort.dynabert.options import AdaptiveOptions
 from bort.dynabert.subnetworks import SubNetwork
 from bort.errors import BortError
@@ -174,7 +174,7 @@ class AdaptiveTraining:
 
     def _step(self, step: TrainingStep, batch: np.ndarray, data: TrainingData, weights: LossWeights,
               pad_id: int, bar: Any) -> None:
-        tokens = int(sum(len(data.token_ids[index]) for index in batch))
+        size = StepSize(len(batch), int(sum(len(data.token_ids[index]) for index in batch)))
         mine = share(batch, distributed.rank(), distributed.size())
         name = self.options.stages[self.position.stage]
 
@@ -184,20 +184,19 @@ class AdaptiveTraining:
             context = distributed.context()
             inputs = nd.array(ids, dtype="int32", ctx=context), nd.array(valid, ctx=context)
             labels = nd.array(data.labels[part], dtype="float32", ctx=context)
-            said: Dict[int, TeacherOutputs] = {}
+            said: Dict[int, Outputs] = {}
             total = 0.0
             for one in self.chosen[name]:
                 bar.set_postfix_str(str(one), refresh=False)
                 teacher = self._teachers.get(one)
                 if teacher is not None and id(teacher) not in said:
                     states = teacher.states(*inputs)
-                    said[id(teacher)] = TeacherOutputs(teacher.logits(states), states)
+                    said[id(teacher)] = Outputs(teacher.logits(states), states)
                 with autograd.record():
                     states = self.networks[one].states(*inputs)
-                    loss = batch_loss(self.networks[one].logits(states), states,
+                    loss = batch_loss(Outputs(self.networks[one].logits(states), states),
                                       said[id(teacher)] if teacher is not None else None,
-                                      one.matched(self.model.architecture), labels, inputs[1], weights,
-                                      len(batch), tokens)
+                                      one.matched(self.model.architecture), labels, inputs[1], weights, size)
                 loss.backward()
                 total += float(loss.asscalar())
             return {"loss": total}

@@ -144,8 +144,8 @@ def paper_grid() -> List[Theta]:
 
 
 def small_grid(lr: float, weight_decay: float, warmup: float, seed: int = 0) -> List[Theta]:
-    """Six sets around one: a third of the learning rate, the rate itself and three times it, each with two
-    seeds."""
+    """Six sets around one: a third of the learning rate, the rate itself and three times it,
+    each with two seeds."""
     return product_grid((lr / 3, lr, lr * 3), (weight_decay,), (warmup,), (seed, seed + 1))
 
 

@@ -266,8 +266,8 @@ def _backward(
     loss_scale: float,
     chunk: np.ndarray,
 ) -> Dict[str, Any]:
-    """Add the gradient of a micro-batch to the parameters'; its part of the global batch's mean loss, as an
-    NDArray."""
+    """Add the gradient of a micro-batch to the parameters';
+    its part of the global batch's mean loss, as an NDArray."""
     ids, valid = pad_batch([data.token_ids[index] for index in chunk], pad_id, model.max_length)
     with autograd.record():
         scores = model(

@@ -88,8 +88,8 @@ def summarize(results: List[Dict[str, Any]]) -> Dict[str, Any]:
 
 
 def deliver(rows: List[Dict[str, Any]], output: Path) -> Dict[str, Any]:
-    """The result of a command with one seed or several; of several, the best seed's outputs are copied to the
-    top."""
+    """The result of a command with one seed or several;
+    of several, the best seed's outputs are copied to the top."""
     if len(rows) == 1:
         return rows[0]
     results = summarize(rows)
@@ -114,8 +114,8 @@ def deliver(rows: List[Dict[str, Any]], output: Path) -> Dict[str, Any]:
 
 
 def final_line(results: Mapping[str, Any]) -> str:
-    """The last line a run prints: every metric in percent, with median and maximum over seeds where there are
-    several."""
+    """The last line a run prints: every metric in percent,
+    with median and maximum over seeds where there are several."""
     parts: List[str] = []
     for name, metrics in results["metrics"].items():
         for key, value in metrics.items():

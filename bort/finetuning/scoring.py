@@ -1,5 +1,5 @@
-"""A classifier's outputs for many sequences: length-sorted batches of bounded size, dealt out over the
-ranks."""
+"""A classifier's outputs for many sequences: length-sorted batches of bounded size,
+dealt out over the ranks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bort.models import Classifier
 from bort.training import console
 
 MAX_TOKENS = 8192
-"""Padded tokens of an evaluation batch: enough to fill the cores, small enough for a few hundred
-megabytes."""
+"""Padded tokens of an evaluation batch: enough to fill the cores,
+small enough for a few hundred megabytes."""
 MAX_BATCH = 256
 
 CALIBRATION_SEQUENCES = 256

@@ -66,8 +66,8 @@ def content_of(path: PathLike) -> str:
 
 
 def contents(data: TaskData, *models: Optional[PathLike]) -> Dict[str, Any]:
-    """Settings of a run that tell its models (None: there is none) and the sets it is scored on from
-    others."""
+    """Settings of a run that tell its models (None: there is none) and the
+    sets it is scored on from others."""
     sets = {"dev": data.dev, **data.others}
     return {
         "models": [None if model is None else content_of(model) for model in models],

@@ -126,8 +126,8 @@ def _open(folder: Path, body_only: bool) -> _Foreign:
 
 
 def _choose_mlm_epsilon(foreign: _Foreign, chosen: Optional[float]) -> None:
-    """The epsilon of the MLM head: ``chosen``, the release's for its own Bort, a recorded one, or the
-    encoder's."""
+    """The epsilon of the MLM head: ``chosen``, the release's for its own Bort,
+    a recorded one, or the encoder's."""
     description = foreign.description
     if chosen is not None:
         description["mlm_layer_norm_eps"] = chosen

@@ -19,8 +19,8 @@ MAX_RECORD = 4000
 
 
 def find_results(folder: Path) -> Optional[Dict[str, Any]]:
-    """``results.json`` in the model's folder or in the run's, one above; None when there is none that can be
-    read."""
+    """``results.json`` in the model's folder or in the run's, one above;
+    None when there is none that can be read."""
     for path in (folder / RESULTS_FILE, folder.parent / RESULTS_FILE):
         if path.is_file():
             try:

@@ -1,5 +1,5 @@
-"""Models that are published as Python packages: found where pip put them, checked, and never imported as
-code."""
+"""Models that are published as Python packages: found where pip put them, checked,
+and never imported as code."""
 from __future__ import annotations
 
 import importlib.util
@@ -12,9 +12,8 @@ from bort.huggingface.tensor_files import SAFETENSORS_FILE
 
 
 class Packaged(NamedTuple):
-    """A package of the registry with a model in it: its name there, the model's folder in it, and the
-    SHA-256 of
-    its weights."""
+    """A package of the registry with a model in it: its name there, the model's folder in it, and the SHA-256
+    of its weights."""
 
     distribution: str
     folder: str

@@ -47,7 +47,7 @@ class Tensor(NamedTuple):
 
 
 class Lazy(collections.abc.Mapping):
-    """Arrays by name, each made when it is asked for and held by nobody here."""
+    """Arrays by name, each read when it is asked for and not kept."""
 
     def __init__(self, makers: Mapping[str, Callable[[], np.ndarray]]) -> None:
         self.makers: Makers = dict(makers)

@@ -83,8 +83,8 @@ def _ids(engine: Any, text: str) -> List[int]:
 
 
 def _engine(tokenizer: Tokenizer, folder: Path) -> Any:
-    """The same tokenizer out of the ``tokenizers`` package, without special tokens; None if that has no such
-    kind."""
+    """The same tokenizer out of the ``tokenizers`` package, without special tokens;
+    None if that has no such kind."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 

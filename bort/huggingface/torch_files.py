@@ -53,8 +53,8 @@ def _version(torch: Any) -> Tuple[int, int]:
 
 
 def _refuse_bombs(path: Path) -> int:
-    """The size of the file, after a check that its archive is stored as it is (as PyTorch does) and not
-    compressed."""
+    """The size of the file, after a check that its archive is stored as it is
+    (as PyTorch does) and not compressed."""
     try:
         with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size

@@ -1,2 +1,2 @@
-"""What search and pre-training share: masks, batches, losses over the vocabulary, the teacher's forward
-pass."""
+"""What search and pre-training share: masks, batches, losses over the vocabulary,
+the teacher's forward pass."""

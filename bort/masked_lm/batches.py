@@ -1,5 +1,5 @@
-"""Masked batches of a corpus in an order that only the seed and the epoch decide, dealt out to ranks. No
-MXNet."""
+"""Masked batches of a corpus in an order that only the seed and the epoch decide,
+dealt out to ranks. No MXNet."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ class BatchStream:
         return len(self._batches())
 
     def next(self) -> List[MaskedLMBatch]:
-        """This rank's micro-batches of the next step; fewer at the end of an epoch, where they may run
-        out."""
+        """This rank's micro-batches of the next step; fewer at the end of an epoch,
+        where they may run out."""
         if self.index >= len(self._batches()):
             self.epoch, self.index = self.epoch + 1, 0
         batch = self._batches()[self.index]

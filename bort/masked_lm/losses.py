@@ -31,8 +31,8 @@ MAX_CHUNK_ELEMENTS = 1 << 25
 """Logits held at a time (128 MiB of float32 for each model); more positions are worked on in turns."""
 
 Teacher = Callable[[int, int], Any]
-"""``teacher(start, stop)``: probabilities softmax(t / T) of those positions, (n, V) float32, to be
-overwritten."""
+"""``teacher(start, stop)``: probabilities softmax(t / T) of those positions,
+(n, V) float32, to be overwritten."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def gradient_in_place(
 
 
 def _log_softmax_then_softmax(scores: Any, labels: Any) -> Any:
-    """-log softmax(s)_y; ``scores`` become softmax(s). Twice oneDNN's softmax is four times as fast as one
-    nd.exp."""
+    """-log softmax(s)_y; ``scores`` become softmax(s).
+    Twice oneDNN's softmax is four times as fast as one nd.exp."""
     nd.log_softmax(scores, axis=-1, out=scores)
     mlm = -nd.pick(scores, labels)
     nd.softmax(scores, axis=-1, out=scores)
@@ -125,8 +125,8 @@ def _distilled(scores: Any, labels: Any, weights: LossWeights, teacher: Any, bes
     label_log = nd.pick(scores, labels)
     nd.softmax(scores, axis=-1, out=scores)  # q
     nd.elemwise_sub(scores, teacher, out=teacher)  # q - softmax(t / T)
-    # softmax(s) is q^T over its sum Z. Where q underflows, log q does not, so mlm = log Z - T log q_y stays
-    # exact.
+    # softmax(s) is q^T over its sum Z. Where q underflows, log q does not,
+    # so mlm = log Z - T log q_y stays exact.
     if temperature == 2:
         nd.square(scores, out=scores)
         total = nd.FullyConnected(
@@ -173,38 +173,49 @@ class LossSums(NamedTuple):
     positions: int
 
 
-def head_backward(
-    states: Any,
-    weight: Any,
-    bias: Any,
-    labels: np.ndarray,
-    weights: LossWeights,
-    teacher: Optional[Teacher] = None,
-    add: bool = False,
-    scale: float = 1.0,
-    max_elements: int = MAX_CHUNK_ELEMENTS,
-) -> LossSums:
-    """Forward and backward pass of the vocabulary projection and the losses, for a sum over all N positions.
+@dataclass(frozen=True)
+class BackwardOptions:
+    """How :func:`head_backward` leaves its gradients, and how much memory it takes.
 
-    The gradients of the projection are left in ``weight.grad()`` and ``bias.grad()``, that of the states goes
-    on through whatever was recorded to make them. The tied matrix is by far the largest parameter: its
-    gradient is written where it belongs, and the embedding's must be *added* to it (``weight.grad_req =
-    "add"``), which spares a second array of V x H, its zeros, and the sum.
-
-    Args:
-        states: (N, H), the head's hidden states; recorded, if a gradient is to go on.
-        weight, bias: parameters (V, H) and (V,); ``weight`` may be frozen (``grad_req="null"``).
-        labels: (N,) integers.
-        teacher: see :data:`Teacher`.
+    Attributes:
         add: add to the projection's gradients instead of replacing them.
         scale: factor on all gradients (a loss scale).
         max_elements: positions are taken in turns so that logits have at most this many elements.
+    """
+
+    add: bool = False
+    scale: float = 1.0
+    max_elements: int = MAX_CHUNK_ELEMENTS
+
+
+def head_backward(
+    states: Any,
+    projection: Any,
+    labels: np.ndarray,
+    weights: LossWeights,
+    teacher: Optional[Teacher] = None,
+    options: Optional[BackwardOptions] = None,
+) -> LossSums:
+    """Forward and backward pass of the vocabulary projection and the losses, for a sum over all N positions.
+
+    The gradients of the projection are left in its parameters' ``grad()``, that of the states goes on through
+    whatever was recorded to make them. The tied matrix is by far the largest parameter: its gradient is
+    written where it belongs, and the embedding's must be *added* to it (``weight.grad_req = "add"``), which
+    spares a second array of V x H, its zeros, and the sum.
+
+    Args:
+        states: (N, H), the head's hidden states; recorded, if a gradient is to go on.
+        projection: holds the parameters ``weight`` (V, H), which may be frozen (``grad_req="null"``), and
+            ``bias`` (V,): a model's ``vocabulary_projection``.
+        labels: (N,) integers.
+        teacher: see :data:`Teacher`.
 
     Returns:
         Sums over the positions, before weighting.
     """
+    options, weight, bias = options or BackwardOptions(), projection.weight, projection.bias
     count, vocabulary = len(labels), weight.shape[0]
-    rows = max(1, max_elements // vocabulary)
+    rows = max(1, options.max_elements // vocabulary)
     rows = -(-count // -(-count // rows))  # turns of equal size
     labels_nd = nd.array(labels, dtype="int32", ctx=states.context)
     matrix, offset = weight.data().detach(), bias.data().detach()
@@ -216,7 +227,7 @@ def head_backward(
     for start in range(0, count, rows):
         stop = min(start + rows, count)
         part, part_gradient = leaf[start:stop], state_gradient[start:stop]
-        kind = "add" if add or start else "write"
+        kind = "add" if options.add or start else "write"
         if frozen:
             autograd.mark_variables([part], [part_gradient], ["write"])
         else:
@@ -232,8 +243,8 @@ def head_backward(
         losses = gradient_in_place(
             scores, labels_nd[start:stop], weights, teacher(start, stop) if teacher else None
         )
-        if scale != 1:
-            scores *= scale
+        if options.scale != 1:
+            scores *= options.scale
         recorded.backward(scores.astype(recorded.dtype, copy=False))
         if frozen:  # oneDNN's layer has no gradient of the bias without one of the matrix
             gradient = scores.sum(axis=0).astype(bias.dtype, copy=False)
@@ -246,10 +257,11 @@ def head_backward(
 
 
 def head_losses(
-    states: Any, weight: Any, bias: Any, labels: np.ndarray, max_elements: int = MAX_CHUNK_ELEMENTS
+    states: Any, projection: Any, labels: np.ndarray, max_elements: int = MAX_CHUNK_ELEMENTS
 ) -> LossSums:
     """Masked-language-model loss and accuracy of N positions, for evaluation; arguments as in
     :func:`head_backward`."""
+    weight, bias = projection.weight, projection.bias
     count, vocabulary = len(labels), weight.shape[0]
     rows = max(1, max_elements // vocabulary)
     labels_nd = nd.array(labels, dtype="int32", ctx=states.context)

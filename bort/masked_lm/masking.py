@@ -16,8 +16,8 @@ from bort.errors import BortError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
-# Values drawn for each position: the order in which tokens are chosen, what happens to one, what may replace
-# it.
+# Values drawn for each position: the order in which tokens are chosen,
+# what happens to one, what may replace it.
 _ORDER, _ACTION, _REPLACEMENT, _DRAWS = 0, 1, 2, 3
 
 
@@ -73,9 +73,8 @@ class MaskingPolicy:
     paper).
 
     With ``word_starts``, whole words are chosen, in random order, as long as the middle of the next one is
-    still within
-    the number above: the number is then right on average and not for each sequence; at least one word is
-    chosen.
+    still within the number above: the number is then right on average and not for each sequence; at least one
+    word is chosen.
     """
 
     def __init__(
@@ -87,7 +86,6 @@ class MaskingPolicy:
         mask_prob: float = 0.8,
         random_prob: float = 0.1,
         word_starts: Optional[np.ndarray] = None,
-        multiple_of: int = 1,
     ) -> None:
         """Set the policy.
 
@@ -99,7 +97,6 @@ class MaskingPolicy:
             mask_prob, random_prob: see above; their sum is at most 1.
             word_starts: bool (V,), whether a token begins a word (``Tokenizer.word_starts()``), for whole
                 words.
-            multiple_of: M is rounded up to a multiple of this, so that fewer shapes occur.
 
         Raises:
             BortError: a setting is out of range, or no ordinary token is left.
@@ -111,19 +108,13 @@ class MaskingPolicy:
                 f"mask_prob {mask_prob} and random_prob {random_prob} must be probabilities that "
                 "add up to at most 1"
             )
-        if multiple_of < 1:
-            raise BortError(f"multiple_of must be at least 1, not {multiple_of}")
         special = sorted({int(index) for index in special_ids} | {int(mask_id)})
         if special[0] < 0 or special[-1] >= vocab_size:
             raise BortError(f"special token ids {special} do not fit a vocabulary of {vocab_size}")
         if word_starts is not None and np.shape(word_starts) != (vocab_size,):
             raise BortError(f"word_starts has the shape {np.shape(word_starts)} for {vocab_size} tokens")
         self.vocab_size, self.mask_id, self.ratio = int(vocab_size), int(mask_id), float(ratio)
-        self.mask_prob, self.random_prob, self.multiple_of = (
-            float(mask_prob),
-            float(random_prob),
-            int(multiple_of),
-        )
+        self.mask_prob, self.random_prob = float(mask_prob), float(random_prob)
         self._ordinary = np.ones(vocab_size, dtype=bool)
         self._ordinary[special] = False
         self._replacements = np.flatnonzero(self._ordinary).astype(np.int32)
@@ -160,7 +151,6 @@ class MaskingPolicy:
         rows, columns = np.nonzero(chosen)
         per_row = np.bincount(rows, minlength=batch)
         width = max(1, int(per_row.max(initial=0)))
-        width = -(-width // self.multiple_of) * self.multiple_of
         place = np.arange(len(rows)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
         out_positions, labels = np.zeros((batch, width), np.int32), np.zeros((batch, width), np.int32)
         weights = np.zeros((batch, width), np.float32)

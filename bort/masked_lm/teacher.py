@@ -176,8 +176,8 @@ def on_device(batch: MaskedLMBatch) -> Any:
 
 
 def masked_states(model: Bert, token_ids: Any, valid_length: Any, rows: Any) -> Any:
-    """What ``model``'s vocabulary projection takes at the masked positions, (N, H); recorded if the caller
-    records."""
+    """What ``model``'s vocabulary projection takes at the masked positions, (N, H);
+    recorded if the caller records."""
     return model.masked_states(token_ids, valid_length, rows)
 
 

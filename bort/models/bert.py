@@ -79,8 +79,8 @@ class Encoder(gluon.HybridBlock):
         x = x + F.Embedding(positions, position_weight, input_dim=self._max_length, output_dim=self._hidden)
         x = self.layer_norm(self.dropout(x))
         padding = F.broadcast_greater_equal(positions, F.expand_dims(valid_length, axis=1)) * MASKED_SCORE
-        # The mask is expanded once for all layers: adding arrays of one shape is fast here, broadcasting is
-        # not.
+        # The mask is expanded once for all layers: adding arrays of one shape is fast here,
+        # broadcasting is not.
         rows = F.zeros_like(F.BlockGrad(F.slice_axis(x, axis=2, begin=0, end=self._heads)))       # (B, T, A)
         score_mask = F.broadcast_add(F.expand_dims(F.transpose(rows, axes=(0, 2, 1)), axis=3),  # (B, A, T, 1)
                                      F.expand_dims(F.expand_dims(padding, axis=1), axis=1))     # (B, 1, 1, T)

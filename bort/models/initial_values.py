@@ -11,8 +11,8 @@ import numpy as np
 from bort.backend.mxnet import gluon, mx
 
 INITIAL_DEVIATION, INITIAL_DEVIATION_HIDDEN = 0.02, 1024
-"""BERT's standard deviation of the initial weights, and the width it is meant for: that of BERT-large and of
-Bort."""
+"""BERT's standard deviation of the initial weights, and the width it is meant for:
+that of BERT-large and of Bort."""
 
 
 def initialize(block: gluon.Block, seed: int, only_missing: bool = False) -> None:

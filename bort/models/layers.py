@@ -1,9 +1,8 @@
 """The layers of the family, written for what MXNet is fast at on a CPU.
 
 Shapes: B batch, T length, A heads, d units of a head, H hidden (A*d, or more in a network cut out of a wider
-one), I intermediate. Attribute names give the parameter names of the
-released checkpoints (``attention_cell.proj_query.weight``, ``ffn.layer_norm.gamma``, ...): they are part of
-the file format.
+one), I intermediate. Attribute names give the parameter names of the released checkpoints
+(``attention_cell.proj_query.weight``, ``ffn.layer_norm.gamma``, ...): they are part of the file format.
 """
 from __future__ import annotations
 
@@ -22,10 +21,9 @@ class LayerNorm(gluon.HybridBlock):
 
     MXNet's own operator spends thirty times its forward pass in the backward pass, which reduces over rows
     one element at a time. The same function out of what is fast here in both directions trains several times
-    faster and is equal to
-    rounding: sums over rows and copies along them are matrix products with vectors, all else is between
-    arrays of one shape. (``bort.engines.mxnet_compiled`` uses MXNet's operator, as inference needs only the
-    forward pass.)
+    faster and is equal to rounding: sums over rows and copies along them are matrix products with vectors,
+    all else is between arrays of one shape. (``bort.engines.mxnet_compiled`` uses MXNet's operator, as
+    inference needs only the forward pass.)
     """
 
     def __init__(self, units: int, epsilon: float, **kwargs: Any) -> None:

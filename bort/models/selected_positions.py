@@ -28,8 +28,8 @@ class LowerLayers(gluon.HybridBlock):
         self.cells.add(*list(encoder.transformer_cells)[:-1])
 
     def hybrid_forward(self, F: Any, x: Any, valid_length: Any, position_weight: Any) -> Any:
-        """``x`` (B, T, H), ``valid_length`` (B,); returns (B, T, H) and the mask that the last layer wants
-        too."""
+        """``x`` (B, T, H), ``valid_length`` (B,);
+        returns (B, T, H) and the mask that the last layer wants too."""
         x, score_mask = self._enter(F, x, valid_length, position_weight)
         for cell in self.cells:
             x = cell(x, score_mask)
@@ -37,8 +37,8 @@ class LowerLayers(gluon.HybridBlock):
 
 
 class LastLayer(gluon.HybridBlock):
-    """The last layer of an ``Encoder`` at some positions. It is a graph of its own because N changes at every
-    step."""
+    """The last layer of an ``Encoder`` at some positions.
+    It is a graph of its own because N changes at every step."""
 
     def __init__(self, encoder: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -105,7 +105,7 @@ def compute_block(
 
 
 def _pack(ids: np.ndarray, vocab_size: int) -> np.ndarray:
-    """Two bytes each where that is enough; the file format knows no uint16, so they are stored as bytes."""
+    """Two bytes each where that is enough; the file format has no uint16, so they are stored as bytes."""
     if vocab_size > 1 << 16:
         return ids.astype("<i4")
     return np.ascontiguousarray(ids.astype("<u2")).view(np.uint8)
@@ -169,5 +169,5 @@ def problem_of_block(arrays: Mapping[str, np.ndarray], sequences: int, top_k: in
         and (outside >= 0).all()
         and (outside <= 1.001).all()
     ):
-        return "holds probabilities that are none"
+        return "holds values that are no probabilities"
     return ""

@@ -27,7 +27,7 @@ from bort.masked_lm.batches import (
     check_corpus,
     evaluation_batches,
 )
-from bort.masked_lm.losses import LossSums, head_backward, head_losses
+from bort.masked_lm.losses import BackwardOptions, LossSums, head_backward, head_losses
 from bort.masked_lm.teacher import masked_states, on_device
 from bort.models import Bert
 from bort.pretraining.settings import Corpus, Intervals, Settings
@@ -129,22 +129,14 @@ class Pretraining:
         else:
             with autograd.record():
                 states = masked_states(self.student, *inputs)
+        options = BackwardOptions(add=self.adds, scale=self.progress.loss_scale)
         projection = self.student.vocabulary_projection
-        sums = head_backward(
-            states,
-            projection.weight,
-            projection.bias,
-            batch.labels,
-            self.settings.loss,
-            teacher,
-            self.adds,
-            self.progress.loss_scale,
-        )
+        sums = head_backward(states, projection, batch.labels, self.settings.loss, teacher, options)
         return {**sums._asdict(), "tokens": batch.tokens}
 
     def window(self) -> Dict[str, Any]:
-        """The averages since the last call, as a row for ``metrics.jsonl``; None where every step was
-        skipped."""
+        """The averages since the last call, as a row for ``metrics.jsonl``;
+        None where every step was skipped."""
         now, loss = self.progress, self.settings.loss
         sums, now.window = now.window, {}
         row: Dict[str, Any] = {
@@ -187,7 +179,7 @@ class Pretraining:
             batch = make(examples)
             if len(batch.rows):
                 states = masked_states(self.student, *on_device(batch))
-                sums = head_losses(states, projection.weight, projection.bias, batch.labels)
+                sums = head_losses(states, projection, batch.labels)
                 totals += (sums.mlm, sums.correct, sums.positions)
         mlm, correct, positions = np.sum(distributed.gather(totals.tolist()), axis=0)
         return {
@@ -328,7 +320,7 @@ def pretrain(
 
 
 def draw_missing_curves(run: RunFolder) -> None:
-    """Draw ``curves.png`` of a run that has ended, if a kill or a hand took it away."""
+    """Draw ``curves.png`` of a run that has ended, if it was deleted or never drawn."""
     on_root(lambda: None if (run.path / "curves.png").is_file() else draw_curves(run.path))
 
 

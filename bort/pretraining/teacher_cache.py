@@ -50,8 +50,8 @@ BLOCK = 1024
 
 
 def cache_key(facts: Mapping[str, Any]) -> str:
-    """The folder name of the cache that ``facts`` (JSON-able, everything that determines its content)
-    describe."""
+    """The folder name of the cache that ``facts`` describe
+    (JSON-able, everything that determines its content)."""
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode("utf-8")).hexdigest()[:20]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from bort.architecture import Architecture
 from bort.backend.mxnet import autograd, nd
 from bort.checkpoints.model_folder import TIED
-from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, LossWeights, head_backward
+from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, BackwardOptions, LossWeights, head_backward
 from bort.masked_lm.teacher import masked_states, on_device
 from bort.models import Bert
 from bort.models.initial_values import initial_value
@@ -68,7 +68,6 @@ def train(xi: Architecture, lines: Lines, teacher: TeacherOutputs, settings: Sea
     model = Bert(xi, lines.vocab_size, settings.positions, settings.dropout)
     model.collect_params().setattr("grad_req", "add")
     initial.fill(model)
-    projection = model.vocabulary_projection
     optimizer = Sgd(model.collect_params().values(), settings.clip)
     rate = linear(settings.lr, settings.steps, settings.warmup_ratio)
     options = StepOptions(seed=settings.seed, max_skipped=settings.steps + 1, ranks=False)
@@ -81,8 +80,8 @@ def train(xi: Architecture, lines: Lines, teacher: TeacherOutputs, settings: Sea
             batch = lines.batch(*span)
             with autograd.record():
                 states = masked_states(model, *on_device(batch))
-            sums = head_backward(states, projection.weight, projection.bias, batch.labels, TO_THE_TEACHER,
-                                 teacher.probabilities(*span), add=True, scale=1 / scored)
+            sums = head_backward(states, model.vocabulary_projection, batch.labels, TO_THE_TEACHER,
+                                 teacher.probabilities(*span), BackwardOptions(add=True, scale=1 / scored))
             return {"kd": sums.kd}
 
         done = update(micro_batches(first, last, settings.micro_batch), backward)

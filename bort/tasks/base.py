@@ -1,5 +1,5 @@
-"""What a task is: a reader of official files, an input format, metrics and a submission writer. Training
-knows no more.
+"""What a task is: a reader of official files, an input format, metrics and a submission writer.
+Training code sees no more of it than that.
 
 A task never sees a model: it gives :class:`Example` objects to be encoded and takes back *scores*, the
 model's raw outputs (logits, or the value in regression) as a float array of shape (N, C), one row per example
@@ -160,8 +160,8 @@ class Task:
         return clean(text) if self.encoding == "paper" else sanitize(text)
 
     def file_names(self, split: str) -> List[Tuple[str, ...]]:
-        """The files of a split, each as a tuple of accepted names relative to the task's folder, best
-        first."""
+        """The files of a split, each as a tuple of accepted names relative to
+        the task's folder, best first."""
         raise NotImplementedError
 
     def files(self, data_dir: PathLike, split: str) -> List[Path]:
@@ -230,8 +230,8 @@ class Task:
         raise NotImplementedError
 
     def training_subset(self, split: Split, rng: np.random.Generator) -> Split:
-        """The part of a *training* split to train on; the split itself unless the task discards or
-        balances."""
+        """The part of a *training* split to train on;
+        the split itself unless the task discards or balances."""
         del rng
         return split
 
@@ -265,8 +265,8 @@ class Task:
         return scores
 
     def outputs(self, split: Split, scores: np.ndarray) -> np.ndarray:
-        """Predicted classes (int64, shape (N,)) or regression values (float64, shape (N,)), one per
-        example."""
+        """Predicted classes (int64, shape (N,)) or regression values (float64, shape (N,)),
+        one per example."""
         scores = self.check_scores(split, scores)
         return scores[:, 0] if self.is_regression else scores.argmax(axis=1)
 

@@ -168,8 +168,8 @@ def download(task: Task, data_dir: PathLike, *, mirrors: Sequence[str] = (),
 
 
 def _matched(sources: Sequence[Source], paths: List[Path]) -> Dict[str, Path]:
-    """Local files by the name of the source they stand for: by their names, or the only one for the only
-    source."""
+    """Local files by the name of the source they stand for: by their names,
+    or the only one for the only source."""
     for path in paths:
         if not path.is_file():
             raise BortError(f"{path}: not found, or not a file")

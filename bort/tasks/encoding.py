@@ -28,8 +28,8 @@ from bort.text.tokenizers.base import Tokenizer
 logger = logging.getLogger("bort.tasks")
 
 CODE_VERSION = 2
-"""To be raised whenever the same split, tokenizer and length would give other ids: it is part of every cache
-key."""
+"""To be raised whenever the same split, tokenizer and length would give other ids:
+it is part of every cache key."""
 BATCH_TEXTS = 2048
 SPECIALS = 3
 """Special tokens of a pair: ``<s> A </s> B </s>``. A single segment has one less."""

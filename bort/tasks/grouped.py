@@ -15,8 +15,8 @@ def positive_margins(scores: np.ndarray) -> np.ndarray:
 
 
 class GroupedTask(Task):
-    """A task whose examples are options of questions (:attr:`Example.group`), at most one of which is
-    chosen."""
+    """A task whose examples are options of questions (:attr:`Example.group`),
+    at most one of which is chosen."""
 
     def chosen(self, split: Split, scores: np.ndarray) -> Dict[Any, int]:
         """Group -> index of its example with the highest positive probability; the first of equals.

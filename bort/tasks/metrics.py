@@ -112,8 +112,8 @@ def multirc_em(predictions: Values, labels: Values, questions: Sequence[Hashable
 
 
 def gender_parity(predictions: Values) -> float:
-    """AX-g: share of minimal pairs (entries 0 and 1, 2 and 3, ...) that got the same prediction, whatever the
-    label."""
+    """AX-g: share of minimal pairs (entries 0 and 1, 2 and 3, ...) that got the same prediction,
+    whatever the label."""
     predicted = np.asarray(predictions)
     if predicted.ndim != 1 or len(predicted) < 2 or len(predicted) % 2:
         raise BortError("gender parity needs an even number of predictions, at least two: found "

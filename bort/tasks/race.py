@@ -35,8 +35,8 @@ _BLANK = re.compile(r"_+")
 
 
 class RaceLines(Kind):
-    """``{"id": ..., "answers": ["A", ...]}``, one passage per line; a prediction's value is the list of
-    letters."""
+    """``{"id": ..., "answers": ["A", ...]}``, one passage per line;
+    a prediction's value is the list of letters."""
 
     def record(self, idx: Any, value: Any) -> Any:
         return {"id": idx, "answers": value}

@@ -1,5 +1,5 @@
-"""Lines of data files, read one by one: bounded, counted, and every bad one reported with its file and
-number."""
+"""Lines of data files, read one by one: bounded, counted,
+and every bad one reported with its file and number."""
 from __future__ import annotations
 
 import contextlib
@@ -24,21 +24,21 @@ MAX_INDEX_DIGITS = 12
 BAD_HANDFUL = 5
 BAD_SHARE = 0.01
 """Bad rows stop the run when there are more than ``BAD_HANDFUL`` of them *and* they are more than
-``BAD_SHARE`` of the
-file: one typo in a 70-row file is not a wrong file, and QQP as published has a few broken rows in 363,849."""
+``BAD_SHARE`` of the file: one typo in a 70-row file is not a wrong file, and QQP as published has a few
+broken rows in 363,849."""
 REPORTED = 5
 """Bad rows of one file that are logged one by one; the others are only counted."""
 
 MAX_ROW_CHARACTERS = 10_000_000
-"""Characters that the examples of one row may have together: a row of question-answer pairs repeats its
-question."""
+"""Characters that the examples of one row may have together:
+a row of question-answer pairs repeats its question."""
 
 Row = TypeVar("Row")
 
 
 class BadRow(ValueError):
-    """One row that cannot be used; the message says what was expected. Never leaves this package's
-    readers."""
+    """One row that cannot be used; the message says what was expected.
+    Never leaves this package's readers."""
 
 
 class RowCounter:
@@ -188,8 +188,8 @@ def whole_number(cell: str) -> int:
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Keep the garbage collector still: it would walk the hundreds of thousands of new objects over and
-    over."""
+    """Keep the garbage collector still:
+    it would walk the hundreds of thousands of new objects over and over."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

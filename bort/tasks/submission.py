@@ -14,8 +14,8 @@ MAX_PROBLEMS = 10
 
 
 class Kind:
-    """A form of submission file: writes ``(idx, value)`` pairs, reads them back strictly. Most are JSON
-    lines."""
+    """A form of submission file: writes ``(idx, value)`` pairs, reads them back strictly.
+    Most are JSON lines."""
 
     def write(self, path: Path, predictions: Iterable[Tuple[Any, Any]]) -> None:
         """Write the file atomically. Raises BortError when it cannot be written."""
@@ -28,13 +28,13 @@ class Kind:
         return {"idx": idx, "label": value}
 
     def differs(self, value: Any, official: Any) -> str:
-        """What is wrong with the form of one prediction, given any prediction in the right form; "" if
-        nothing."""
+        """What is wrong with the form of one prediction,
+        given any prediction in the right form; "" if nothing."""
         return ""
 
     def parse(self, number: int, line: str) -> Tuple[Any, Any]:
-        """``(idx, value)`` of one line; ``(None, None)`` for a header. Raises BadRow saying what was
-        expected."""
+        """``(idx, value)`` of one line; ``(None, None)`` for a header.
+        Raises BadRow saying what was expected."""
         raise NotImplementedError
 
 

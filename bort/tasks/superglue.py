@@ -144,8 +144,8 @@ class CopaTask(GroupedTask, JsonlTask):
 
 
 def _lowered(choice: str) -> str:
-    """A sentence to go on with after "because": its capital goes if only its place at the beginning explains
-    it."""
+    """A sentence to go on with after "because":
+    its capital goes if only its place at the beginning explains it."""
     return choice[0].lower() + choice[1:] if choice.split(None, 1)[0] in _LOWERED else choice
 
 

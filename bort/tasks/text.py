@@ -8,8 +8,8 @@ from bort.text.tokenizers.base import Tokenizer, without_surrogates
 
 MARKER = Tokenizer.MARKER
 
-# White space is collapsed before these apply: a pattern with several unbounded runs would take quadratic
-# time.
+# White space is collapsed before these apply:
+# a pattern with several unbounded runs would take quadratic time.
 _TAGS = re.compile(r"</?(?:b|br|i|p) ?/?>", re.IGNORECASE)
 _SENTENCE_NUMBERS = re.compile(r"<b> ?Sent \d{1,4} ?:? ?</b>", re.IGNORECASE)
 _UNSEEN = re.compile("[\u00ad\u200b-\u200f\ufeff]")
@@ -23,8 +23,8 @@ MAX_BEGINNINGS = 20
 
 
 def sanitize(text: str) -> str:
-    """``text`` of the same length without the private character that marks spans and without lone
-    surrogates."""
+    """``text`` of the same length without the private character that marks spans
+    and without lone surrogates."""
     return text if text.isascii() else without_surrogates(text.replace(MARKER, "\ufffd"))
 
 
@@ -53,8 +53,8 @@ def tidy(text: str) -> str:
 
 
 def mark(text: str, spans: List[Tuple[int, int]]) -> str:
-    """``text`` with :data:`MARKER` before and after each ``(start, end)`` span of characters; spans may
-    overlap."""
+    """``text`` with :data:`MARKER` before and after each ``(start, end)`` span of characters;
+    spans may overlap."""
     for position in sorted((position for span in spans for position in span), reverse=True):
         text = text[:position] + MARKER + text[position:]
     return text

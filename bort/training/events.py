@@ -27,8 +27,8 @@ class EventWriter:
                 "--tensorboard needs the package tensorboardX: pip install 'bort[tensorboard]'"
             ) from error
         if distributed.is_root():
-            # A resumed run repeats the steps after its checkpoint; TensorBoard then drops their earlier
-            # values.
+            # A resumed run repeats the steps after its checkpoint;
+            # TensorBoard then drops their earlier values.
             self._writer = SummaryWriter(logdir=str(folder), purge_step=purge_step)
 
     def add(self, row: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 import numpy as np
 
 from bort.backend.mxnet import gluon, nd
-from bort.backend.numpy_views import HostViews, adam_update, square_sum, threads
+from bort.backend.numpy_views import AdamFactors, HostViews, adam_update, square_sum, threads
 
 PIECE = 1 << 20
 """Elements of a parameter that one thread updates at a time."""
@@ -144,16 +144,15 @@ class BertAdam:
 
         def update(piece: List[Any]) -> None:
             weight, gradient, mean, variance, decay = piece
-            adam_update(
-                weight, gradient, mean, variance, rate, scale, decay, self.beta1, self.beta2, self.epsilon
-            )
+            factors = AdamFactors(rate, scale, decay, self.beta1, self.beta2, self.epsilon)
+            adam_update(weight, gradient, mean, variance, factors)
 
         for _ in self._in_threads(update, pieces):
             pass
 
     def _in_threads(self, function: Callable[[Any], Any], pieces: List[Any]) -> Iterable[Any]:
-        """``function`` of every piece, in as many threads as MXNet has where there are enough parameters for
-        it."""
+        """``function`` of every piece, in as many threads as MXNet has where there
+        are enough parameters for it."""
         if self._threads == 1 or self._elements < MIN_FOR_THREADS:
             return map(function, pieces)
         if self._pool is None:

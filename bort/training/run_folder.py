@@ -54,8 +54,8 @@ class Checkpoint(NamedTuple):
 
 
 def on_root(action: Callable[[], T]) -> Optional[T]:
-    """Run ``action`` on the root alone; if it fails there with a BortError, fail with the same one on every
-    rank."""
+    """Run ``action`` on the root alone; if it fails there with a BortError,
+    fail with the same one on every rank."""
     value, message = None, None
     if distributed.is_root():
         try:
@@ -278,8 +278,8 @@ class RunFolder:
         return None
 
     def finish(self, results: Mapping[str, Any]) -> None:
-        """Write ``results.json``, numbers that are not finite as null, and remove the checkpoints, no longer
-        needed."""
+        """Write ``results.json``, numbers that are not finite as null,
+        and remove the checkpoints, no longer needed."""
 
         def write() -> None:
             write_json(self.path / "engines.json", engines_used())

@@ -8,7 +8,7 @@ import pytest
 
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.dynabert.grid import Multipliers
-from bort.dynabert.losses import LossWeights, TeacherOutputs, batch_loss
+from bort.dynabert.losses import LossWeights, Outputs, StepSize, batch_loss
 from bort.dynabert.options import AdaptiveOptions
 from bort.dynabert.subnetworks import SubNetwork
 from bort.dynabert.training import AdaptiveTraining
@@ -48,9 +48,9 @@ def test_the_loss_is_the_published_one_by_hand():
         squares = [(own[row, :count] - teacher[place][row, :count]) ** 2 for row, count in enumerate(valid)]
         expected += 0.1 * sum(part.sum() for part in squares) / (10 * 2)
     array = lambda value: nd.array(value, dtype="float32")  # noqa: E731
-    found = batch_loss(array(logits), [array(own) for own in states],
-                       TeacherOutputs(array(wanted), [array(one) for one in teacher]), (0, 2), None,
-                       array(valid), LossWeights(1.0, 0.1), examples=3, tokens=10)
+    found = batch_loss(Outputs(array(logits), [array(own) for own in states]),
+                       Outputs(array(wanted), [array(one) for one in teacher]), (0, 2), None,
+                       array(valid), LossWeights(1.0, 0.1), StepSize(examples=3, tokens=10))
     assert float(found.asscalar()) == pytest.approx(expected, rel=1e-5)
 
 
@@ -65,8 +65,9 @@ def test_the_losses_of_two_ranks_add_up_to_that_of_one():
     def loss(rows):
         part = nd.array(ids.asnumpy()[rows], dtype="int32"), nd.array(valid.asnumpy()[rows])
         states, taught = sub.states(*part), whole.states(*part)
-        return float(batch_loss(sub.logits(states), states, TeacherOutputs(whole.logits(taught), taught),
-                                chosen.matched(FULL), None, part[1], LossWeights(1, 1), 6, tokens).asscalar())
+        return float(batch_loss(Outputs(sub.logits(states), states), Outputs(whole.logits(taught), taught),
+                                chosen.matched(FULL), None, part[1], LossWeights(1, 1),
+                                StepSize(6, tokens)).asscalar())
 
     assert loss(slice(0, 6)) == pytest.approx(loss(slice(0, 6, 2)) + loss(slice(1, 6, 2)), rel=1e-5)
 
@@ -87,9 +88,9 @@ def test_gradients_of_a_sub_network_equal_pytorch():
         taught = whole.states(ids, valid)
         with autograd.record():
             states = sub.states(ids, valid)
-            loss = batch_loss(sub.logits(states), states, TeacherOutputs(whole.logits(taught), taught),
-                              chosen.matched(FULL), None, valid, LossWeights(1.0, 1.0), 4,
-                              int(valid.asnumpy().sum()))
+            loss = batch_loss(Outputs(sub.logits(states), states), Outputs(whole.logits(taught), taught),
+                              chosen.matched(FULL), None, valid, LossWeights(1.0, 1.0),
+                              StepSize(4, int(valid.asnumpy().sum())))
         loss.backward()
         own, gradients = reference_loss(torch, parameter_arrays(model), parameter_arrays(teacher), FULL,
                                         chosen, ids.asnumpy(), valid.asnumpy())

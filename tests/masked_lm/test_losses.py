@@ -9,7 +9,7 @@ import pytest
 from bort.backend.mxnet import autograd, nd
 from bort.backend.numpy_views import host_view, row_argmax
 from bort.errors import BortError
-from bort.masked_lm.losses import LossWeights, gradient_in_place, head_backward, head_losses
+from bort.masked_lm.losses import BackwardOptions, LossWeights, gradient_in_place, head_backward, head_losses
 from tests.tiny import TINY_TEACHER, VOCAB, tiny_batch, tiny_bert
 
 
@@ -158,15 +158,15 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
     parameters["word_embed.0.weight"].grad_req = "add"
     parameters["word_embed.0.weight"].grad()[:] = 777.0  # replaced, not added to
     arguments = (
-        parameters["decoder.3.weight"],
-        parameters["decoder.3.bias"],
+        model.vocabulary_projection,
         labels,
         LossWeights(0.3, 0.7),
         lambda start, stop: target[start:stop].copy(),
     )
+    most = positions_at_a_time * VOCAB
     with autograd.record():
         states = model.masked_states(ids, valid, rows)
-    sums = head_backward(states, *arguments, scale=4.0, max_elements=positions_at_a_time * VOCAB)
+    sums = head_backward(states, *arguments, BackwardOptions(scale=4.0, max_elements=most))
     for name, parameter in parameters.items():
         tolerance = 1e-5 * np.abs(expected[name]).max() + 1e-6
         np.testing.assert_allclose(
@@ -179,10 +179,10 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
         parameter.grad_req = "add"
     with autograd.record():
         states = model.masked_states(ids, valid, rows)
-    head_backward(states, *arguments, add=True, max_elements=positions_at_a_time * VOCAB)
+    head_backward(states, *arguments, BackwardOptions(add=True, max_elements=most))
     with autograd.record():
         states = model.masked_states(ids, valid, rows)
-    head_backward(states, *arguments, add=True, max_elements=positions_at_a_time * VOCAB)
+    head_backward(states, *arguments, BackwardOptions(add=True, max_elements=most))
     for name, parameter in parameters.items():
         # the others were emptied by grad_req
         start = 4 if name in ("word_embed.0.weight", "decoder.3.weight") else 0
@@ -190,7 +190,7 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
         np.testing.assert_allclose(
             parameter.grad().asnumpy(), (start + 2) * expected[name], atol=tolerance, err_msg=name
         )
-    evaluated = head_losses(states, *arguments[:3], max_elements=positions_at_a_time * VOCAB)
+    evaluated = head_losses(states, *arguments[:2], max_elements=most)
     assert evaluated.mlm == pytest.approx(sums.mlm, rel=1e-5) and evaluated.correct == sums.correct
     # With a body, and the vocabulary matrix, that are fixed, the rest of the head learns the same.
     head = [f"decoder.{name}" for name in ("0.weight", "0.bias", "2.gamma", "2.beta", "3.bias")]
@@ -199,7 +199,7 @@ def test_head_backward_equals_automatic_differentiation(hybridize, positions_at_
     body = model.states_at(ids, valid, rows)
     with autograd.record():
         states = model.mlm_states(body)
-    head_backward(states, *arguments, max_elements=positions_at_a_time * VOCAB)
+    head_backward(states, *arguments, BackwardOptions(max_elements=most))
     for name in head:
         tolerance = 1e-5 * np.abs(expected[name]).max() + 1e-6
         np.testing.assert_allclose(

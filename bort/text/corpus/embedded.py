@@ -141,8 +141,8 @@ def embedded_sections() -> Tuple[Tuple[str, Tuple[str, ...]], ...]:
 
 
 def embedded_documents() -> List[str]:
-    """The corpus, one string of whole sentences per documentation text. No sentence occurs twice in the
-    corpus."""
+    """The corpus, one string of whole sentences per documentation text.
+    No sentence occurs twice in the corpus."""
     return [" ".join(sentences) for _, sentences in embedded_sections()]
 
 

@@ -87,8 +87,8 @@ def _is_end(text: str, match: Any) -> bool:
     initial = len(last) == 1 and last.isupper() and last != "I"
     if not initial and last.lower() not in _ABBREVIATIONS:
         return True
-    # "J. Smith" and "Mr. Smith" go on; "in the U.S. The ..." and "plan B. The ..." end where a common opener
-    # follows.
+    # "J. Smith" and "Mr. Smith" go on;
+    # "in the U.S. The ..." and "plan B. The ..." end where a common opener follows.
     if initial or last.lower() in _STILL_ENDS:
         opener = re.match(r"[A-Za-z]+", text[match.end(4) - 1 : match.end(4) + 11])
         return opener is not None and opener.group(0).lower() in _OPENERS

@@ -60,7 +60,7 @@ class ReadOptions:
     """How files become documents.
 
     Attributes:
-        format: one of :data:`FORMATS`; "auto" goes by the name.
+        format: one of :data:`FORMATS`; "auto" tells it from the name.
         documents: what a document of plain text is: a paragraph (between blank lines), a line, or the whole
             file.
         text_column: the column (by its header, or from 1) or JSON field that holds the text.

@@ -69,8 +69,8 @@ def definitions(raw: str, dropped: Counter) -> Iterator[str]:
 
 
 def plain_wikitext(raw: str, dropped: Counter) -> str:
-    """Wikitext as plain lines (entries of lists keep their mark); nothing, and one "unparsable", when that
-    fails."""
+    """Wikitext as plain lines (entries of lists keep their mark);
+    nothing, and one "unparsable", when that fails."""
     raw = _EMPTY_REF.sub("", raw.replace(_LESS_THAN, ""))
     for opening, closing in _HIDDEN:
         raw = without_stretches(raw, opening, closing)

@@ -131,8 +131,8 @@ def _make_tokenizer(
 
 
 def _min_words(options: PrepareOptions) -> Dict[str, int]:
-    """The least words of a document by format: the paper's for dictionaries, unless the option says
-    otherwise."""
+    """The least words of a document by format: the paper's for dictionaries,
+    unless the option says otherwise."""
     if options.min_words is not None:
         return dict.fromkeys(FORMATS, options.min_words)
     return {**dict.fromkeys(FORMATS, 1), **PAPER_MIN_WORDS}

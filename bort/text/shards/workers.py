@@ -12,8 +12,8 @@ from bort.errors import BortError
 
 
 class WorkerPool:
-    """Worker processes, or this process when one worker is asked for; at most two tasks wait for each
-    worker."""
+    """Worker processes, or this process when one worker is asked for;
+    at most two tasks wait for each worker."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers

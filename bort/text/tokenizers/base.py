@@ -190,8 +190,8 @@ class Tokenizer:
         return starts
 
     def save(self, folder: PathLike) -> None:
-        """Write the vocabulary into ``folder`` so that ``load_tokenizer(folder)`` gives the same
-        tokenizer."""
+        """Write the vocabulary into ``folder`` so that ``load_tokenizer(folder)``
+        gives the same tokenizer."""
         folder = Path(folder)
         self._write_files(folder)
         write_json(

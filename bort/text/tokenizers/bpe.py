@@ -1,5 +1,5 @@
-"""Byte-level byte-pair encoding (GPT-2's, as RoBERTa and Bort use it) from each of the layouts that people
-have."""
+"""Byte-level byte-pair encoding (GPT-2's, as RoBERTa and Bort use it) from each
+of the layouts that people have."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ def read_merges(path: Path) -> List[Tuple[str, str]]:
 
 
 def from_fairseq(encoder: Path, ranks: Path, dictionary: Path) -> BytePairTokenizer:
-    """GPT-2's ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``, whose order gives RoBERTa's
-    ids."""
+    """GPT-2's ``encoder.json`` and ``vocab.bpe`` with fairseq's ``dict.txt``,
+    whose order gives RoBERTa's ids."""
     by_id = tokens_in_order(read_json(encoder), str(encoder))
     tokens = ["<s>", "<pad>", "</s>", "<unk>"]
     for number, line in enumerate(read_lines(dictionary), start=1):

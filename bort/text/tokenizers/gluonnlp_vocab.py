@@ -18,7 +18,7 @@ def read_tokens(path: Path) -> List[str]:
     """The tokens of a ``.vocab`` file (``Vocab.to_json``) in the order of their ids.
 
     Raises:
-        BortError: it is none, or has a token twice.
+        BortError: it is not such a file, or has a token twice.
     """
     content = read_json(path)
     tokens = content.get("idx_to_token") if isinstance(content, dict) else None

@@ -1,5 +1,5 @@
-"""SentencePiece vocabularies: trained here when nobody brings a BPE vocabulary, and read from any ``.model``
-file.
+"""SentencePiece vocabularies: trained here where there is no BPE vocabulary,
+and read from any ``.model`` file.
 
 Vocabularies trained here are unigram models over NFKC-normalised text with ``<s>`` 0, ``<pad>`` 1, ``</s>``
 2, ``<unk>`` 3, ``<mask>`` 4 and the span marker 5. With 1,000 ids or more, characters that are not in the
@@ -78,8 +78,8 @@ class SentencePieceTokenizer(Tokenizer):
         return (" " if self._tokens[ids[0]].startswith(_SPACE) else "") + self._processor.decode(ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """As :meth:`Tokenizer.decode`, without the blank that SentencePiece puts before a text's first
-        word."""
+        """As :meth:`Tokenizer.decode`, without the blank that SentencePiece puts
+        before a text's first word."""
         text = super().decode(ids)
         return text[1:] if text.startswith(" ") else text
 
@@ -182,15 +182,15 @@ def _sample(lines: Iterable[str], count: int, seed: int) -> List[str]:
 
 
 def _cut(line: str) -> Iterator[str]:
-    """Non-empty pieces of a line that the trainer takes: it skips what is longer than its limit, and stops at
-    NUL."""
+    """Non-empty pieces of a line that the trainer takes:
+    it skips what is longer than its limit, and stops at NUL."""
     line = without_surrogates(line).replace("\0", " ").replace(Tokenizer.MARKER, " ").strip()
     while line:
         if len(line.encode("utf-8")) <= MAX_LINE_BYTES:
             yield line
             return
-        # A quarter of the bytes, in characters, fits whatever the characters; break it at a blank if there is
-        # one.
+        # A quarter of the bytes, in characters, fits whatever the characters;
+        # break it at a blank if there is one.
         end = (
             line.rfind(" ", 1, MAX_LINE_BYTES // 4)
             if " " in line[1 : MAX_LINE_BYTES // 4]

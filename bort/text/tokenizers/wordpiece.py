@@ -24,8 +24,8 @@ _CHUNK = 2048
 
 
 class WordPieceTokenizer(Tokenizer):
-    """BERT's tokenizer: cleaning, optional lower-casing and accent stripping, punctuation split off,
-    WordPiece."""
+    """BERT's tokenizer: cleaning, optional lower-casing and accent stripping,
+    punctuation split off, WordPiece."""
 
     kind = "wordpiece"
 
@@ -79,8 +79,8 @@ class WordPieceTokenizer(Tokenizer):
         return rows
 
     def decode(self, ids: Any) -> str:
-        """As :meth:`Tokenizer.decode`, with one blank between words: WordPiece does not keep the original
-        spacing."""
+        """As :meth:`Tokenizer.decode`, with one blank between words:
+        WordPiece does not keep the original spacing."""
         words: List[str] = []
         for index in map(int, ids):
             token = self.id_to_token(index)
