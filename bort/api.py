@@ -7,13 +7,14 @@
     results = bort.finetune("CoLA", "glue/CoLA", "runs/kd/model", "runs/cola", epochs=5, lr=3e-5)
     bort.Predictor("runs/cola/model")(["The book was read."])
 
-Each writes the same run folder as its runner and goes on with a killed run when it is asked to ``resume``.
-Nothing is imported before a function is called.
+Each writes the same run folder as its runner and goes on with a killed run when it is asked to ``resume``. A
+script calls them below ``if __name__ == "__main__":``, as texts are read by worker processes that import it.
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Union
 
+from bort.errors import BortError
 from bort.files import PathLike
 
 if TYPE_CHECKING:
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 
     from bort.models import Bert, Classifier
     from bort.text.tokenizers.base import Tokenizer
+
+
+def _refuse_in_a_worker() -> None:
+    """Stop a script that calls a function of this module again in each worker process that it starts.
+
+    Raises:
+        BortError: this is such a process.
+    """
+    import multiprocessing
+
+    if multiprocessing.parent_process() is not None:
+        raise BortError("a script must call this below `if __name__ == \"__main__\":`, since processes are "
+                        "started that import the script")
 
 
 def find_architecture(output: PathLike, corpus: PathLike = "embedded", teacher: str = "roberta-large",
@@ -45,6 +59,7 @@ def find_architecture(output: PathLike, corpus: PathLike = "embedded", teacher: 
     Raises:
         BortError: bad settings or files, or T is not the maximum point.
     """
+    _refuse_in_a_worker()
     from pathlib import Path
 
     import pandas as pd
@@ -79,6 +94,7 @@ def pretrain(data: PathLike, output: PathLike, architecture: Optional[str] = Non
     Raises:
         BortError: options, files or models that do not fit together, or a training that diverged.
     """
+    _refuse_in_a_worker()
     from bort.masked_lm.losses import LossWeights
     from bort.pretraining.run import DataOptions, StudentOptions, TeacherOptions, run_pretraining
     from bort.pretraining.settings import Settings
@@ -111,9 +127,9 @@ def finetune(task: str, data_dir: PathLike, model: PathLike, output: PathLike,
     Raises:
         BortError: options, files or models that do not fit together, or a training that diverged.
     """
+    _refuse_in_a_worker()
     from dataclasses import fields
 
-    from bort.errors import BortError
     from bort.finetuning.hyperparameters import batch_size_of
     from bort.finetuning.loop import Settings
     from bort.finetuning.run import RunOptions, StudentOptions, TaskOptions, prepare, run_finetuning

@@ -60,3 +60,13 @@ def test_a_search_gives_a_table(tmp_path):
     assert list(table["W"]) == sorted(table["W"], reverse=True) and len(table) == 8
     best = json.loads((tmp_path / "search" / "best.json").read_text())
     assert best["architecture"] == table.iloc[0]["architecture"]
+
+
+def test_a_script_without_a_main_guard_is_told_so_by_its_workers(monkeypatch, tmp_path):
+    import multiprocessing
+
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
+    for call in (lambda: bort.find_architecture(tmp_path), lambda: bort.pretrain("shards", tmp_path),
+                 lambda: bort.finetune("RTE", "rte", "random:1,2,8,8", tmp_path)):
+        with pytest.raises(BortError, match="__main__"):
+            call()

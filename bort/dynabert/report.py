@@ -13,6 +13,7 @@ from bort.architecture import Architecture
 from bort.dynabert.grid import Multipliers
 from bort.files import atomic_write
 from bort.training.figures import pyplot_for, save_figure
+from bort.training.tables import markdown, write_csv
 
 
 def row_of(chosen: Multipliers, full: Architecture, metrics: Dict[str, float], vocab_size: int,
@@ -68,16 +69,6 @@ def frame_of(rows: Sequence[Dict[str, Any]]) -> pd.DataFrame:
     return frame.rename(columns={"parameters": "parameters (M)", "flops": "GFLOP", "seconds": "ms"})
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """A Markdown table, four significant digits."""
-    def cell(value: Any) -> str:
-        return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
-
-    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
-    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in frame.itertuples(index=False)]
-    return "\n".join(lines)
-
-
 def front(rows: Sequence[Dict[str, Any]], cost: str, metric: str) -> List[int]:
     """Indices of the Pareto front: no other row costs no more and scores better,
     or costs less and scores no worse."""
@@ -93,8 +84,7 @@ def write_table(folder: Path, rows: Sequence[Dict[str, Any]], metric: str, title
     text = "\n".join([f"# {title}", "", *extra, "" if extra else None or "", markdown(frame), ""])
     with atomic_write(folder / "table.md") as stream:
         stream.write(text)
-    with atomic_write(folder / "table.csv") as stream:
-        frame.to_csv(stream, index=False, lineterminator="\n")
+    write_csv(folder / "table.csv", frame)
     plot(folder / "pareto.png", rows, metric, title)
     return markdown(frame)
 
@@ -108,7 +98,8 @@ def plot(path: Path, rows: Sequence[Dict[str, Any]], metric: str, title: str) ->
     costs = [(name, label, factor) for name, label, factor in (
         ("parameters", "parameters of the body (M)", 1e-6), ("flops", "GFLOP a sequence", 1e-9),
         ("seconds", "latency (ms)", 1e3)) if all(name in row for row in rows)]
-    figure, axes = pyplot.subplots(1, len(costs), figsize=(5 * len(costs), 4), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(costs), figsize=(5 * len(costs), 4), squeeze=False,
+                                   constrained_layout=True)
     for axis, (name, label, factor) in zip(axes[0], costs):
         for depth in sorted({row["depth"] for row in rows}, reverse=True):
             own = sorted((row for row in rows if row["depth"] == depth), key=lambda row: row["width"])

@@ -2,13 +2,12 @@
 picture."""
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from bort.architecture import Architecture
 from bort.errors import BortError
@@ -18,7 +17,8 @@ from bort.search.fptas import SPACE_FILE
 from bort.search.lines import LINES_FILE
 from bort.search.settings import SearchSettings
 from bort.search.timing import SUMMARY_FILE
-from bort.training.console import say
+from bort.training.figures import pyplot_for, save_figure
+from bort.training.tables import markdown, write_csv
 
 Row = Mapping[str, Any]
 
@@ -65,14 +65,10 @@ def table1(rows: Sequence[Row], space: Sequence[Row], top: int) -> List[Dict[str
     return table
 
 
-def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], settings: SearchSettings) -> str:
     """Write ``table1.md`` and ``table1.csv``; returns the Markdown."""
     table = table1(rows, space["tuples"], settings.top)
-    header = list(table[0])
+    frame = pd.DataFrame(table, dtype=object)
     drawn = folder / "lines" / LINES_FILE
     facts = read_sealed(drawn) if drawn.is_file() else {}
     length = facts.get("max_length", settings.max_length)
@@ -93,19 +89,12 @@ def write_table(folder: Path, rows: Sequence[Row], space: Mapping[str, Any], set
                   f"{TABLE_1_TRIALS:,}; our means are in {SUMMARY_FILE}), each a pass over "
                   f"{facts['batch_size']} x {facts['length']} tokens, in {facts['rounds']} interleaved "
                   f"rounds, {facts['threads']} threads ({facts['wait_policy']} waiting).", ""]
-    shown = [key for key in header if any(row[key] is not None for row in table)]
-    lines += ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
-    lines += ["| " + " | ".join(_cell(row[key]) for key in shown) + " |" for row in table]
+    lines += [markdown(frame.dropna(axis="columns", how="all"))]
     lines += ["", *_absent(rows, space["tuples"]),
               "Ranks count the tuples above. The paper's figures are those it prints, on its machines."]
     with atomic_write(folder / "table1.md") as stream:
         stream.write("\n".join(lines) + "\n")
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    with atomic_write(folder / "table1.csv") as stream:
-        stream.write(buffer.getvalue())
+    write_csv(folder / "table1.csv", frame)
     return "\n".join(lines)
 
 
@@ -146,14 +135,9 @@ def plot(path: Path, rows: Sequence[Row], space: Sequence[Row], settings: Search
     Bort's own tuple is marked where it lies in size and speed even when another member of its interval was
     trained.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        say(f"no {path.name}: install matplotlib (pip install 'bort[plots]') to get it")
+    pyplot = pyplot_for(path)
+    if pyplot is None:
         return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = [row for row in rows if row["W"] is not None]
     front = [rows[index] for index in pareto(rows)]
     bort = [row for row in [*rows, *space] if architecture_of(row) == BORT][:1]
@@ -161,7 +145,8 @@ def plot(path: Path, rows: Sequence[Row], space: Sequence[Row], settings: Search
     if settings.steps:
         panels.append(("error", 1.0, "cross-entropy to T" if settings.error == "ce"
                        else "KL divergence from T"))
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(1.5 + 5.5 * len(panels), 4.8), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(1.5 + 5.5 * len(panels), 4.8), squeeze=False,
+                                   constrained_layout=True)
     for axis, (key, scale, label) in zip(axes[0], panels):
         def place(some: Sequence[Row], key: str = key, scale: float = scale) -> Any:
             some = [row for row in some if row.get(key) is not None]
@@ -181,11 +166,8 @@ def plot(path: Path, rows: Sequence[Row], space: Sequence[Row], settings: Search
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.colorbar(points, ax=list(axes[0]), label="W")
-    figure.suptitle(f"{len(rows)} candidates, ε = {settings.epsilon}, n = {settings.steps}, seed "
-                    f"{settings.seed}")
-    with atomic_write(path, "wb") as stream:
-        figure.savefig(stream, dpi=120, bbox_inches="tight", format="png")
-    pyplot.close(figure)
+    save_figure(figure, path, f"{len(rows)} candidates, ε = {settings.epsilon}, n = {settings.steps}, seed "
+                              f"{settings.seed}")
     return True
 
 

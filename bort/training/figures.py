@@ -32,7 +32,6 @@ def save_figure(figure: Any, path: Path, title: str) -> None:
     from matplotlib import pyplot
 
     figure.suptitle(title)
-    figure.tight_layout()
     try:
         with atomic_write(path, "wb") as stream:
             figure.savefig(stream, dpi=120, format="png")
@@ -56,7 +55,8 @@ def plot_curves(path: Path, panels: Sequence[Mapping[str, Any]], title: str) -> 
     pyplot = pyplot_for(path)
     if pyplot is None:
         return False
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False,
+                                   constrained_layout=True)
     for axis, panel in zip(axes[0], panels):
         for name, (xs, ys) in panel["lines"].items():
             points: List = [(x, y) for x, y in zip(xs, ys) if x is not None and y is not None]
