@@ -123,7 +123,7 @@ def open_teacher(
         config = located.config
         identity = str(config.get("sha256") or sha256_file(located.parameters))
     found = Architecture.from_dict(config.get("architecture"), str(path))
-    if given not in (None, found):
+    if given is not None and given != found:
         raise BortError(f"{path}: holds {found.display}, not the {given.display} of {option}-architecture")
     vocab_size, max_length = config.get("vocab_size"), config.get("max_length")
     if not isinstance(vocab_size, int) or not isinstance(max_length, int):

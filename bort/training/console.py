@@ -19,6 +19,8 @@ class _Lines(tqdm):
 
     _printed: Optional[float] = None
 
+    disable: bool
+
     def display(self, msg: Optional[str] = None, pos: Optional[int] = None) -> None:
         now = time.monotonic()
         if self._printed is None:  # where tqdm draws an empty bar
