@@ -35,8 +35,8 @@ def mlm_head_state(arrays: Mapping[str, np.ndarray], config: Optional[Mapping[st
     """"trained", "untrained" or "absent": what can be read off the MLM head's parameters without running it.
 
     A head whose three biases are all 0 and whose gammas are all 1 is as it was initialized; one step of
-    training changes every one of them. "absent" is such a head that the import invented, which ``config``
-    remembers.
+    training changes every one of them. "absent" is such a head that an import made up as its source had
+    none, which ``config`` records.
     """
     zeros = all(not np.any(arrays[name]) for name in ("decoder.0.bias", "decoder.2.beta", "decoder.3.bias"))
     if not zeros or not np.all(np.asarray(arrays["decoder.2.gamma"]) == 1):

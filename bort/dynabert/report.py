@@ -4,7 +4,7 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
 import pandas as pd
@@ -114,8 +114,3 @@ def plot(path: Path, rows: Sequence[Dict[str, Any]], metric: str, title: str) ->
         axis.legend(fontsize=8)
     save_figure(figure, path, title)
     return True
-
-
-def metric_of(rows: Sequence[Dict[str, Any]], known: Optional[str] = None) -> str:
-    """The first metric's name in the rows of a table."""
-    return known or next(name for name in rows[0] if name not in ("width", "depth", "architecture"))

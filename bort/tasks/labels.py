@@ -65,7 +65,7 @@ def known_labels(labels: Optional[Sequence[str]], task_name: Optional[str], num_
     if labels is None and task_name is not None:
         try:
             own = get_task(task_name)
-        except BortError:  # a task of somebody else's, whose labels are not known here
+        except BortError:  # a task that this project does not have: its labels are unknown
             return None
         return own.labels if own.num_outputs == num_outputs else None
     return None

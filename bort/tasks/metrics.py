@@ -93,11 +93,6 @@ def rounded_accuracy(predictions: Values, labels: Values) -> float:
     return float(np.mean(np.floor(np.clip(predicted, 0, 5) + 0.5) == np.floor(gold + 0.5)))
 
 
-def multirc_f1a(predictions: Values, labels: Values) -> float:
-    """MultiRC's F1a: F1 of class 1 over all answers of all questions together."""
-    return f1(predictions, labels)
-
-
 def multirc_em(predictions: Values, labels: Values, questions: Sequence[Hashable]) -> float:
     """MultiRC's exact match: share of questions all of whose answers are right. ``questions[i]`` is answer
     i's key."""
@@ -155,7 +150,7 @@ def record_scores(predictions: Sequence[str], answers: Sequence[Iterable[str]]) 
 METRICS: Dict[str, Callable[[Values, Values], float]] = {
     "accuracy": accuracy,
     "f1": f1,
-    "f1a": multirc_f1a,
+    "f1a": f1,  # MultiRC: over all answers of all questions together
     "macro_f1": macro_f1,
     "mcc": mcc,
     "pearson": pearson,

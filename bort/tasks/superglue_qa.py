@@ -98,7 +98,7 @@ class MultiRcTask(JsonlTask):
 
     def evaluate(self, split: Split, scores: np.ndarray) -> Dict[str, float]:
         predicted, gold = self.outputs(split, scores), split.gold()
-        return {"f1a": metric_functions.multirc_f1a(predicted, gold),
+        return {"f1a": metric_functions.f1(predicted, gold),
                 "em": metric_functions.multirc_em(predicted, gold,
                                                   [example.group for example in split.examples])}
 

@@ -50,7 +50,7 @@ def test_rounded_accuracy_clips_and_rounds_halves_up():
 
 def test_multirc_metrics_by_hand():
     predictions, labels, questions = [1, 0, 1, 1, 0], [1, 0, 0, 1, 1], ["a", "a", "b", "b", "c"]
-    assert metrics.multirc_f1a(predictions, labels) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert metrics.f1(predictions, labels) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
     assert metrics.multirc_em(predictions, labels, questions) == pytest.approx(1 / 3)
 
 

@@ -41,22 +41,6 @@ def open_text_file(path: Path) -> IO[bytes]:
     return io.BufferedReader(_Bounded(unpacker(packed), packed, allowed), _BLOCK)
 
 
-def _gzip(packed: IO[bytes]) -> IO[bytes]:
-    return gzip.GzipFile(fileobj=packed)  # type: ignore[return-value]
-
-
-def _xz(packed: IO[bytes]) -> Any:
-    return _Xz(packed)
-
-
-UNPACKERS: Dict[str, Callable[[IO[bytes]], Any]] = {
-    ".gz": _gzip,
-    ".bz2": bz2.BZ2File,
-    ".xz": _xz,
-    ".lzma": _xz,
-}
-
-
 class _Bounded(io.RawIOBase):
     """Counts what comes out of a stream; closing it closes the file too."""
 
@@ -107,3 +91,11 @@ class _Xz:
                 self._data = self._packed.read(_BLOCK)
                 if not self._data:
                     raise EOFError("the compressed data end before their end mark")
+
+
+UNPACKERS: Dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": lambda packed: gzip.GzipFile(fileobj=packed),
+    ".bz2": bz2.BZ2File,
+    ".xz": _Xz,
+    ".lzma": _Xz,
+}
