@@ -1,5 +1,5 @@
-"""The 4-tuple (D, A, H, I) that parametrizes the whole family, what it costs, and the space the search runs
-over.
+"""The 4-tuple (D, A, H, I) that parametrizes the whole family, what it costs, and the space the
+search runs over.
 
 Everything here is arithmetic: no MXNet, no files but ``best.json``. Symbols are the paper's: D depth, A
 attention heads, H hidden size, I intermediate size, V vocabulary, S positions ("token type embedding size" in
@@ -148,10 +148,10 @@ class Architecture:
     def flops(self, length: int, vocab_size: int = ROBERTA_VOCAB_SIZE, masked_positions: int = 0) -> int:
         """Floating-point operations of one forward pass over one sequence of ``length`` tokens.
 
-        A multiplication and an addition count one each, so an m x n linear layer with bias costs 2mn per
-        token. Softmax, LayerNorm and erf-GELU count 5, 8 and 8 per element; look-ups and dropout count
-        nothing. ``masked_positions`` adds the MLM head, with its projection to the vocabulary, at that many
-        positions.
+        A multiplication and an addition count one each, so an m x n linear layer with bias costs 2mn
+        per token. Softmax, LayerNorm and erf-GELU count 5, 8 and 8 per element; look-ups and dropout
+        count nothing. ``masked_positions`` adds the MLM head, with its projection to the vocabulary, at
+        that many positions.
         """
         hidden, inner, units = self.hidden, self.intermediate, self.attention_units
         layer_norm = 8 * hidden

@@ -291,8 +291,8 @@ def read_json(path: PathLike, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def append_jsonl(path: PathLike, row: Dict[str, Any]) -> None:
-    """Append one JSON line and flush it to the operating system, so that a killed run keeps every finished
-    line.
+    """Append one JSON line and flush it to the operating system, so that a killed run keeps
+    every finished line.
 
     Half a line left behind by a kill is removed first: appended to, it would spoil this one too.
     """
@@ -313,8 +313,8 @@ def read_jsonl(path: PathLike, fields: Mapping[str, Any] = {}, remedy: str = "",
     """Rows of a JSON-lines file; a last line without its line end (a kill while writing) is dropped.
 
     Args:
-        fields: what every row must have, and of which type (or types) it must be; with any, rows must be
-            objects.
+        fields: what every row must have, and of which type (or types) it must be; with any, rows
+            must be objects.
         remedy: what to do about a bad line, for the message.
         sealed: whether rows were made by :func:`seal`; digests are checked and left out. A row of earlier
             versions, without one, is taken as it is.

@@ -77,8 +77,8 @@ def context() -> Any:
 
 
 def allreduce_step(gradients: Iterable[Any], values: np.ndarray) -> np.ndarray:
-    """Sum what one step of training has to exchange over the ranks; both parts are under way before either is
-    awaited.
+    """Sum what one step of training has to exchange over the ranks; both parts are under way before
+    either is awaited.
 
     Args:
         gradients: NDArrays, the same on every rank, summed in place. Losses are already divided by the size

@@ -81,8 +81,8 @@ def locate(path: PathLike) -> Located:
 
 
 def read_parameters(path: PathLike) -> Tuple[Dict[str, np.ndarray], bool]:
-    """Parameters of a file by their names in a ``Bert``, heads under ``classifier.``, and whether it is a
-    classifier.
+    """Parameters of a file by their names in a ``Bert``, heads under ``classifier.``, and whether it
+    is a classifier.
 
     A tied matrix that is stored twice is checked and kept once.
 

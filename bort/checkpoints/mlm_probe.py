@@ -96,8 +96,8 @@ def choose_masks(tokenizer: Tokenizer, sentences: Sequence[str], max_length: int
     """Sequences with one masked token each (N arrays of int32), the masked positions (N,) and the true ids
     (N,).
 
-    Masked are words that are one token and not repeated too often among the masks; all draws come from
-    ``seed``.
+    Masked are words that are one token and not repeated too often among the masks; all draws
+    come from ``seed``.
 
     Raises:
         BortError: the sentences have too few such words in this vocabulary.

@@ -238,8 +238,8 @@ def load(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
         A :class:`Bert`, or a :class:`Classifier` when the file has a head.
 
     Raises:
-        BortError: nothing there, a broken or foreign file, a checksum that differs, or parameters that do not
-            fit.
+        BortError: nothing there, a broken or foreign file, a checksum that differs, or parameters that
+            do not fit.
     """
     stored = read(path, architecture, heads, verify)
     model = build(stored.config, str(stored.located.config_file), dropout)

@@ -22,8 +22,8 @@ def get_model(name: str, dataset_name: Optional[str] = DATASET, vocab: Any = Non
         name: a key of :data:`MODELS`; the numbers of a Bort's are depth, heads, intermediate, hidden.
         dataset_name: only the RoBERTa vocabulary's name (the default) was published for these models.
         vocab: a ``gluonnlp.Vocab`` to use instead.
-        pretrained: True finds or downloads the weights, a path loads them from there, False draws them from
-            ``seed``.
+        pretrained: True finds or downloads the weights, a path loads them from there, False draws
+            them from ``seed``.
         ctx: the MXNet context (or list) to place them on.
         root: the folder to look in and to download to, instead of those of :func:`folders`.
         mirrors: addresses of folders to try first; those in ``BORT_MIRRORS`` (separated by commas) come next.

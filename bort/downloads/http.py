@@ -119,8 +119,8 @@ def fetch(urls: Sequence[str], target: PathLike, sha256: Optional[str] = None, t
     Args:
         urls: http or https addresses of the same file, best first.
         sha256: of the whole file, in hexadecimal.
-        remedy: what the user can do when no address works, for the message; by default, to save the file by
-            hand.
+        remedy: what the user can do when no address works, for the message; by default, to save the
+            file by hand.
 
     Raises:
         DownloadError: no address gave the file; the message says what happened at each and what can be done.

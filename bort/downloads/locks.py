@@ -9,8 +9,8 @@ from bort.files import PathLike, lock_file
 
 @contextlib.contextmanager
 def lock(path: PathLike, timeout: float = 3600.0) -> Iterator[None]:
-    """Hold a file lock: whoever comes second waits. It dies with its process, so a leftover file does not
-    block.
+    """Hold a file lock: whoever comes second waits. It dies with its process, so a leftover file
+    does not block.
 
     Raises:
         BortError: another process held it for ``timeout`` seconds, or the file cannot be made.

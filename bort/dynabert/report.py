@@ -33,8 +33,8 @@ def row_of(chosen: Multipliers, full: Architecture, metrics: Dict[str, float], v
 
 def measure(engines: Sequence[Callable[[np.ndarray, np.ndarray], Any]], vocab_size: int, length: int,
             trials: int, seed: int = 0) -> List[float]:
-    """Median seconds of a forward pass over one sequence, the networks in turn so that all meet the same
-    conditions.
+    """Median seconds of a forward pass over one sequence, the networks in turn so that all meet
+    the same conditions.
 
     Args:
         engines: each called with token ids (1, length) int32 and valid lengths (1,) float32.

@@ -20,8 +20,8 @@ def head_units(heads: np.ndarray, head_size: int) -> np.ndarray:
 
 def rewire(arrays: Mapping[str, np.ndarray], architecture: Architecture,
            importance: Importance) -> Dict[str, np.ndarray]:
-    """Parameters with every layer's heads and neurons sorted by importance, descending; ties keep their
-    order.
+    """Parameters with every layer's heads and neurons sorted by importance, descending; ties
+    keep their order.
 
     Args:
         arrays: parameters of a body by their names in model files; those of other parts pass through.

@@ -4,9 +4,9 @@
     depth     every width and depth, each taught by the width-adaptive network at that width      1 and 1
     finetune  every width and depth, on labels
 
-Each step adds the gradients of all sub-networks of its stage on one batch and updates the shared parameters
-once. The best epoch of a stage is the one with the highest sum over its sub-networks of the task's first
-metric.
+Each step adds the gradients of all sub-networks of its stage on one batch and updates the shared
+parameters once. The best epoch of a stage is the one with the highest sum over its sub-networks of the
+task's first metric.
 """
 from __future__ import annotations
 

@@ -133,8 +133,8 @@ def read_split(path: PathLike, task: Task) -> EvaluationSplit:
 def shared_split(
     path: PathLike, data: TaskData, data_dir: PathLike, fraction: float, seed: int
 ) -> EvaluationSplit:
-    """The evaluation set in ``path``; drawn from the training split, and written, by the first run that names
-    it.
+    """The evaluation set in ``path``; drawn from the training split, and written, by the first run
+    that names it.
 
     Raises:
         BortError: see :func:`draw` and :func:`read_split`, or the folder cannot be written to.

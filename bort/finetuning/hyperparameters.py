@@ -1,5 +1,5 @@
-"""Hyper-parameter sets as data: the convergent sets of Tables 7 to 9, Agora's starting grid, and grids from
-files.
+"""Hyper-parameter sets as data: the convergent sets of Tables 7 to 9, Agora's starting grid, and
+grids from files.
 
 A set is the paper's ``<lr, d, wp, s>``: learning rate, weight decay, warmup proportion, random seed. Random
 seeds do not carry over between frameworks, as the paper says itself; they are kept so that a command names

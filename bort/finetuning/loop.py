@@ -1,5 +1,5 @@
-"""Fine-tuning: one loop for plain training and distillation, for students and teachers, for Agora's trainings
-too.
+"""Fine-tuning: one loop for plain training and distillation, for students and teachers, for
+Agora's trainings too.
 
 Everything random is a function of the seed and the step (and, for dropout, the rank), so a run that was
 killed goes on from its last checkpoint to the same figures. Each rank's loss is divided by the size of the
@@ -153,8 +153,8 @@ def fine_tune(
 
     Args:
         model: a network that holds its initial parameters.
-        evaluate: metrics of the model after an epoch; the first one, larger is better, selects the best
-            epoch.
+        evaluate: metrics of the model after an epoch; the first one, larger is better, selects
+            the best epoch.
         pad_id: what to pad batches with.
         run: where checkpoints and ``metrics.jsonl`` go, and what is resumed from.
 

@@ -139,8 +139,8 @@ def prepare(student: StudentOptions, task: TaskOptions, seed: int = 0, train: bo
 
 
 def predict_only(prepared: Prepared, output: PathLike) -> Dict[str, Any]:
-    """Score every set and write the submission files with the model as it is; the content of
-    ``results.json``.
+    """Score every set and write the submission files with the model as it is; the
+    content of ``results.json``.
 
     Raises:
         BortError: the model is no classifier of this task.

@@ -1,5 +1,5 @@
-"""Models from Hugging Face's format and into it: ``import_folder``, ``export_folder``, ``python -m
-bort.huggingface``.
+"""Models from Hugging Face's format and into it: ``import_folder``, ``export_folder``,
+``python -m bort.huggingface``.
 
 Both are pure conversions: nothing is computed but a change of type, so a round trip is exact, and one tensor
 at a time is held. ``names`` holds the one table of names. What has no place on the other side is reported,
@@ -11,11 +11,11 @@ never dropped in silence:
   head. The next-sentence head is left out.
 * Heads of fewer units than the hidden size (networks cut out of a wider one): filled up with heads of zeros,
   which add nothing; cut off again on import.
-* Heads without tanh ("linear", "linear_extra"), while transformers' classes have one: exported with weights
-  scaled down before and up after it by a power of two, where tanh is the identity to rounding; undone on
-  import.
-* An MLM head that is missing is drawn from a seed and marked as random; one that was never trained is marked
-  too.
+* Heads without tanh ("linear", "linear_extra"), while transformers' classes have one: exported with
+  weights scaled down before and up after it by a power of two, where tanh is the identity to rounding;
+  undone on import.
+* An MLM head that is missing is drawn from a seed and marked as random; one that was never trained
+  is marked too.
 """
 from __future__ import annotations
 

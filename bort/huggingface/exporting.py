@@ -50,8 +50,8 @@ def export_folder(source: PathLike, out: PathLike, architecture: Optional[str] =
 
     Args:
         source, architecture, heads: as for ``checkpoints.load``.
-        out: the folder to write: ``config.json``, ``model.safetensors``, the tokenizer's files and a model
-            card.
+        out: the folder to write: ``config.json``, ``model.safetensors``, the tokenizer's files and
+            a model card.
         tokenizer: a folder to take the tokenizer from instead of the model's own.
         form: members of :class:`Form`.
 

@@ -37,8 +37,8 @@ TRAINING_REMARK = (
 
 
 def scaled(makers: Makers, head: Mapping[str, Any], hidden: int, dtype: str) -> Dict[str, Any]:
-    """Turn the head's parameters in ``makers`` into a pooled head's; what :func:`unscaled` needs to find it
-    again.
+    """Turn the head's parameters in ``makers`` into a pooled head's; what :func:`unscaled` needs to
+    find it again.
 
     Raises:
         BortError: the numbers of a head without tanh do not survive ``dtype``.
@@ -65,8 +65,8 @@ def scaled(makers: Makers, head: Mapping[str, Any], hidden: int, dtype: str) -> 
 def unscaled(makers: Makers, record: Any, notes: List[str]) -> Optional[str]:
     """Undo :func:`scaled` and return the head's kind; None where there is nothing to undo.
 
-    A head that was trained on at Hugging Face is a pooled head, as its weights may have left tanh's straight
-    part.
+    A head that was trained on at Hugging Face is a pooled head, as its weights may have left
+    tanh's straight part.
     """
     if not isinstance(record, Mapping) or record.get("kind") not in WITHOUT_TANH:
         return None

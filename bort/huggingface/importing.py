@@ -240,8 +240,8 @@ def import_folder(source: PathLike, out: PathLike, tokenizer: Optional[PathLike]
             which transformers uses there.
 
     Raises:
-        BortError: a broken or hostile file, or a network that is not of this family; the message says which
-            part.
+        BortError: a broken or hostile file, or a network that is not of this family; the message
+            says which part.
     """
     model = read_folder(source, token_types, body_only, seed, mlm_layer_norm_eps)
     return write_import(model, source, out, tokenizer)

@@ -1,9 +1,9 @@
-"""What our parameters and settings are called at Hugging Face: one table of names, one translation of
-config.json.
+"""What our parameters and settings are called at Hugging Face: one table of names, one
+translation of config.json.
 
-Layouts are Hugging Face's model types. ``bert`` is what a Bort is there (plain ``BertModel`` with one token
-type); ``roberta`` has two more rows of positions before the first that is used, and other names for its
-heads.
+Layouts are Hugging Face's model types. ``bert`` is what a Bort is there (plain ``BertModel`` with one
+token type); ``roberta`` has two more rows of positions before the first that is used, and other names
+for its heads.
 """
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def infer_layout(names: Sequence[str]) -> Optional[str]:
 
 
 def canonical(names: Sequence[str], layout: str, where: str) -> Dict[str, str]:
-    """Each stored name's full and present-day form: with the layout's prefix, LayerNorm's gamma and beta
-    renamed.
+    """Each stored name's full and present-day form: with the layout's prefix, LayerNorm's gamma
+    and beta renamed.
 
     Prefixes of wrappers are taken off.
 

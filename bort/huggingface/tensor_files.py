@@ -1,9 +1,9 @@
 """Tensor files of the outside world: safetensors, one file or shards, both ways; PyTorch's inwards
 (:mod:`bort.huggingface.torch_files`).
 
-The safetensors library reads and checks; writing is done here, as the library wants all tensors in memory at
-once, and this project makes each when its turn comes. Time and memory are bounded by the file whatever it
-claims.
+The safetensors library reads and checks; writing is done here, as the library wants all tensors in
+memory at once, and this project makes each when its turn comes. Time and memory are bounded by the file
+whatever it claims.
 """
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def read_safetensors(path: PathLike) -> Dict[str, Tensor]:
     The safetensors library maps the file and checks that its tensors cover its data exactly once.
 
     Raises:
-        BortError: the file is unreadable, truncated or not safetensors, or its header is larger than any
-            network's.
+        BortError: the file is unreadable, truncated or not safetensors, or its header is larger
+            than any network's.
     """
     path = Path(path)
     with open_regular(path) as stream:
@@ -130,8 +130,8 @@ def write_safetensors(path: PathLike, arrays: Mapping[str, np.ndarray], shapes: 
 def open_folder(folder: PathLike, tied: Collection[str] = ()) -> Tuple[Dict[str, Tensor], List[Path]]:
     """The tensors of a Hugging Face folder, and the files they are in.
 
-    Looked for, in this order: ``model.safetensors``, its shards with an index, ``pytorch_model.bin``, its
-    shards.
+    Looked for, in this order: ``model.safetensors``, its shards with an index,
+    ``pytorch_model.bin``, its shards.
 
     Args:
         tied: names of matrices that are stored once but go by several names, all of which an index may list.

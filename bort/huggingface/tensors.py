@@ -25,8 +25,8 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
     def array(self) -> np.ndarray:
-        """The values as float32 (float16 and bfloat16 widen exactly), without a copy when they are that
-        already.
+        """The values as float32 (float16 and bfloat16 widen exactly), without a copy when they
+        are that already.
 
         Raises:
             BortError: they are not floating-point numbers, or they are too large for float32.

@@ -98,8 +98,8 @@ class BatchPlan:
     """What decides the batches of a training.
 
     Attributes:
-        batch_size: sequences per rank and micro-batch; ignored when ``max_tokens`` bounds the padded tokens
-            instead.
+        batch_size: sequences per rank and micro-batch; ignored when ``max_tokens`` bounds the
+            padded tokens instead.
         accumulate: micro-batches per step.
         seed: decides the order, and the masks where there is no ``mask_seed``.
         mask_passes: after this many epochs the masks repeat; 0 is fresh masks for ever.

@@ -1,5 +1,5 @@
-"""Losses over the vocabulary: masked language model and distillation, with a gradient in closed form, in
-place.
+"""Losses over the vocabulary: masked language model and distillation, with a gradient in closed
+form, in place.
 
 Shapes: N masked positions, n of them at a time, H hidden, V vocabulary. With logits s of the student and t of
 the teacher at one masked position, its token y and the temperature T, the loss of that position is
@@ -82,8 +82,8 @@ def gradient_in_place(
         scores: (n, V) float32 logits s; afterwards the gradient of the weighted sum of all losses.
         labels: (n,) tokens y.
         weights: see :class:`LossWeights`.
-        teacher: (n, V) float32 probabilities softmax(t / T), or None for the masked language model alone.
-            Overwritten.
+        teacher: (n, V) float32 probabilities softmax(t / T), or None for the masked language
+            model alone. Overwritten.
     """
     best = row_argmax(scores)
     if teacher is None:
@@ -149,8 +149,8 @@ def _released(scores: Any, labels: Any, weights: LossWeights, teacher: Any) -> A
     """The release's term: T^2 / V * KL between softmax(t / T) and the softmax of the student's
     *probabilities* r.
 
-    Its gradient is T / V * r (g - <g, r>) with g = softmax(r) - softmax(t / T). Holds three more arrays than
-    needed.
+    Its gradient is T / V * r (g - <g, r>) with g = softmax(r) - softmax(t / T). Holds three more
+    arrays than needed.
     """
     temperature, vocabulary = weights.temperature, scores.shape[1]
     student = nd.softmax(scores / temperature, axis=-1)  # r

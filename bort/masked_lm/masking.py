@@ -95,8 +95,8 @@ class MaskingPolicy:
             special_ids: never chosen and never drawn as a replacement; ``mask_id`` is always one of them.
             ratio: share of the tokens to choose, above 0 and at most 1.
             mask_prob, random_prob: see above; their sum is at most 1.
-            word_starts: bool (V,), whether a token begins a word (``Tokenizer.word_starts()``), for whole
-                words.
+            word_starts: bool (V,), whether a token begins a word (``Tokenizer.word_starts()``),
+                for whole words.
 
         Raises:
             BortError: a setting is out of range, or no ordinary token is left.

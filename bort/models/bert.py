@@ -1,5 +1,5 @@
-"""``Bert``: the one network of the project, from Bort to the RoBERTa-large teacher, parametrized by the
-4-tuple.
+"""``Bert``: the one network of the project, from Bort to the RoBERTa-large teacher, parametrized
+by the 4-tuple.
 
 Shapes: B batch, T length, M masked positions of a sequence, A heads, H hidden, I intermediate, V vocabulary.
 Parameter names are those of the released checkpoints (their table is in ``bort.checkpoints``).

@@ -56,8 +56,8 @@ class LayerNorm(gluon.HybridBlock):
 class SelfAttention(gluon.HybridBlock):
     """Multi-head self-attention without its output projection (equation 7).
 
-    Three matrix products instead of one over concatenated weights: MXNet would concatenate again at every
-    call.
+    Three matrix products instead of one over concatenated weights: MXNet would concatenate again
+    at every call.
     """
 
     def __init__(self, architecture: Architecture, dropout: float, **kwargs: Any) -> None:

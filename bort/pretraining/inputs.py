@@ -36,8 +36,8 @@ MICRO_BATCH = 8
 def read_corpus(
     folder: PathLike, mask_ratio: float = 0.15, whole_words: bool = False
 ) -> Tuple[Corpus, Dict[str, Any]]:
-    """The train and dev splits of a prepared corpus, and the facts that determine what a batch of it looks
-    like.
+    """The train and dev splits of a prepared corpus, and the facts that determine what a batch of
+    it looks like.
 
     Raises:
         BortError: the folder is not a prepared corpus, or damaged.
@@ -101,8 +101,8 @@ def batches_of_step(
     total: Optional[int],
     ranks: Optional[int] = None,
 ) -> Tuple[int, int]:
-    """Sequences of a micro-batch, and micro-batches of a rank's step, from what the command line says of
-    them.
+    """Sequences of a micro-batch, and micro-batches of a rank's step, from what the command line
+    says of them.
 
     Args:
         batch_size, accumulate: None where they are not given.
@@ -256,8 +256,8 @@ class CacheOptions:
 def cached_teacher(
     options: CacheOptions, teacher: MaskedLMTeacher, corpus: Corpus, facts: Mapping[str, Any], student: Bert
 ) -> teacher_cache.CachedTeacher:
-    """Answers on disk, computed now if they are not there yet; with them there, the teacher is not even
-    loaded.
+    """Answers on disk, computed now if they are not there yet; with them there, the teacher is
+    not even loaded.
 
     Args:
         facts: what identifies the corpus and the teacher.

@@ -1,5 +1,5 @@
-"""Pre-training (section 4): the masked language model alone, or distilled from a teacher, on any number of
-ranks.
+"""Pre-training (section 4): the masked language model alone, or distilled from a teacher, on any
+number of ranks.
 
 Everything random is a function of the seed, the step and the rank, so a run that was killed goes on from its
 last checkpoint as if nothing had happened. A step's gradient is the sum over the masked positions of the
@@ -228,8 +228,8 @@ def pretrain(
     intervals: Optional[Intervals] = None,
     after_step: Optional[Callable[[int], None]] = None,
 ) -> Dict[str, Any]:
-    """Train ``student`` and write ``model/`` (the last step), ``best/`` (the best evaluation), curves and
-    results.
+    """Train ``student`` and write ``model/`` (the last step), ``best/`` (the best evaluation),
+    curves and results.
 
     Args:
         student: a network that holds its initial parameters.

@@ -86,8 +86,8 @@ def run_pretraining(
 
     Args:
         settings: everything that decides what is learned; with a cache, ``mask_passes`` is at least 1.
-        output: the run folder; it gets ``model/``, ``best/``, ``metrics.jsonl``, ``curves.png`` and
-            ``results.json``.
+        output: the run folder; it gets ``model/``, ``best/``, ``metrics.jsonl``,
+            ``curves.png`` and ``results.json``.
         resume: go on with the run in it; one that has ended is not repeated.
 
     Returns:

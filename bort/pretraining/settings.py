@@ -17,8 +17,8 @@ TRAINABLE = ("all", "head")
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines the result of a training. ``batch_size`` and ``max_tokens`` are per rank and
-    micro-batch.
+    """What determines the result of a training. ``batch_size`` and ``max_tokens`` are per
+    rank and micro-batch.
 
     ``seed`` decides the order and the dropout, and the masks too where ``mask_seed`` is None. ``train`` is
     "all", or "head" for the MLM head alone (without the vocabulary matrix, which is the embedding's).
@@ -80,8 +80,8 @@ class Intervals:
 
 @dataclass
 class Corpus:
-    """Training and evaluation sequences, how to mask and pad them, and the tokenizer that goes into model
-    folders.
+    """Training and evaluation sequences, how to mask and pad them, and the tokenizer that goes
+    into model folders.
 
     ``max_length`` is what the corpus was prepared for, where that is known.
     """

@@ -165,8 +165,8 @@ class Task:
         raise NotImplementedError
 
     def files(self, data_dir: PathLike, split: str) -> List[Path]:
-        """Paths of a split's official files, which exist. ``data_dir`` is the task's folder or the one above
-        it.
+        """Paths of a split's official files, which exist. ``data_dir`` is the task's folder or the
+        one above it.
 
         Raises:
             BortError: no such split, or a file is missing; the message says where it was looked for.
@@ -206,8 +206,8 @@ class Task:
         return ""
 
     def read(self, data_dir: PathLike, split: str) -> Split:
-        """All examples of a split, in the official order. A size other than the published one is logged as a
-        warning.
+        """All examples of a split, in the official order. A size other than the published one is logged
+        as a warning.
 
         Raises:
             BortError: missing or unreadable files, or too many bad rows (see ``reading.RowCounter``).
@@ -240,9 +240,9 @@ class Task:
     def check_scores(self, split: Split, scores: np.ndarray) -> np.ndarray:
         """``scores`` as float64 of shape (N, num_outputs).
 
-        Three outputs of an entailment model are folded into two where the set has two classes (AX-b and AX-g
-        scored with an MNLI model): entailment against the log-sum-exp of the others, which keeps its
-        probability.
+        Three outputs of an entailment model are folded into two where the set has two classes (AX-b
+        and AX-g scored with an MNLI model): entailment against the log-sum-exp of the others, which
+        keeps its probability.
 
         Raises:
             BortError: another shape.

@@ -126,9 +126,9 @@ class _RowReader:
 class ParaphraseTask(TsvTask):
     """MRPC in GLUE's layout, or as ``msr_paraphrase_train.txt`` and ``msr_paraphrase_test.txt``.
 
-    The latter has no development set. GLUE's is the rows whose two ids are in ``dev_ids.tsv`` (also named
-    ``mrpc_dev_ids.tsv``); without that file every tenth row is taken, which gives as many (408 of 4,076) but
-    others.
+    The latter has no development set. GLUE's is the rows whose two ids are in ``dev_ids.tsv`` (also
+    named ``mrpc_dev_ids.tsv``); without that file every tenth row is taken, which gives as many (408 of
+    4,076) but others.
     """
 
     def file_names(self, split: str) -> List[Tuple[str, ...]]:

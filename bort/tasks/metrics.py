@@ -84,8 +84,8 @@ def spearman(predictions: Values, labels: Values) -> float:
 
 
 def rounded_accuracy(predictions: Values, labels: Values) -> float:
-    """Agora's view of STS-B (paper, section 5.1): share of predictions that round to the same integer as the
-    label.
+    """Agora's view of STS-B (paper, section 5.1): share of predictions that round to the same integer
+    as the label.
 
     Predictions are clipped to the scale (0-5) first. Halves round up, so that 2.5 and 3.5 are treated alike.
     """

@@ -118,8 +118,8 @@ def read_rows(path: Path, parse: Callable[[str, int], Row],
               header: Optional[Callable[[str], None]] = None) -> Tuple[List[Row], int]:
     """Every row of a line-by-line file through ``parse(line, position)``, where position counts rows from 0.
 
-    ``header`` is given the first line, which is then no row. Returns the parsed rows and the number of bad
-    ones.
+    ``header`` is given the first line, which is then no row. Returns the parsed rows and the number
+    of bad ones.
 
     Raises:
         BortError: see :func:`numbered_lines` and :meth:`RowCounter.finish`.

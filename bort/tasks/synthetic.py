@@ -106,9 +106,9 @@ def write_embedded_task(
     """Write a task. "order": label 1 for a sentence as written, 0 for one with two neighbouring words
     swapped; "topic": label 1 for a sentence of :data:`NETWORK_MODULES`, 0 for one of another module.
 
-    Every sentence of the corpus is used at most once, in one split, with one label; each split has as many of
-    either label (one more of label 1 when its size is odd). The same seed and Python version give the same
-    files.
+    Every sentence of the corpus is used at most once, in one split, with one label; each split has as
+    many of either label (one more of label 1 when its size is odd). The same seed and Python version give
+    the same files.
 
     Args:
         folder: gets ``train.tsv`` and ``dev.tsv`` (``sentence``, ``label``), ``test.tsv`` (``index``,
@@ -122,8 +122,8 @@ def write_embedded_task(
         The path of each file by name: train, dev, test, test_labels.
 
     Raises:
-        BortError: the kind is unknown, the sizes are not three positive numbers, or more than there are
-            sentences.
+        BortError: the kind is unknown, the sizes are not three positive numbers, or more than
+            there are sentences.
     """
     if kind not in KINDS:
         raise BortError(f"the embedded task {kind!r} is unknown; choose one of {', '.join(KINDS)}")

@@ -34,8 +34,8 @@ class BertAdam:
     are updated through float32 copies.
 
     Args:
-        parameters: name to parameter, as ``_collect_params_with_prefix`` gives them; repeated ones count
-            once.
+        parameters: name to parameter, as ``_collect_params_with_prefix`` gives them; repeated
+            ones count once.
         weight_decay: decay for weights and embeddings.
         clip: largest global norm of the gradient; 0 does not clip.
     """

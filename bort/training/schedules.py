@@ -12,8 +12,8 @@ FLOOR = 1e-7
 
 
 def linear(peak: float, steps: int, warmup_ratio: float) -> Schedule:
-    """The release's fine-tuning schedule: linear warmup over int(steps * warmup_ratio) steps, then linear
-    decay.
+    """The release's fine-tuning schedule: linear warmup over int(steps * warmup_ratio) steps,
+    then linear decay.
 
     With W warmup steps of N, step s < W has the rate peak * s / W (the first one is 0), and a later one
     max(1e-7, peak * (1 - (s - W) / (N - W))).

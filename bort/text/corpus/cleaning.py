@@ -38,8 +38,8 @@ def clean_document(raw: str, format: str, min_words: int, dropped: Counter) -> I
         raw: as :func:`bort.text.corpus.readers.read_documents` gives it.
         format: its source's format.
         min_words: documents with fewer words (as :func:`count_words` counts them) are left out.
-        dropped: counts what is left out: "short" documents, "structured" and "garbage" lines, "unparsable"
-            pages.
+        dropped: counts what is left out: "short" documents, "structured" and "garbage"
+            lines, "unparsable" pages.
     """
     texts: Iterable[Iterable[str]]
     if format == "wiktionary":

@@ -1,10 +1,10 @@
 """HTML, XML and entities out of text: only what is markup for certain, and only in a text that has some.
 
 ``Let a<b and c>d be``, ``<unk>``, ``<mask>`` and ``<http://a.b/c>`` are text. A text has markup when it has
-a comment, a document type, a closing tag, a line break or paragraph, or a tag with an attribute's value. Its
-tags are then those of HTML and of the names that it closes, without attributes or with values; words between
-angle brackets stay. Entities need their semicolon. Every pattern is bounded, so that time grows with the text
-only.
+a comment, a document type, a closing tag, a line break or paragraph, or a tag with an attribute's value.
+Its tags are then those of HTML and of the names that it closes, without attributes or with values; words
+between angle brackets stay. Entities need their semicolon. Every pattern is bounded, so that time grows
+with the text only.
 """
 
 from __future__ import annotations

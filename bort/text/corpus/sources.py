@@ -61,8 +61,8 @@ class ReadOptions:
 
     Attributes:
         format: one of :data:`FORMATS`; "auto" tells it from the name.
-        documents: what a document of plain text is: a paragraph (between blank lines), a line, or the whole
-            file.
+        documents: what a document of plain text is: a paragraph (between blank lines), a line, or
+            the whole file.
         text_column: the column (by its header, or from 1) or JSON field that holds the text.
         skip_broken: keep what can be read of a damaged file, and report it, instead of stopping.
     """

@@ -26,8 +26,8 @@ def train_from_sources(
     seed: int,
     folder: PathLike,
 ) -> None:
-    """Train a vocabulary on a random sample of the sources' sentences and save it; the same for the same
-    seed.
+    """Train a vocabulary on a random sample of the sources' sentences and save it; the same for
+    the same seed.
 
     Raises:
         BortError: no text, a damaged file, or a vocabulary too small for its characters.

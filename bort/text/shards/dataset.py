@@ -1,5 +1,5 @@
-"""Shards: token sequences in flat little-endian files that are mapped into memory, described by an
-``index.json``.
+"""Shards: token sequences in flat little-endian files that are mapped into memory, described
+by an ``index.json``.
 
 A folder of shards holds, for each split and part, ``train-00000.bin`` (the ids of all its sequences one after
 another, uint16 when the vocabulary fits, else uint32) and ``train-00000.offsets.bin`` (uint64, where each

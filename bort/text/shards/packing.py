@@ -26,8 +26,8 @@ def pack_sentences(
     Args:
         tokens: ids, any number of dimensions 1.
         starts, lengths: (n,) where each sentence is in ``tokens``, in the order in which they are packed.
-        opens: bool (n,), whether a separator stands before the sentence when it is not the first of its
-            sequence.
+        opens: bool (n,), whether a separator stands before the sentence when it is not the first
+            of its sequence.
         max_length: of a sequence, with ``<s>`` and ``</s>``.
 
     Returns:

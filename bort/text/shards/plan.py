@@ -63,8 +63,8 @@ def check_options(options: PrepareOptions) -> None:
 
 
 def _edges(path: Path, skip_broken: bool) -> str:
-    """A fingerprint of a file's first and last 64 KiB: cheap, and enough to notice another file of the same
-    name.
+    """A fingerprint of a file's first and last 64 KiB: cheap, and enough to notice another file of
+    the same name.
 
     Raises:
         BortError: the file cannot be read; with ``skip_broken``, reading passes over it and reports it later.

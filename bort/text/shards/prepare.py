@@ -1,5 +1,5 @@
-"""Corpora to shards: plan, train a tokenizer if asked, scatter blocks of documents, pack buckets, write the
-index.
+"""Corpora to shards: plan, train a tokenizer if asked, scatter blocks of documents, pack buckets,
+write the index.
 
 The main process reads the files in order and deals blocks of documents to the workers; each block becomes one
 spill file, then each bucket one part of every split (an external shuffle: a bucket fits in memory, the corpus

@@ -217,8 +217,8 @@ def read_section(path: Path, number: int, dtype: np.dtype) -> Section:
 
 
 def pack_bucket(bucket: int, number: Optional[int], spills: Sequence[str], result: str) -> None:
-    """Shuffle and pack the sections of one bucket, write its shards, and describe them in the file
-    ``result``.
+    """Shuffle and pack the sections of one bucket, write its shards, and describe them in
+    the file ``result``.
 
     Args:
         bucket: names the shards.

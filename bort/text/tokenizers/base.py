@@ -62,8 +62,8 @@ class Tokenizer:
         marker_id: the id of :attr:`MARKER`, a token that ordinary text never produces: ``madeupword0000`` in
             RoBERTa's vocabulary, a reserved piece in SentencePiece vocabularies trained here, ``[unused0]``
             or ``[unused1]`` in BERT's. A vocabulary without any of these uses ``unk_id``.
-        special_ids: ids that masking must neither choose nor insert; ordinary text produces none of them but
-        unk.
+        special_ids: ids that masking must neither choose nor insert; ordinary text produces none of
+        them but unk.
         fingerprint: SHA-256 in hexadecimal over everything that determines ids; equal for the same vocabulary
             in another layout of files.
     """
@@ -219,8 +219,8 @@ def _split_at(marker: str, text: str) -> List[str]:
 
 
 def tokens_in_order(ids: Any, where: str) -> List[str]:
-    """The tokens of a ``{token: id}`` mapping, by id, after checking that the ids are 0 to V-1 without gap or
-    repeat.
+    """The tokens of a ``{token: id}`` mapping, by id, after checking that the ids are 0 to V-1 without
+    gap or repeat.
 
     Raises:
         BortError: naming ``where`` and the first offending entry.
@@ -257,8 +257,8 @@ def refuse_repeats(tokens: Sequence[str], where: str, first_line: Optional[int] 
 
 
 def read_lines(path: Path) -> List[str]:
-    """Lines of a UTF-8 file, split at LF alone (byte-level alphabets contain other line separators), CR
-    removed.
+    """Lines of a UTF-8 file, split at LF alone (byte-level alphabets contain other line
+    separators), CR removed.
 
     Raises:
         BortError: the file cannot be read, or is not UTF-8 (the line is named).

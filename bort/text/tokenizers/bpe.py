@@ -147,8 +147,8 @@ class BytePairTokenizer(Tokenizer):
 
 
 def read_merges(path: Path) -> List[Tuple[str, str]]:
-    """Merges of a ranks file (``vocab.bpe``, ``merges.txt``, GluonNLP's ``...bpe_ranks-....json``), best
-    first.
+    """Merges of a ranks file (``vocab.bpe``, ``merges.txt``, GluonNLP's
+    ``...bpe_ranks-....json``), best first.
 
     Raises:
         BortError: naming the first line that is not two tokens.
