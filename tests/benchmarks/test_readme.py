@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
@@ -98,7 +97,4 @@ def test_every_runner_helps_without_mxnet_and_is_short(runner):
         [sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE
     ).stdout.decode()
     assert f"python {runner}" in out
-    source = (ROOT / runner).read_text(encoding="utf-8")
-    declared = {"arguments", "numbers", "seeds_of"}  # what the command line looks like, an option a line
-    code = [node for node in ast.parse(source).body[1:] if getattr(node, "name", "") not in declared]
-    assert sum(node.end_lineno - node.lineno + 1 for node in code) <= 120
+    assert len((ROOT / runner).read_text(encoding="utf-8").splitlines()) <= 150
