@@ -94,8 +94,8 @@ class Task:
         synonyms: further names that other projects give each class, in the order of ``labels``.
         metrics: names of what :meth:`evaluate` returns; the first selects the best epoch.
         splits: names :meth:`read` accepts.
-        truncation: what an over-long pair loses: "even" cuts the longer segment first, "first" only segment
-        A.
+        truncation: what an over-long pair loses: "even" cuts the longer segment first, "first" only
+            segment A.
         submission: file name the leaderboard expects; ``submission_kind`` its form; ``submission_unit`` the
             official count (see :attr:`official_counts`) that it has one line of each for.
         encoding: "paper", or "released" for the original release's input (see ``bort.tasks.released``).
