@@ -47,7 +47,8 @@ def test_given_hyper_parameters_win_over_the_convergent_set(teacher):
 
     for extra, wanted in (([], (chosen.theta, 16)), (["--warmup", "0.1", "--batch-size", "4"],
                                                      (chosen.theta._replace(warmup=0.1), 4))):
-        args = run_finetune.arguments(["--task", "SST-2", "--data-dir", "x", "--model", "x", "--output", "x",
+        args = run_finetune.arguments(run_finetune.__doc__,
+                                      ["--task", "SST-2", "--data-dir", "x", "--model", "x", "--output", "x",
                                        "--algorithm", "agora", "--teacher",
                                        str(teacher / "teacher" / "model"), "--chs", "--tau", "none", *extra])
         data = SimpleNamespace(task=get_task("SST-2"), train=True, dev=None)

@@ -264,5 +264,5 @@ def test_the_dev_set_stands_beside_the_evaluation_set_in_every_line(teacher, unc
 def test_the_evaluation_set_goes_by_its_old_name_too(teacher):
     from bort.agora.command import options_of
 
-    args = run_finetune.arguments(command(teacher, "x", "--evaluate-on", "heldout"))
+    args = run_finetune.arguments(run_finetune.__doc__, command(teacher, "x", "--evaluate-on", "heldout"))
     assert options_of(args).evaluation.on == "evaluation" and options_of(args).evaluation.fraction == 0.2

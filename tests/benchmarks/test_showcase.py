@@ -16,10 +16,10 @@ from benchmarks.harness.showcase_plan import Plan, Step
 from bort.errors import BortError
 from tests.tiny_tasks import make_task
 
-PARSERS = {
-    "run_pretrain.py": run_pretrain.arguments,
-    "run_search.py": run_search.arguments,
-    "run_finetune.py": run_finetune.arguments,
+RUNNERS = {
+    "run_pretrain.py": run_pretrain,
+    "run_search.py": run_search,
+    "run_finetune.py": run_finetune,
 }
 
 
@@ -39,11 +39,11 @@ def test_every_step_is_a_command_that_the_runners_read(line):
     assert plan.tasks == ["SST-2", "CB"] and len({step.name for step in steps}) == len(steps)
     for step in steps:
         script, *rest = step.command
-        if script in PARSERS:
+        if script in RUNNERS:
             if "--train" in rest and step.name == "mlm-head":  # an option of the runner of its own
                 place = rest.index("--train")
                 rest = rest[:place] + rest[place + 2 :]
-            args = PARSERS[script]([*rest, "--resume"])
+            args = RUNNERS[script].arguments(RUNNERS[script].__doc__, [*rest, "--resume"])
             assert str(step.ends).startswith(args.output)
     names = [step.name for step in steps]
     assert names.index("teacher") < names.index("search-3") < names.index("kd-0") < names.index("SST-2-full")

@@ -39,6 +39,7 @@ def test_the_batch_is_the_papers_unless_it_is_given():
         ("SST-2", ["--batch-size", "4"], 4),
     ):
         args = run_finetune.arguments(
+            run_finetune.__doc__,
             ["--task", task, "--data-dir", "d", "--model", "m", "--output", "o", *given]
         )
         assert args.given == (["batch_size"] if given else [])

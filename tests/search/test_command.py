@@ -5,6 +5,7 @@ import pytest
 
 from bort.architecture import parse
 from bort.errors import run_command
+from bort.search.command import PRESETS
 from bort.search.fptas import (
     check_maximum,
     surrogates,
@@ -37,15 +38,15 @@ def test_a_corpus_is_asked_for_and_presets_are_complete(tmp_path, capsys):
 
     assert run_command(run_search.main, ["--output", str(tmp_path / "run")]) == 2
     assert "--corpus is missing" in capsys.readouterr().err
-    for preset in run_search.PRESETS:
-        args = run_search.arguments(["--output", "x", "--preset", preset, "--seed", "7"])
+    for preset in PRESETS:
+        args = run_search.arguments(run_search.__doc__, ["--output", "x", "--preset", preset, "--seed", "7"])
         settings = SearchSettings(**{name: getattr(args, name)
                                      for name in SearchSettings.__dataclass_fields__})
         top = parse(args.teacher)
         costs = surrogates([*settings.space, top], settings, 1000)
         check_maximum(costs, top)
         assert settings.seed == 7
-    paper = vars(run_search.arguments(["--output", "x"]))
+    paper = vars(run_search.arguments(run_search.__doc__, ["--output", "x"]))
     assert SearchSettings(**{name: paper[name] for name in SearchSettings.__dataclass_fields__ if name
                              != "include"}) == SearchSettings()
 
@@ -54,7 +55,7 @@ def test_abbreviations_are_refused(capsys):
     import run_search
 
     with pytest.raises(SystemExit):
-        run_search.arguments(["--output", "x", "--pres", "tiny"])
+        run_search.arguments(run_search.__doc__, ["--output", "x", "--pres", "tiny"])
     assert "--pres" in capsys.readouterr().err
 
 
@@ -62,7 +63,7 @@ def test_the_paper_by_name_measures_speed():
     import run_search
 
     def speed(*arguments: str) -> str:
-        return run_search.arguments(["--output", "x", *arguments]).speed
+        return run_search.arguments(run_search.__doc__, ["--output", "x", *arguments]).speed
 
     assert speed("--preset", "paper") == "measured" and speed() == speed("--preset", "laptop") == "flops"
     assert speed("--preset", "paper", "--speed", "flops") == "flops"
