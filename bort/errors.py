@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import threading
+import warnings
+from pathlib import Path
 from types import FrameType
-from typing import Callable, Iterator, List, Optional
+from typing import Callable, Iterator, List, Optional, Type, Union
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
@@ -44,7 +46,7 @@ def run_command(main: Callable[[Optional[List[str]]], Optional[int]], argv: Opti
         # What the terminal lacks, and lone surrogates out of a user's JSON, are printed as escapes.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        with _sigterm_interrupts():
+        with _sigterm_interrupts(), _warnings_on_a_line():
             code = int(main(argv) or 0)
         if sys.stdout is not None:  # it is None where the command was started with >&-
             sys.stdout.flush()
@@ -77,6 +79,26 @@ def _say(line: str) -> None:
         sys.stdout.flush()
     with contextlib.suppress(OSError):
         print(" ".join(line.splitlines()), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _warnings_on_a_line() -> Iterator[None]:
+    """Print this project's own warnings as the one line that they are for, without the line of source code
+    and the path of a module that Python adds."""
+    default = warnings.formatwarning
+    package = str(Path(__file__).parent)
+
+    def form(message: Union[Warning, str], category: Type[Warning], filename: str, lineno: int,
+             line: Optional[str] = None) -> str:
+        if category is UserWarning and filename.startswith(package):
+            return f"WARNING: {' '.join(str(message).splitlines())}\n"
+        return default(message, category, filename, lineno, line)
+
+    warnings.formatwarning = form
+    try:
+        yield
+    finally:
+        warnings.formatwarning = default
 
 
 def _abandon_stdout() -> None:

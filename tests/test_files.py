@@ -5,12 +5,15 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import bort
 from bort.errors import BortError, run_command
 from bort.files import (
     append_jsonl,
@@ -188,6 +191,21 @@ def test_exit_codes(capsys):
     assert run_command(fails(KeyboardInterrupt())) == 130
     with pytest.raises(ZeroDivisionError):
         run_command(fails(ZeroDivisionError()))
+
+
+def test_a_warning_of_the_project_is_one_line_and_others_are_as_ever():
+    module = str(Path(bort.__file__).parent / "training" / "run_folder.py")
+    shown = []
+
+    def main(_):  # formatted here: pytest takes warnings before they are printed
+        shown.append(warnings.formatwarning("step-1 is damaged\nand passed over", UserWarning, module, 1))
+        shown.append(warnings.formatwarning("of a library", UserWarning, "/elsewhere/library.py", 7))
+
+    form = warnings.formatwarning
+    assert run_command(main) == 0
+    assert shown == ["WARNING: step-1 is damaged and passed over\n",
+                     "/elsewhere/library.py:7: UserWarning: of a library\n"]
+    assert warnings.formatwarning is form
 
 
 def test_a_closed_pipe_is_quiet():

@@ -65,7 +65,7 @@ def read_table(path: PathLike, count: int, task: Task) -> np.ndarray:
     """
     try:
         if Path(path).suffix == ".npy":
-            table = read_npy(path).astype(np.float32)
+            table = read_npy(path)
         else:
             table = np.asarray([row["scores"] for row in read_jsonl(path)], dtype=np.float32)
     except BortError:
@@ -81,6 +81,7 @@ def read_table(path: PathLike, count: int, task: Task) -> np.ndarray:
             f"{path}: has the shape {table.shape}; {task.name} has {count} training examples and "
             f"{task.num_outputs} outputs"
         )
+    table = table.astype(np.float32)  # only now: a file of another shape may be of any size
     if not np.isfinite(table).all():
         raise BortError(f"{path}: some scores are not finite")
     return table

@@ -35,6 +35,17 @@ def test_a_teacher_can_be_a_table(tmp_path):
             read_table(tmp_path / name, count, task)
 
 
+def test_a_table_of_another_size_is_refused_before_it_is_copied(tmp_path, monkeypatch):
+    class Huge(np.ndarray):
+        def astype(self, *_, **__):
+            raise AssertionError("copied into memory")
+
+    np.save(tmp_path / "t.npy", np.zeros((9, 2), np.float64))
+    monkeypatch.setattr("bort.agora.teacher.read_npy", lambda path: np.load(path).view(Huge))
+    with pytest.raises(BortError, match=r"t.npy: has the shape \(9, 2\)"):
+        read_table(tmp_path / "t.npy", 5, get_task("RTE"))
+
+
 def test_a_teacher_whose_scores_are_not_finite_is_refused(monkeypatch):
     from bort.models import Classifier
     from tests.tiny import tiny_bert

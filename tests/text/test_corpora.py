@@ -206,7 +206,7 @@ def test_compressed_bombs_end_early(tmp_path, monkeypatch):
     monkeypatch.setattr(compressed, "FREE_BYTES", 1 << 20)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a b\n" * (1 << 20)))
     with pytest.raises(
-        BortError, match="a.txt.gz: damaged or incomplete .it unpacks to more than 1,048,576 bytes"
+        BortError, match="a.txt.gz: refused .it unpacks to more than 1,048,576 bytes"
     ):
         read(tmp_path / "a.txt.gz")
     counts = ReadCounts()
@@ -227,7 +227,7 @@ def test_xz_files_with_huge_dictionaries_are_refused(tmp_path):
     data[place] = 40
     data[12 + size - 4 : 12 + size] = zlib.crc32(bytes(data[12 : 12 + size - 4])).to_bytes(4, "little")
     (tmp_path / "a.txt.xz").write_bytes(data)
-    with pytest.raises(BortError, match="a.txt.xz: damaged or incomplete .*[Mm]emory"):
+    with pytest.raises(BortError, match="a.txt.xz: refused .it asks for more than 256 MiB of memory.;"):
         read(tmp_path / "a.txt.xz")
 
 

@@ -21,14 +21,14 @@ _BLOCK = 1 << 16
 
 
 class TooLarge(OSError):
-    """A file unpacks to far more than text does."""
+    """A file unpacks to far more than text does, or asks for more memory than it may take."""
 
 
 def open_text_file(path: Path) -> IO[bytes]:
     """The unpacked bytes of a regular file: .gz, .bz2, .xz and .lzma by the name's end, others as they are.
 
     Reading raises :class:`TooLarge` once more than :data:`FREE_BYTES` and more than :data:`MAX_RATIO` times
-    the file's size came out, and ``lzma.LZMAError`` for a file that asks for more than :data:`MAX_XZ_MEMORY`.
+    the file's size came out, and for a file that asks for more memory than :data:`MAX_XZ_MEMORY`.
 
     Raises:
         BortError: it is no regular file, or cannot be opened.
@@ -83,7 +83,12 @@ class _Xz:
                 if not rest and not (rest := self._packed.read(_BLOCK)):
                     return b""
                 self._begin(rest)
-            block = self._unpacker.decompress(self._data, size)
+            try:
+                block = self._unpacker.decompress(self._data, size)
+            except lzma.LZMAError as error:
+                if "memory" not in str(error).lower():  # liblzma's error has no class of its own
+                    raise
+                raise TooLarge(f"it asks for more than {MAX_XZ_MEMORY >> 20} MiB of memory") from error
             self._data = b""
             if block:
                 return block

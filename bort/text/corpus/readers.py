@@ -13,7 +13,7 @@ from typing import IO, Iterator, List, Optional, Sequence
 from xml.parsers import expat
 
 from bort.errors import BortError
-from bort.text.corpus.compressed import open_text_file
+from bort.text.corpus.compressed import TooLarge, open_text_file
 from bort.text.corpus.dumps import read_pages
 from bort.text.corpus.sources import ReadCounts, ReadOptions, Source
 from bort.text.reading import utf8_stream
@@ -56,10 +56,12 @@ def read_documents(source: Source, options: ReadOptions, counts: ReadCounts) -> 
                 )
                 yield from reader(_as_text(stream), source, options, counts)
     except _BROKEN as error:
-        problem = f"{source.path}: damaged or incomplete ({_explain(error)})"
+        fault = "refused" if isinstance(error, TooLarge) else "damaged or incomplete"
+        remedy = "pack it anew" if isinstance(error, TooLarge) else "get it again"
         if not options.skip_broken:
             raise BortError(
-                f"{problem}; get it again, or keep what can be read of it with --skip-broken"
+                f"{source.path}: {fault} ({_explain(error)}); {remedy}, or keep what can be read of it with "
+                "--skip-broken"
             ) from error
         counts.broken.append(f"{source.name}: {_explain(error)}")
 
