@@ -12,7 +12,7 @@ import numpy as np
 
 from bort.backend import distributed
 from bort.errors import BortError
-from bort.files import PathLike, write_json
+from bort.files import PathLike, read_json, write_json
 from bort.finetuning.evaluation_split import leave_out, shared_split
 from bort.finetuning.loop import LoopOptions, Settings, TrainingData, fine_tune
 from bort.finetuning.results import deliver, plot_history, write_outputs
@@ -143,9 +143,16 @@ def predict_only(prepared: Prepared, output: PathLike) -> Dict[str, Any]:
     content of ``results.json``.
 
     Raises:
-        BortError: the model is no classifier of this task.
+        BortError: the model is no classifier of this task, or ``output`` holds a training's results.
     """
     model, task, folder = prepared.network(0), prepared.data.task, Path(output)
+    found = folder / "results.json"
+    own = {"task", "model", "max_length", "metrics"}  # of this function; trainings write more
+    if (folder / "config.json").exists() or (found.exists() and set(read_json(found)) != own):
+        raise BortError(
+            f"{folder}: holds a training, and --predict-only would write over its model and results; choose "
+            "another --output"
+        )
     if not isinstance(model, Classifier):
         raise BortError(
             f"{prepared.student.model}: --predict-only needs a classifier fine-tuned for {task.name}"

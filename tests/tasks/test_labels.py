@@ -173,6 +173,17 @@ def test_predict_only_writes_the_same_submission_and_metrics(place, capsys):
     assert "its labels are x, y, z; MNLI-m has entailment, neutral, contradiction" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name, content", [("config.json", {}), ("results.json", {"task": "MNLI", "seed": 0})])
+def test_predict_only_writes_over_no_training(place, capsys, name, content):
+    folder = place / f"trained-{name}"
+    folder.mkdir()
+    (folder / name).write_text(json.dumps(content))
+    finetune(place, folder.name, "--predict-only", "--model", str(place / "ours"), code=2)
+    assert f"{folder}: holds a training" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert json.loads((folder / name).read_text()) == content
+
+
 def test_three_classes_are_folded_into_two_by_predict_only(place):
     for name in ("ours", "imported"):
         finetune(place, f"axb-{name}", "--predict-only", "--model", str(place / name), "--task", "AX-b")
