@@ -39,7 +39,9 @@ def train(folder, model=None, resume=False):
 
 @pytest.fixture
 def signalled(monkeypatch):
-    """``signalled(number, step)`` sends a signal while that step is computed."""
+    """``signalled(number, step)`` sends a signal while that step is computed; no step is too slow to wait
+    for, however busy the machine is."""
+    monkeypatch.setattr(interruption, "PATIENCE_SECONDS", 1e6)
     original = bort.finetuning.loop._backward
 
     def arrange(number, step, times=1):
