@@ -39,7 +39,8 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
                                         "(default: RUN/table)")
     table.add_argument("--widths", help="shares with commas (default: those trained)")
     table.add_argument("--depths", help="shares with commas (default: those trained)")
-    table.add_argument("--length", type=int, default=128, help="tokens of the sequence that is timed")
+    table.add_argument("--length", type=int, help="tokens of the sequence that is timed (default 128, or as "
+                                                   "many as the run took)")
     table.add_argument("--trials", type=int, default=20, help="timed passes of each network (0: none)")
     table.add_argument("--engine", choices=KINDS, default="auto", help="that is timed (default auto)")
     table.add_argument("--encoding", choices=("paper", "released"), default="paper")
@@ -75,6 +76,7 @@ def table_command(args: argparse.Namespace) -> int:
     tokenizer = choose_tokenizer(supernet.folder, None)
     chosen = grid(shares(args.widths, "--widths") if args.widths else supernet.widths,
                   shares(args.depths, "--depths") if args.depths else supernet.depths, full)
+    args.length = min(128, max_length) if args.length is None else args.length
     if not 1 <= args.length <= max_length:
         raise BortError(f"--length {args.length}: the model takes from 1 to {max_length} tokens")
     data = read_task(args.task, args.data_dir, tokenizer, max_length, ReadOptions(
