@@ -215,7 +215,6 @@ def run_task(bench: Bench, parts: Sequence[str], seeds: Sequence[int]) -> Dict[s
         "rows": rows,
         "cost": adaptive / alone,
         "metric": next(iter(runs[seeds[0]]["metrics"]["dev"])),
-        "seconds": statistics.median(run["seconds"] for run in runs.values()),
     }
 
 
@@ -240,7 +239,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         tables[f"{task} ({result['metric']})"] = result["rows"]
         notes.append(
             f"{task}: the adaptive training cost {result['cost']:.2f} times the FLOPs of training every "
-            f"sub-network alone; {result['seconds']:.0f} s a seed."
+            "sub-network alone."
         )
         if args.trials:
             output = bench.folder / "table"

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -84,7 +83,7 @@ class DynabertRun:
 
     def run(self, settings: Settings) -> Dict[str, Any]:
         """Train with one seed; ``results.json``'s content. A run that has ended is not repeated."""
-        started, options, data = time.monotonic(), self.options, self.data
+        options, data = self.options, self.data
         with RunFolder(self.output, self.described(settings), self.resume) as run:
             if run.results is not None:
                 say(f"{self.output}: has ended already")
@@ -107,7 +106,7 @@ class DynabertRun:
                                                                                  self.tokenizer.pad_id),
                                         settings, options.adaptive, run)
             history = training.train(self.tokenizer.pad_id, self.checkpoint_interval)
-            results = self.report(model, training, history, settings, time.monotonic() - started)
+            results = self.report(model, training, history, settings)
             run.finish(results)
             return results
 
@@ -152,7 +151,7 @@ class DynabertRun:
                        self.output / "augmented" if distributed.size() == 1 else None)
 
     def report(self, model: Classifier, training: AdaptiveTraining, history: List[Dict[str, Any]],
-               settings: Settings, seconds: float) -> Dict[str, Any]:
+               settings: Settings) -> Dict[str, Any]:
         """Score every sub-network, write the model folder, submissions, table and plot."""
         options, data, full = self.options, self.data, model.architecture
         rows = [row_of(one, full, data.development.metrics(network, self.tokenizer.pad_id), model.vocab_size,
@@ -172,7 +171,7 @@ class DynabertRun:
                                         f"{data.task.name}: sub-networks of {full.display}")))
         return {**record, "metrics": metrics, "seed": settings.seed, "history": history,
                 "subnetworks": rows, "architecture": full.to_dict(), "rows": len(data.training.tokens),
-                "ranks": distributed.size(), "seconds": round(seconds, 2)}
+                "ranks": distributed.size(), "seconds": round(training.position.seconds, 2)}
 
 
 def run_dynabert(request: DynabertRun, settings: Dict[int, Settings]) -> int:

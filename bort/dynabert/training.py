@@ -11,6 +11,7 @@ task's first metric.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
@@ -51,6 +52,7 @@ class Position:
     losses: int = 0
     best_value: float = -1e300
     best_epoch: int = -1
+    seconds: float = 0.0
     step: StepState = field(default_factory=StepState)
     history: List[Dict[str, Any]] = field(default_factory=list)
 
@@ -78,6 +80,7 @@ class AdaptiveTraining:
         self.networks = {chosen: SubNetwork(model, chosen) for chosen in everything}
         self.chosen = {name: [one for one in everything if name != "width" or one.depth == 1]
                        for name in options.stages}
+        self._counted = time.monotonic()
         self._teachers: Dict[Multipliers, SubNetwork] = {}
 
     def train(self, pad_id: int, checkpoint_interval: int = 500,
@@ -143,7 +146,7 @@ class AdaptiveTraining:
                 self._save(optimizer)
         bar.close()
         set_parameters(self.model, self.best, "the best epoch")
-        self.position = Position(stage=position.stage + 1, history=position.history)
+        self.position = Position(stage=position.stage + 1, seconds=position.seconds, history=position.history)
         self.best = {}
         self._save(None)
 
@@ -230,6 +233,8 @@ class AdaptiveTraining:
             arrays["optimizer.params"] = optimizer.state_arrays()
         if self.best:
             arrays["best.params"] = self.best
+        now = time.monotonic()
+        self.position.seconds, self._counted = self.position.seconds + now - self._counted, now
         number = self.position.stage * 10_000_000 + self.position.step.step
         self.run.save(number, asdict(self.position), arrays)
 
