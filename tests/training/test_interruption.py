@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -17,7 +19,7 @@ from bort.models import Classifier
 from bort.training import interruption
 from bort.training.console import progress
 from bort.training.run_folder import RunFolder
-from tests.tiny import VOCAB, tiny_bert
+from tests.tiny import ROOT, VOCAB, tiny_bert
 
 
 def train(folder, model=None, resume=False):
@@ -37,11 +39,36 @@ def train(folder, model=None, resume=False):
     return parameter_arrays(model)
 
 
+REAL = "BORT_TEST_REAL_SIGNALS"
+
+
+def send(number):
+    """A real signal in a process of its own; else what Python would call for it, since a test's process, a
+    worker of pytest-xdist, is not to die with it."""
+    if os.environ.get(REAL):
+        signal.raise_signal(number)
+        return
+    handler = signal.getsignal(number)
+    assert callable(handler) and handler is not signal.default_int_handler, "no handler is installed"
+    handler(number, None)
+
+
+def test_real_signals_in_a_process_of_their_own():
+    if os.environ.get(REAL):
+        pytest.skip("this is that process")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", __file__, "-k", "signal"],
+        cwd=str(ROOT), env={**os.environ, REAL: "1"}, capture_output=True, text=True, timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture
 def signalled(monkeypatch):
     """``signalled(number, step)`` sends a signal while that step is computed; no step is too slow to wait
     for, however busy the machine is."""
     monkeypatch.setattr(interruption, "PATIENCE_SECONDS", 1e6)
+    monkeypatch.setattr(interruption.distributed, "size", lambda: 1)
     original = bort.finetuning.loop._backward
 
     def arrange(number, step, times=1):
@@ -50,7 +77,7 @@ def signalled(monkeypatch):
         def backward(*arguments):
             seen.append(1)
             for _ in range(times if len(seen) == step else 0):
-                signal.raise_signal(number)
+                send(number)
             return original(*arguments)
 
         monkeypatch.setattr(bort.finetuning.loop, "_backward", backward)
