@@ -9,6 +9,7 @@ from typing import Dict, List, NamedTuple, Tuple
 
 from benchmarks.harness.data import text_files
 from bort.architecture import Architecture
+from bort.engines.cpu import BFLOAT16_FLAGS, cpu_flags
 from bort.errors import BortError
 from bort.files import read_json
 from bort.tasks.registry import get_task
@@ -40,7 +41,7 @@ ABLATIONS: Dict[str, Tuple[str, ...]] = {
 
 class TaskPlan(NamedTuple):
     """How a task is run: length, the teacher's epochs and rate, the scarce setting's examples, the student's
-    epochs with few and with all examples."""
+    epochs with few and with all examples, and the seeds with all of them."""
 
     suite: str
     max_length: int
@@ -49,14 +50,15 @@ class TaskPlan(NamedTuple):
     scarce: int
     scarce_epochs: int
     full_epochs: int
+    full_seeds: Tuple[int, ...] = (0,)
 
 
 TASKS: Dict[str, TaskPlan] = {
     "SST-2": TaskPlan("glue", 64, 2, "5e-5", 300, 4, 2),
     "CoLA": TaskPlan("glue", 64, 4, "5e-5", 300, 4, 4),
     "RTE": TaskPlan("glue", 128, 4, "5e-5", 200, 4, 4),
-    "CB": TaskPlan("superglue", 128, 20, "5e-5", 120, 8, 8),
-    "COPA": TaskPlan("superglue", 64, 10, "5e-5", 200, 4, 4),
+    "CB": TaskPlan("superglue", 128, 15, "5e-5", 120, 8, 8, (0, 1, 2, 3, 4)),
+    "COPA": TaskPlan("superglue", 64, 10, "5e-5", 200, 4, 4, (0, 1, 2, 3, 4)),
 }
 
 
@@ -69,6 +71,10 @@ class Step(NamedTuple):
     ends: Path
     resumable: bool = True
     """Whether a run that was cut off needs ``--resume``."""
+    after: Tuple[str, ...] = ()
+    """Steps that it needs; a name that ends with "-" stands for all that begin so."""
+    alone: bool = False
+    """Whether nothing may run beside it."""
 
 
 class Plan:
@@ -133,6 +139,7 @@ class Plan:
                 ),
                 self.shards / "index.json",
                 resumable=False,
+                after=("import",),
             ),
             Step(
                 "mlm-head",
@@ -143,6 +150,7 @@ class Plan:
                     *("--output", str(out / "mlm-head")),
                 ),
                 out / "mlm-head" / "results.json",
+                after=("shards",),
             ),
             Step(
                 "teacher",
@@ -153,6 +161,7 @@ class Plan:
                     *("--output", str(out / "teacher")),
                 ),
                 out / "teacher" / "results.json",
+                after=("mlm-head",),
             ),
         ]
 
@@ -169,6 +178,7 @@ class Plan:
                     *("--output", str(self.output / f"search-{count}")),
                 ),
                 self.output / f"search-{count}" / "best.json",
+                after=("teacher",),
             )
             for count in dict.fromkeys(self.search_counts)
         ]
@@ -184,6 +194,7 @@ class Plan:
         )
         distil = (
             *("--method", "kd", "--teacher", str(self.teacher), "--kd-weight", "1", "--temperature", "1"),
+            *(("--precision", "bfloat16") if cpu_flags() & set(BFLOAT16_FLAGS) else ()),
         )
         student = ("--architecture", self.args.student or str(self.found))
         found: List[Step] = []
@@ -199,6 +210,7 @@ class Plan:
                             *("--output", str(output)),
                         ),
                         output / "results.json",
+                        after=("teacher", "search-"),
                     )
                 )
         for tuple_ in FORECAST_TUPLES:
@@ -212,6 +224,7 @@ class Plan:
                         *("--steps", self.scaled(300), "--output", str(output)),
                     ),
                     output / "results.json",
+                    after=("teacher",),
                 )
             )
         return found
@@ -231,19 +244,19 @@ class Plan:
 
     def shared(self, task: str, examples: int) -> Tuple[str, ...]:
         """Arguments that a task's teacher and students share; 0 examples are all."""
-        wanted = examples or (self.examples(task) if self.args.scale < 1 else 0)
-        limit = self.scaled(wanted, 60) if wanted else "0"
+        most = self.args.examples
+        limit = min(examples or most, most) if most else examples
         return (
             *("run_finetune.py", "--task", task, "--data-dir", str(self.data_of(task)), "--batch-size", "16"),
-            *("--max-length", str(TASKS[task].max_length), "--limit", limit),
+            *("--max-length", str(TASKS[task].max_length), "--limit", str(limit)),
             *("--weight-decay", "0.01", "--warmup", "0.2"),
         )
 
     def agora(self, task: str, name: str, examples: int, epochs: int, *more: str) -> Step:
         """Agora with what it is compared with, on so many of the task's examples (0: all)."""
         output = self.output / task / name
-        known = examples or self.examples(task)
-        budget = max(20, round(1.4 * min(known, 4000) * min(1.0, self.args.scale)))
+        known = min(examples or self.examples(task), self.args.examples or 4000, 4000)
+        budget = max(20, round(1.4 * known))
         options = [option.format(half=budget // 2) for option in more]
         return Step(
             f"{task}-{name}",
@@ -256,7 +269,12 @@ class Plan:
                 *(*AGORA, "--budget", str(budget), *options, "--output", str(output)),
             ),
             output / "results.json",
+            after=(f"{task}-teacher", f"kd-{self.args.pretraining_seeds[0]}"),
         )
+
+    def full_seeds(self, task: str) -> Tuple[int, ...]:
+        """Seeds of Agora on all of the task's examples."""
+        return tuple(self.args.full_seeds or TASKS[task].full_seeds)
 
     def task_steps(self, task: str) -> List[Step]:
         """The task's teacher, then Agora, plain fine-tuning and distillation, with few examples and all."""
@@ -269,9 +287,10 @@ class Plan:
                 *("--epochs", str(plan.teacher_epochs), "--output", str(output)),
             ),
             output / "results.json",
+            after=("teacher",),
         )
         seeds = ("--compare", "--seeds", ",".join(map(str, self.args.seeds)))
-        full = ("--compare", "--seeds", ",".join(map(str, self.args.full_seeds)))
+        full = ("--compare", "--seeds", ",".join(map(str, self.full_seeds(task))))
         return [
             teacher,
             self.agora(task, "scarce", plan.scarce, plan.scarce_epochs, *seeds),
@@ -290,7 +309,7 @@ class Plan:
     def deployment_steps(self) -> List[Step]:
         """ONNX files of teacher and student for the first task, and forward passes timed."""
         task, found = self.tasks[0], []
-        seeds = self.args.full_seeds
+        seeds = self.full_seeds(task)
         models = {
             "teacher": self.output / task / "teacher" / "model",
             "student": self.output / task / "full" / (f"seed-{seeds[0]}" if len(seeds) > 1 else "") / "model",
@@ -298,11 +317,13 @@ class Plan:
         for name, model in models.items():
             path = self.output / f"{name}.onnx"
             command = ("-m", "bort.export", str(model), str(path), "--evaluate", str(self.data_of(task)))
-            found.append(Step(f"export-{name}", f"{task}'s {name} as ONNX", command, path, resumable=False))
+            after = (f"{task}-{'full' if name == 'student' else name}",)
+            found.append(Step(f"export-{name}", f"{task}'s {name} as ONNX", command, path, False, after))
         command = (
             *("-m", "benchmarks.latency", "--architectures", f"{TEACHER_TUPLE},{self.student_tuple()}"),
             *("--vocab-size", str(TEACHER_VOCABULARY), "--lengths", "64", "--batch-sizes", "1,8"),
             *("--engines", "mxnet,onnx", "--results", str(self.output / "latency")),
         )
         ends = self.output / "latency" / "latency.json"
-        return [*found, Step("latency", "forward passes of both", command, ends, resumable=False)]
+        after = ("search-",)
+        return [*found, Step("latency", "forward passes of both", command, ends, False, after, alone=True)]

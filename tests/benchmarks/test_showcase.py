@@ -67,7 +67,7 @@ def test_a_step_that_ended_is_left_alone_and_a_failure_is_shown(tmp_path):
     step = Step("one", "a step", ("-c", code), ends, resumable=False)
     run = showcase.Run(tmp_path)
     assert run.state(step) == "to do"
-    run.execute(step)
+    run.execute(lambda: [step], ["one"])
     run = showcase.Run(tmp_path)
     assert run.state(step) == "done" and run.table([step])[0]["peak MiB"] > 0
     assert run.state(step._replace(command=("-c", "pass"))) == "cut off"
@@ -75,8 +75,28 @@ def test_a_step_that_ended_is_left_alone_and_a_failure_is_shown(tmp_path):
     assert run.state(step) == "cut off"
     bad = Step("two", "a step", ("-c", "import sys; sys.exit('no luck')"), tmp_path / "two" / "x", False)
     with pytest.raises(BortError, match="step two failed(.|\n)*no luck"):
-        run.execute(bad)
+        run.execute(lambda: [bad], ["two"])
     assert showcase.Run(tmp_path).state(bad) == "cut off"
+
+
+def test_steps_run_side_by_side_in_their_order(tmp_path):
+    log = tmp_path / "log"
+
+    def step(name, *after, alone=False):
+        code = (
+            f"import pathlib, time; o = open({str(log)!r}, 'a'); print('+{name}', file=o, flush=True); "
+            f"time.sleep(0.3); print('-{name}', file=o, flush=True); "
+            f"pathlib.Path({str(tmp_path / name)!r}).write_text('x')"
+        )
+        return Step(name, name, ("-c", code), tmp_path / name, False, after, alone)
+
+    steps = [step("a-1"), step("b", "a-"), step("c", "a-1"), step("last", alone=True), step("unasked")]
+    showcase.Run(tmp_path).execute(lambda: steps, ["a-1", "b", "c", "last"], jobs=2)
+    seen = log.read_text().split()
+    at = {event: place for place, event in enumerate(seen)}
+    assert at["-a-1"] < min(at["+b"], at["+c"]) and max(at["+b"], at["+c"]) < min(at["-b"], at["-c"])
+    assert seen[-2:] == ["+last", "-last"] or seen[:2] == ["+last", "-last"]
+    assert "unasked" not in str(seen)
 
 
 def test_tables_of_a_run_with_nothing_in_it_are_empty(tmp_path):
