@@ -49,6 +49,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         prepare,
         run_finetuning,
     )
+    from bort.tasks.labels import stated_labels
     from bort.training.console import say
 
     if (args.algorithm != "plain") != (args.teacher is not None) and not args.predict_only:
@@ -56,7 +57,8 @@ def main(argv: Optional[List[str]] = None) -> int:
                         "--teacher")
     settings, output = settings_of(args), Path(args.output)
     student = StudentOptions(model=args.model, architecture=args.architecture, heads=args.heads,
-                             tokenizer=args.tokenizer, dropout=args.dropout, head=args.head)
+                             tokenizer=args.tokenizer, dropout=args.dropout, head=args.head,
+                             labels=stated_labels(args.labels))
     task = TaskOptions(name=args.task, data_dir=args.data_dir, encoding=args.encoding, limit=args.limit,
                        max_length=args.max_length, cache_dir=args.cache_dir)
     prepared = prepare(student, task, seed=min(settings), train=not args.predict_only)

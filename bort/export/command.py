@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from bort.checkpoints import inspection, model_folder
 from bort.engines import onnx_graph, onnx_quantize
@@ -14,9 +14,10 @@ from bort.errors import BortError
 from bort.export.evaluation import DevSet
 from bort.export.folder import FORMATS, PRECISIONS, FolderOptions, export_folder
 from bort.export.onnx_export import export
-from bort.models import Classifier
+from bort.models import Bert, Classifier
 from bort.tasks.base import Task
-from bort.tasks.registry import get_task
+from bort.tasks.labels import name_outputs, output_task, stated_labels, task_of
+from bort.tasks.registry import ENCODINGS, get_task
 from bort.text.tokenizers.loading import Tokenizer
 
 COMMANDS = """examples:
@@ -53,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--evaluate", metavar="DATA",
                         help="the task's folder: print dev metrics before and after")
     parser.add_argument("--task", help="whose data these folders hold (default: the model's own)")
+    parser.add_argument("--encoding", choices=ENCODINGS,
+                        help="input format of the task (default: as the model was fine-tuned)")
+    parser.add_argument("--labels", metavar="A,B,C",
+                        help="the classes of the outputs in their order, for a model that does not name them")
     parser.add_argument("--max-length", type=int, metavar="N", help="of both (default: as trained)")
     parser.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
     parser.add_argument("--architecture", metavar="D,A,H,I", help="of a bare .params file")
@@ -66,9 +71,7 @@ def _open(args: argparse.Namespace) -> Tuple[Any, Optional[Tokenizer], Optional[
     stored = model_folder.read(args.model, args.architecture, args.heads)
     model = model_folder.build(stored.config, str(args.model))
     model_folder.set_parameters(model, stored.arrays, str(args.model))
-    own, encoding = (model.task_name, model.encoding) if isinstance(model, Classifier) else (None, None)
-    name = args.task or own
-    task = get_task(name, encoding or "paper") if name else None
+    task = _task(args, model)
     training = stored.config.get("training")
     used = training.get("max_length") if isinstance(training, dict) else None
     if args.max_length is not None and not 4 <= args.max_length <= model.max_length:
@@ -77,6 +80,21 @@ def _open(args: argparse.Namespace) -> Tuple[Any, Optional[Tokenizer], Optional[
     if not isinstance(used, int) or not 4 <= used <= model.max_length:
         used = model.max_length  # not recorded: nothing that the model takes is cut
     return model, inspection.find_tokenizer(stored, args.tokenizer), task, args.max_length or used
+
+
+def _task(args: argparse.Namespace, model: Union[Bert, Classifier]) -> Optional[Task]:
+    """The task of the command, with whose names the outputs of a classifier without names go along."""
+    labels = stated_labels(args.labels)
+    if not isinstance(model, Classifier):
+        if labels is not None:
+            raise BortError(f"--labels {args.labels}: {args.model} has no classification head")
+        return get_task(args.task, args.encoding or "paper") if args.task else None
+    name_outputs(model, labels, args.model)
+    task = task_of(model, args.task, args.encoding, args.model)
+    if task is not None and model.labels is None and model.task_name is None and model.num_outputs > 1:
+        order = output_task(task, model.num_outputs, args.model).unnamed_order
+        model.labels = None if order is None else list(order)
+    return task
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -34,6 +34,8 @@ def arguments(documentation: str, argv: Optional[List[str]]) -> argparse.Namespa
     what.add_argument("--teacher", help="fine-tuned classifier folder, for distill and agora")
     what.add_argument("--encoding", choices=("paper", "released"), default="paper",
                       help="input format of the task")
+    what.add_argument("--labels", metavar="A,B,C", help="classes of the outputs, in order, of a --model that "
+                      "is a classifier and does not name them")
     what.add_argument("--head", choices=("linear", "linear_extra", "pooled"),
                       help="default: the paper's for the task")
     what.add_argument("--limit", type=int, default=0, help="train on this many examples only (0: all)")

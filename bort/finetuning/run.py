@@ -20,7 +20,7 @@ from bort.finetuning.sources import choose_tokenizer, classifier_for, contents, 
 from bort.finetuning.task_data import ReadOptions, TaskData, read_task
 from bort.finetuning.teacher import open_teacher
 from bort.models import Bert, Classifier
-from bort.tasks.labels import align
+from bort.tasks.labels import align, name_outputs
 from bort.text.tokenizers.base import Tokenizer
 from bort.training.console import say
 from bort.training.run_folder import RunFolder, on_root
@@ -38,6 +38,7 @@ class StudentOptions:
         tokenizer: folder of tokenizer files; by default beside the model.
         dropout: the model's own by default.
         head: "linear", "linear_extra" or "pooled"; the paper's for the task by default.
+        labels: of a classifier that does not name its classes, in the order of its outputs.
     """
 
     model: PathLike
@@ -46,6 +47,7 @@ class StudentOptions:
     tokenizer: Optional[PathLike] = None
     dropout: Optional[float] = None
     head: Optional[str] = None
+    labels: Optional[Sequence[str]] = None
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,14 @@ class Prepared:
     def network(self, seed: int) -> Union[Bert, Classifier]:
         """The student as it comes; "random" networks are drawn from ``seed``."""
         student = self.student
-        return load_source(
+        network = load_source(
             student.model, self.tokenizer, student.architecture, student.heads, student.dropout, seed
         )
+        if student.labels is not None and not isinstance(network, Classifier):
+            raise BortError(f"--labels: {student.model} has no classification head")
+        if isinstance(network, Classifier):
+            name_outputs(network, student.labels, student.model)
+        return network
 
     def classifier(self, seed: int) -> Classifier:
         """The student with a head for the task, drawn from ``seed`` where it has none."""
@@ -206,6 +213,7 @@ def run_finetuning(
         "teacher": options.teacher,
         "encoding": task.encoding,
         "head": student.head,
+        **({} if student.labels is None else {"labels": list(student.labels)}),
         "dropout": student.dropout,
         "max_length": prepared.max_length,
         "limit": task.limit,

@@ -17,6 +17,7 @@ from bort.predict.inputs import FORMATS, open_records
 from bort.predict.outputs import JsonWriter, TsvWriter, write_rows
 from bort.predict.predictor import Predictor
 from bort.predict.running import CALIBRATED, ENGINES
+from bort.tasks.labels import stated_labels
 from bort.tasks.registry import ENCODINGS
 
 EXAMPLES = """examples:
@@ -51,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--task", help="the task whose format and labels to use (default: the model's own)")
     result.add_argument("--encoding", choices=ENCODINGS,
                         help="input format of the task (default: as the model was fine-tuned)")
+    result.add_argument("--labels", metavar="A,B,C",
+                        help="the classes of the outputs in their order, for a model that does not name them")
     result.add_argument("--format", choices=FORMATS, default="auto",
                         help="of the input (default: by its name or first line)")
     result.add_argument("--output", metavar="FILE",
@@ -102,10 +105,10 @@ def main(argv: Optional[List[str]] = None) -> int:
         return fill_masks(arguments[1:])
     args = parser().parse_args(arguments)
     predictor = Predictor(args.model, args.tokenizer, args.task, batch_size=args.batch_size,
-                          max_length=args.max_length, encoding=args.encoding, engine=args.engine,
+                          max_length=args.max_length, encoding=args.encoding,
+                          labels=stated_labels(args.labels), engine=args.engine,
                           onnx=args.onnx, precision=args.precision, dtype=args.dtype,
-                          calibration=args.calibration,
-                          architecture=args.architecture, heads=args.heads)
+                          calibration=args.calibration, architecture=args.architecture, heads=args.heads)
     columns = args.output is not None and Path(args.output).suffix.lower() == ".tsv"
     with contextlib.ExitStack() as stack:
         records = stack.enter_context(open_records(args.input, predictor.task, args.format))

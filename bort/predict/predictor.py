@@ -24,10 +24,9 @@ from bort.models import Classifier
 from bort.predict.records import PlainTask, Record, Texts, given_records, in_windows
 from bort.predict.running import CALIBRATED, EngineOptions, open_engine
 from bort.probabilities import softmax
-from bort.tasks.base import Example, Split, Task
+from bort.tasks.base import Example, Split
 from bort.tasks.encoding import encode_pair
-from bort.tasks.labels import check_encoding, output_order
-from bort.tasks.registry import get_task
+from bort.tasks.labels import name_outputs, output_order, task_of
 from bort.text.tokenizers.base import Tokenizer
 
 WINDOW_BATCHES = 64
@@ -44,6 +43,7 @@ class Options(EngineOptions):
             fine-tuned with.
         encoding: "paper" or "released", the task's input format; by default the one that the model was
             fine-tuned on.
+        labels: the classes of the outputs in their order, for a model that does not name them.
         architecture, heads: of a bare ``.params`` file.
 
     Raises:
@@ -53,6 +53,7 @@ class Options(EngineOptions):
     batch_size: int = 32
     max_length: Optional[int] = None
     encoding: Optional[str] = None
+    labels: Optional[Sequence[str]] = None
     architecture: Optional[str] = None
     heads: Optional[int] = None
 
@@ -103,7 +104,9 @@ class Predictor:
         self.max_length = chosen.max_length or (trained if trained and 8 <= trained <= limit else limit)
         if not 4 <= self.max_length <= limit:
             raise BortError(f"max_length {self.max_length}: {self.where} takes from 4 to {limit} tokens")
-        self.task = _task(network, task, chosen.encoding, self.where)
+        name_outputs(network, chosen.labels, self.where)
+        self.task = task_of(network, task, chosen.encoding, self.where) or PlainTask(network.labels,
+                                                                                    network.num_outputs)
         self._order = None if isinstance(self.task, PlainTask) else output_order(
             network.labels, network.num_outputs, self.task, self.where,
             network.task_name)
@@ -267,14 +270,3 @@ def _needed(tokenizer: Any, where: str) -> Tokenizer:
     if not isinstance(tokenizer, Tokenizer):
         raise BortError(f"{where}: there is no tokenizer with it; give --tokenizer DIR")
     return tokenizer
-
-
-def _task(model: Classifier, name: Optional[str], encoding: Optional[str], where: str) -> Task:
-    recorded = model.task_name
-    name = name or recorded
-    if name is None:
-        return PlainTask(model.labels, model.num_outputs)
-    result = get_task(name, encoding or model.encoding or "paper")
-    if encoding is not None:
-        check_encoding(model, result, where)
-    return result

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -109,6 +109,60 @@ def output_order(labels: Optional[Sequence[str]], num_outputs: int, task: Task, 
                         f"{', '.join(wanted.labels)}: it was fine-tuned for another task")
     order = np.argsort(np.asarray(found))
     return None if (order == np.arange(num_outputs)).all() else order
+
+
+def stated_labels(text: Optional[str]) -> Optional[List[str]]:
+    """The class names of an option ``--labels A,B,C``; None where it is not given.
+
+    Raises:
+        BortError: a name is empty or there twice.
+    """
+    if text is None:
+        return None
+    labels = [name.strip() for name in text.split(",")]
+    if not all(labels) or len(set(map(_plain, labels))) != len(labels):
+        raise BortError(f"--labels {shorten(text, 60)!r}: is not a list of different names like A,B,C")
+    return labels
+
+
+def name_outputs(model: Any, labels: Optional[Sequence[str]], where: PathLike) -> None:
+    """Let ``labels`` be what a classifier's outputs stand for where its own file does not say it (the
+    release's files, and checkpoints with numbers for names); None leaves the classifier as it is.
+
+    Raises:
+        BortError: another number of outputs, or the classifier names its classes otherwise.
+    """
+    if labels is None:
+        return
+    if len(labels) != model.num_outputs:
+        raise BortError(f"--labels: names {len(labels)} classes, {where} has {model.num_outputs} outputs")
+    own = known_labels(model.labels, model.task_name, model.num_outputs)
+    if own is not None and list(map(_plain, own)) != list(map(_plain, labels)):
+        raise BortError(f"--labels: {where} has names of its own, {', '.join(map(str, own))}; leave "
+                        "--labels out")
+    model.labels = list(labels)
+
+
+def task_of(model: Any, name: Optional[str], encoding: Optional[str], where: PathLike) -> Optional[Task]:
+    """The task that a classifier answers here: the one named, else its own; None where there is neither.
+
+    Args:
+        encoding: "paper" or "released"; by default the one that it was fine-tuned on.
+
+    Raises:
+        BortError: no such task, the classifier was fine-tuned on its other input format, or there is an
+            encoding without a task.
+    """
+    name = name or model.task_name
+    if name is None:
+        if encoding is not None:
+            raise BortError(f"--encoding {encoding}: is a task's input format, and {where} names no task; "
+                            "add --task NAME")
+        return None
+    task = get_task(name, encoding or model.encoding or "paper")
+    if encoding is not None:
+        check_encoding(model, task, where)
+    return task
 
 
 def _names(task: Task) -> Dict[str, int]:

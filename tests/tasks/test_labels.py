@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import bort
 import run_finetune
 from bort.agora.teacher import Socrates
 from bort.checkpoints.model_folder import parameter_arrays
+from bort.engines.onnxruntime import OnnxRunner
 from bort.errors import BortError, run_command
 from bort.export import command
 from bort.finetuning.scoring import score
@@ -17,6 +19,7 @@ from bort.finetuning.sources import choose_tokenizer, classifier_for
 from bort.finetuning.task_data import ReadOptions, read_task
 from bort.finetuning.teacher import open_teacher
 from bort.models import Classifier
+from bort.predict import command as predict
 from bort.predict.predictor import Predictor
 from bort.tasks.base import Example, Split
 from bort.tasks.labels import align, known_labels, output_order
@@ -259,6 +262,64 @@ def test_the_evaluation_of_an_exported_file(place, capsys):
     assert run_command(command.main, [str(place / "foreign"), str(place / "f.onnx"), "--task", "MNLI",
                                           "--evaluate", str(place)]) == 2
     assert "its labels are x, y, z" in capsys.readouterr().err
+
+
+RELEASE = ["neutral", "entailment", "contradiction"]
+NAMED = ["--labels", ",".join(RELEASE)]
+
+
+@pytest.fixture(scope="module")
+def bare(place):
+    """``ours`` as the release stores it: outputs in its own order, no names, no task."""
+    model, tokenizer = bort.load(place / "ours"), choose_tokenizer(place / "ours", None)
+    model.reorder_outputs([NLI.index(name) for name in RELEASE])
+    model.task_name, model.labels = None, None
+    bort.save(model, place / "bare", tokenizer)
+    return place / "bare"
+
+
+@pytest.mark.parametrize("extra", [["--encoding", "released"], NAMED])
+def test_a_classifier_of_the_release_meets_its_task_in_every_command(place, bare, tmp_path, capsys, extra):
+    pytest.importorskip("onnx")
+    figures = []
+    for model, more in ((place / "ours", []), (bare, extra)):
+        assert run_command(command.main, [str(model), str(tmp_path / "out.onnx"), "--task", "MNLI",
+                                          "--evaluate", str(place), *more]) == 0
+        figures.append(json.loads(capsys.readouterr().out)["dev"])
+    for model, more in ((place / "ours", []), (bare, extra)):
+        finetune(place, tmp_path / model.name, "--predict-only", "--model", str(model), *more)
+    assert figures[0] == figures[1] and figures[0]["model"] == figures[0]["onnx"]
+    assert submission(place, tmp_path / "ours") == submission(place, tmp_path / "bare")
+    assert OnnxRunner(tmp_path / "out.onnx").settings["labels"] == RELEASE
+    (tmp_path / "pair.tsv").write_text("\t".join(TEXTS[:2]) + "\n")
+    capsys.readouterr()
+    rows = []
+    for model, more in ((place / "ours", []), (bare, extra)):
+        assert run_command(predict.main, [str(model), "--task", "MNLI", "--input", str(tmp_path / "pair.tsv"),
+                                          *more]) == 0
+        rows.append(json.loads(capsys.readouterr().out))
+    assert rows[0]["label"] == rows[1]["label"]
+    assert rows[0]["probabilities"] == pytest.approx(rows[1]["probabilities"])
+
+
+@pytest.mark.parametrize("model, extra, message", [
+    ("bare", ["--labels", "a,b"], "names 2 classes, .*bare has 3 outputs"),
+    ("bare", ["--labels", "a,,b"], "'a,,b': is not a list of different names"),
+    ("bare", ["--labels", "neutral,Neutral,x"], "is not a list of different names"),
+    ("bare", ["--labels", "x,y,z", "--task", "MNLI"], "its labels are x, y, z"),
+    ("bare", ["--encoding", "released"], "names no task; add --task NAME"),
+    ("ours", NAMED, "ours has names of its own, entailment, neutral, contradiction")])
+def test_names_that_cannot_be_are_refused_by_every_command(place, bare, tmp_path, capsys, model, extra,
+                                                             message):
+    (tmp_path / "pair.tsv").write_text("\t".join(TEXTS[:2]) + "\n")
+    for main, more in ((command.main, [str(tmp_path / "out.onnx"), "--evaluate", str(place)]),
+                       (predict.main, ["--input", str(tmp_path / "pair.tsv")])):
+        assert run_command(main, [str(place / model), *more, *extra]) == 2
+        error = capsys.readouterr().err
+        assert re.search(message, error) and error.count("\n") == 1
+    if extra[0] == "--labels":
+        finetune(place, tmp_path / "run", "--predict-only", "--model", str(place / model), *extra, code=2)
+        assert re.search(message, capsys.readouterr().err)
 
 
 def test_another_encoding_is_refused_or_gets_a_new_head(place):
