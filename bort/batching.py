@@ -10,6 +10,11 @@ LENGTH_MULTIPLE = 8
 """Batches are padded to a multiple of this, so that few shapes are compiled and vector units are filled."""
 
 
+def padded_length(longest: int, max_length: int, multiple: int = LENGTH_MULTIPLE) -> int:
+    """``longest`` rounded up to ``multiple``, but beyond ``max_length`` only if it is itself."""
+    return max(longest, min(-(-longest // multiple) * multiple, max_length))
+
+
 def pad_batch(sequences: Sequence[np.ndarray], pad_id: int, max_length: int,
               multiple: int = LENGTH_MULTIPLE) -> Tuple[np.ndarray, np.ndarray]:
     """Pad sequences to their longest member, rounded up to ``multiple`` but never beyond ``max_length``.
@@ -18,8 +23,7 @@ def pad_batch(sequences: Sequence[np.ndarray], pad_id: int, max_length: int,
         ``token_ids`` (B, T) int32 and ``valid_length`` (B,) float32.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-    longest = int(lengths.max())
-    width = max(longest, min(-(-longest // multiple) * multiple, max_length))
+    width = padded_length(int(lengths.max()), max_length, multiple)
     token_ids = np.full((len(sequences), width), pad_id, dtype=np.int32)
     for row, sequence in enumerate(sequences):
         token_ids[row, :len(sequence)] = sequence

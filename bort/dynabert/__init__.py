@@ -4,6 +4,7 @@
     rewiring.py     the important ones first; the network's function does not change
     adaptive.py     from a teacher to a rewired network; opening and extracting finished ones
     grid.py         which heads, neurons and layers each width and depth keeps
+    sampling.py     which sub-networks a step trains, and what they have computed
     subnetworks.py  a sub-network that shares the full network's parameters, sliced in its graph
     options.py      the options of run_finetune.py --algorithm dynabert
     losses.py       what a sub-network learns from its teacher: logits and hidden states

@@ -113,6 +113,7 @@ class DynabertRun:
     def described(self, settings: Settings) -> Dict[str, Any]:
         """What determines the result: a run goes on only with the same."""
         options = json.loads(json.dumps(asdict(self.options)))  # as the folder's own file will give them back
+        options["sampled"] = options["adaptive"].pop("sampled")  # which earlier versions did not have
         return {"task": self.data.task.name, "algorithm": "dynabert", "teacher": str(self.teacher),
                 "max_length": self.max_length, "dropout": self.dropout, **options,
                 **{key: self.reading.get(key) for key in ("encoding", "limit", "seed")},
@@ -154,9 +155,8 @@ class DynabertRun:
                settings: Settings) -> Dict[str, Any]:
         """Score every sub-network, write the model folder, submissions, table and plot."""
         options, data, full = self.options, self.data, model.architecture
-        rows = [row_of(one, full, data.development.metrics(network, self.tokenizer.pad_id), model.vocab_size,
-                       model.max_length, min(128, self.max_length))
-                for one, network in training.networks.items()]
+        rows = [row_of(one, full, metrics, model.vocab_size, model.max_length, min(128, self.max_length))
+                for one, metrics in training.metrics().items()]
         record = {"task": data.task.name, "suite": data.task.suite, "algorithm": "dynabert",
                   "settings": asdict(settings), "teacher": str(self.teacher), "max_length": self.max_length}
         metrics = write_outputs(model, data, self.tokenizer, self.output, record)
@@ -170,7 +170,8 @@ class DynabertRun:
         on_root(lambda: say(write_table(self.output, rows, first,
                                         f"{data.task.name}: sub-networks of {full.display}")))
         return {**record, "metrics": metrics, "seed": settings.seed, "history": history,
-                "subnetworks": rows, "architecture": full.to_dict(), "rows": len(data.training.tokens),
+                "passes": training.position.passes, "subnetworks": rows, "architecture": full.to_dict(),
+                "rows": len(data.training.tokens),
                 "ranks": distributed.size(), "seconds": round(training.position.seconds, 2)}
 
 

@@ -20,12 +20,15 @@ class AdaptiveOptions:
         stages: names out of :data:`STAGES`, in the order of training; none leaves the rewired teacher.
         importance_examples: how many examples importance is measured on; 0 keeps the teacher's order of
             heads and neurons (no rewiring, an ablation).
+        sampled: sub-networks that a step trains besides the largest and the smallest, drawn at random; 0
+            trains all of them, as published.
     """
 
     widths: Tuple[float, ...] = WIDTHS
     depths: Tuple[float, ...] = DEPTHS
     stages: Tuple[str, ...] = ("width", "depth")
     importance_examples: int = 1024
+    sampled: int = 0
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]
@@ -34,8 +37,9 @@ class AdaptiveOptions:
                             "once")
         if list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
             raise BortError(f"--stages {','.join(self.stages)}: their order is {', '.join(STAGES)}")
-        if self.importance_examples < 0:
-            raise BortError(f"--importance-examples must not be negative, not {self.importance_examples}")
+        for name in ("importance_examples", "sampled"):
+            if getattr(self, name) < 0:
+                raise BortError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ def add_dynabert_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stages", default="width,depth", metavar="S,S,...",
                        help="width, depth, finetune, or none: the rewired teacher as it is (default "
                        "width,depth)")
+    group.add_argument("--sampled", type=int, default=0, metavar="N",
+                       help="train the largest, the smallest and N sub-networks drawn at random at every "
+                       "step (default 0: all of them, as published; 1 of 12 takes under half the compute)")
     group.add_argument("--importance-examples", type=int, default=1024,
                        help="examples that importance is measured on (0: no rewiring)")
     group.add_argument("--importance-on", choices=("train", "dev"), default="train",
@@ -113,7 +120,7 @@ def options_of(args: argparse.Namespace) -> DynabertOptions:
     """The command line's values, checked."""
     adaptive = AdaptiveOptions(shares(args.widths, "--widths"), shares(args.depths, "--depths"),
                                () if args.stages == "none" else tuple(args.stages.split(",")),
-                               args.importance_examples)
+                               args.importance_examples, args.sampled)
     return DynabertOptions(adaptive, args.importance_on, tuple(filter(None, args.augment.split(","))),
                            args.augment_model, args.augment_rate, args.augment_top_k, args.augment_copies,
                            args.keep_fraction)

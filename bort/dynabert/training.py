@@ -4,9 +4,10 @@
     depth     every width and depth, each taught by the width-adaptive network at that width      1 and 1
     finetune  every width and depth, on labels
 
-Each step adds the gradients of all sub-networks of its stage on one batch and updates the shared
-parameters once. The best epoch of a stage is the one with the highest sum over its sub-networks of the
-task's first metric.
+Each step adds the gradients of all sub-networks of its stage on one batch, or of those that are drawn
+(:mod:`bort.dynabert.sampling`), and updates the shared parameters once. A teacher answers a batch once for
+all whom it teaches, and not at all if none of them is trained. The best epoch of a stage is the one with the
+highest sum over its sub-networks of the task's first metric.
 """
 from __future__ import annotations
 
@@ -19,12 +20,13 @@ import numpy as np
 
 from bort.backend import distributed
 from bort.backend.mxnet import autograd, nd
-from bort.batching import chunks, pad_batch, share, shuffled_batches
+from bort.batching import chunks, pad_batch, padded_length, share, shuffled_batches
 from bort.checkpoints.locate import plain_name
 from bort.checkpoints.model_folder import parameter_arrays, set_parameters
 from bort.dynabert.grid import Multipliers, grid
 from bort.dynabert.losses import LossWeights, Outputs, StepSize, batch_loss
 from bort.dynabert.options import AdaptiveOptions
+from bort.dynabert.sampling import Passes, batch_flops, count_passes, draw
 from bort.dynabert.subnetworks import SubNetwork
 from bort.errors import BortError
 from bort.finetuning.loop import Settings, TrainingData, accumulate_gradients
@@ -55,6 +57,7 @@ class Position:
     seconds: float = 0.0
     step: StepState = field(default_factory=StepState)
     history: List[Dict[str, Any]] = field(default_factory=list)
+    passes: Passes = field(default_factory=list)
 
 
 class AdaptiveTraining:
@@ -146,7 +149,8 @@ class AdaptiveTraining:
                 self._save(optimizer)
         bar.close()
         set_parameters(self.model, self.best, "the best epoch")
-        self.position = Position(stage=position.stage + 1, seconds=position.seconds, history=position.history)
+        self.position = Position(stage=position.stage + 1, seconds=position.seconds, history=position.history,
+                                 passes=position.passes)
         self.best = {}
         self._save(None)
 
@@ -180,6 +184,8 @@ class AdaptiveTraining:
         size = StepSize(len(batch), int(sum(len(data.token_ids[index]) for index in batch)))
         mine = share(batch, distributed.rank(), distributed.size())
         name = self.options.stages[self.position.stage]
+        trained = draw(self.chosen[name], self.options.sampled, self.settings.seed, self.position.stage,
+                       step.state.step)
 
         def backward(part: np.ndarray) -> Dict[str, float]:
             ids, valid = pad_batch([data.token_ids[index] for index in part], pad_id, self.model.max_length,
@@ -189,7 +195,7 @@ class AdaptiveTraining:
             labels = nd.array(data.labels[part], dtype="float32", ctx=context)
             said: Dict[int, Outputs] = {}
             total = 0.0
-            for one in self.chosen[name]:
+            for one in trained:
                 bar.set_postfix_str(str(one), refresh=False)
                 teacher = self._teachers.get(one)
                 if teacher is not None and id(teacher) not in said:
@@ -205,9 +211,30 @@ class AdaptiveTraining:
             return {"loss": total}
 
         result = step(list(chunks(mine, self.settings.batch_size)), backward)
+        self._count(name, trained, batch, data)
         if result.finite:
             self.position.loss_sum += result.figures["loss"]
             self.position.losses += 1
+
+    def _count(self, stage: str, trained: List[Multipliers], batch: np.ndarray, data: TrainingData) -> None:
+        """Note what a step has computed, as if its batch were padded as a whole."""
+        longest = max(len(data.token_ids[index]) for index in batch)
+        length = padded_length(longest, self.model.max_length, LENGTH_MULTIPLE)
+        taught = {teacher.chosen: None for teacher in map(self._teachers.get, trained) if teacher is not None}
+        for role, networks in (("teacher", list(taught)), ("student", trained)):
+            for one in networks:
+                flops = batch_flops(one, self.model.architecture, len(batch), length)
+                count_passes(self.position.passes, stage, role, one, flops, len(batch))
+
+    def metrics(self) -> Dict[Multipliers, Dict[str, float]]:
+        """The task's metrics of every sub-network as trained; what the last stage's best epoch was judged by
+        is not computed again."""
+        last = [row for row in self.position.history if row["stage"] == self.options.stages[-1]]
+        known = {(row["width"], row["depth"]): {name: value for name, value in row.items()
+                                                if name not in ("width", "depth")}
+                 for row in (max(last, key=lambda row: row["sum"])["metrics"] if last else [])}
+        return {one: known.get((one.width, one.depth)) or self.evaluate(network)
+                for one, network in self.networks.items()}
 
     def _end_epoch(self, name: str, bar: Any) -> None:
         position = self.position

@@ -14,7 +14,7 @@ from bort.backend import distributed
 from bort.errors import BortError
 
 NEWER_SETTINGS: Dict[str, Any] = {"eval_interval": None, "eval_sequences": None, "train": "all", "subset": 0,
-                                  "trials": 0}
+                                  "trials": 0, "sampled": 0}
 """What the settings were that earlier versions did not record; None: unknown, so whatever they are now."""
 
 

@@ -32,7 +32,7 @@ def finished(request, vocabulary, tmp_path_factory):  # noqa: F811
     assert run_finetune.main([*common, "--algorithm", "dynabert", "--teacher",
                               str(base / "teacher" / "model"), "--output", str(base / "run"), "--epochs", "1",
                               "--widths", "1,0.5", "--depths", "1,0.5", "--augment", "noise",
-                              "--augment-copies", "1", "--keep-fraction", "0.25"]) == 0
+                              "--augment-copies", "1", "--keep-fraction", "0.25", "--sampled", "1"]) == 0
     return name, data, base / "teacher" / "model", base / "run"
 
 
@@ -41,6 +41,9 @@ def test_a_run_leaves_a_model_a_table_and_results(finished):
     results = json.loads((run / "results.json").read_text())
     assert results["algorithm"] == "dynabert" and len(results["subnetworks"]) == 4
     assert [row["stage"] for row in results["history"]] == ["width", "depth"]
+    steps = {row["stage"]: row["step"] for row in results["history"]}
+    trained = [row for row in results["passes"] if row["role"] == "student"]
+    assert sum(row["backward"] for row in trained) == 2 * steps["width"] + 3 * steps["depth"]
     full = results["subnetworks"][0]
     first = next(iter(results["metrics"]["dev"]))
     assert full["width"] == full["depth"] == 1 and full[first] == results["metrics"]["dev"][first]
@@ -93,10 +96,12 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(finished,
     same = ["--task", name, "--data-dir", str(data), "--max-length", "48", "--batch-size", "8", "--lr",
             "1e-3", "--algorithm", "dynabert", "--teacher", str(teacher), "--output", str(run), "--epochs",
             "1", "--widths", "1,0.5", "--depths", "1,0.5", "--augment", "noise", "--augment-copies", "1",
-            "--keep-fraction", "0.25", "--resume"]
+            "--keep-fraction", "0.25", "--sampled", "1", "--resume"]
     assert run_finetune.main(same) == 0 and (run / "results.json").read_bytes() == before
     with pytest.raises(BortError, match="adaptive"):
         run_finetune.main([*same, "--stages", "width"])
+    with pytest.raises(BortError, match="sampled was 1 and is 0"):
+        run_finetune.main([*same, "--sampled", "0"])
 
 
 def test_what_is_no_adaptive_network_is_refused(finished):
@@ -129,10 +134,10 @@ def test_two_ranks_equal_one_with_twice_the_batch(finished, tmp_path):
     name, data, teacher, run = finished
     if name != "SST-2":
         pytest.skip("one task is enough")
-    options = ["--task", name, "--data-dir", str(data), "--max-length", "48", "--lr", "1e-3", "--algorithm",
-               "dynabert", "--teacher", str(teacher), "--epochs", "1", "--widths", "1,0.5", "--depths",
-               "1,0.5", "--dropout", "0", "--importance-examples", "8", "--augment", "mlm,noise",
-               "--augment-copies", "1"]
+    options = ["--task", name, "--data-dir", str(data), "--max-length", "48", "--lr", "1e-3", "--sampled",
+               "1", "--algorithm", "dynabert", "--teacher", str(teacher), "--epochs", "1", "--widths",
+               "1,0.5", "--depths", "1,0.5", "--dropout", "0", "--importance-examples", "8", "--augment",
+               "mlm,noise", "--augment-copies", "1"]
     assert run_finetune.main([*options, "--batch-size", "8", "--output", str(tmp_path / "one")]) == 0
     command = ["horovodrun", "-np", "2", sys.executable, str(ROOT / "run_finetune.py"), *options,
                "--batch-size", "4", "--output", str(tmp_path / "two")]

@@ -120,20 +120,21 @@ def test_small_networks_learn_what_the_teacher_knows(tmp_path):
     assert history[2]["loss"] < history[0]["loss"]
 
 
-@pytest.mark.parametrize("kill_after", [3, 9, 14])
-def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, kill_after):
+@pytest.mark.parametrize("kill_after, sampled", [(3, 0), (9, 1), (14, 1)])
+def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, kill_after, sampled):
     data, settings = examples(12), replace(SETTINGS, epochs=1, batch_size=2)  # 6 steps a stage
-    loop, run = training(tmp_path / "whole", data, settings=settings)
+    options = replace(OPTIONS, sampled=sampled)
+    loop, run = training(tmp_path / "whole", data, options, settings)
     with run:
         expected_history = loop.train(pad_id=1, checkpoint_interval=2)
-    loop_two, run = training(tmp_path / "killed", data, settings=settings)
+    loop_two, run = training(tmp_path / "killed", data, options, settings)
     steps = iter(range(1, 1000))
     with run, pytest.raises(KeyboardInterrupt):
         loop_two.train(1, checkpoint_interval=2, stop_when=lambda: next(steps) >= kill_after)
-    loop_three, run = training(tmp_path / "killed", data, settings=settings, resume=True)
+    loop_three, run = training(tmp_path / "killed", data, options, settings, resume=True)
     with run:
         history = loop_three.train(1, checkpoint_interval=2)
-    assert history == expected_history
+    assert history == expected_history and loop_three.position.passes == loop.position.passes
     expected = parameter_arrays(loop.model)
     for name, array in parameter_arrays(loop_three.model).items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
@@ -144,3 +145,5 @@ def test_options_are_checked():
         AdaptiveOptions(stages=("depth", "width"))
     with pytest.raises(BortError, match="at most once"):
         AdaptiveOptions(stages=("width", "length"))
+    with pytest.raises(BortError, match="--sampled"):
+        AdaptiveOptions(sampled=-1)
