@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Tuple
 
 import numpy as np
 
+from bort.batching import LENGTH_MULTIPLE
 from bort.errors import BortError
 
 KINDS = ("auto", "openvino", "onnxruntime", "mxnet")
@@ -113,8 +114,11 @@ class Engine:
         report: which engine it is, and how it came to be chosen.
         num_outputs: C of a classifier, 0 otherwise.
         max_length: the longest sequence it takes.
+        length_multiple: what lengths of batches are best rounded up to: a new length costs some
+            milliseconds, or a graph that is compiled for it.
     """
 
+    length_multiple = LENGTH_MULTIPLE
     part: str
     report: Report
     num_outputs: int

@@ -80,6 +80,8 @@ class OnnxRuntimeEngine(Engine):
         where: what to call it in messages.
     """
 
+    length_multiple = 1
+
     def __init__(self, session: Any, part: str, vocab_size: int, max_length: int, precision: str = "float32",
                  where: str = "the network") -> None:
         self.session, self.part, self.where = session, part, where

@@ -1,26 +1,26 @@
 """``Predictor``: a fine-tuned model answers texts.
 
-A window of inputs is read, tokenised in a thread of its own, sorted by length, run in batches, and given out
-in the order it came: memory does not grow with the input, and tokenising overlaps with the network.
+A window of inputs is read and tokenised in a thread of its own, batched by length, and given out in the order
+it came (:mod:`bort.predict.pipeline`): memory does not grow with the input, and tokenising overlaps with the
+network.
 """
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from bort.batching import pad_batch
 from bort.checkpoints import inspection, model_folder
+from bort.engines.base import Batch, Engine
 from bort.engines.calibration import EXAMPLES as CALIBRATION_EXAMPLES
-from bort.engines.calibration import Batch, batches_of, calibration_batches
+from bort.engines.calibration import batches_of, calibration_batches
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.models import Classifier
+from bort.predict.pipeline import Ahead, Batching, Window, scored
 from bort.predict.records import PlainTask, Record, Texts, given_records, in_windows
 from bort.predict.running import CALIBRATED, EngineOptions, open_engine
 from bort.probabilities import softmax
@@ -110,7 +110,6 @@ class Predictor:
         self._order = None if isinstance(self.task, PlainTask) else output_order(
             network.labels, network.num_outputs, self.task, self.where,
             network.task_name)
-        self._direction = 1
         self._network = network
         calibration: Sequence[Batch] = ()
         if chosen.calibration is not None:
@@ -119,8 +118,10 @@ class Predictor:
         # Without calibration data the first inputs that are given serve.
         waits = chosen.precision in CALIBRATED and not calibration
         self._options = chosen
-        self._engine = None if waits else open_engine(network, chosen, opened.tokenizer, opened.arrays,
-                                                      opened.folder, calibration)
+        self._engine: Optional[Engine] = None
+        if not waits:
+            self._engine = open_engine(network, chosen, opened.tokenizer, opened.arrays, opened.folder,
+                                       calibration)
 
     def __call__(self, inputs: Iterable[Texts]) -> List[Dict[str, Any]]:
         """Predictions for all ``inputs``: texts, pairs of texts, or records with the task's members.
@@ -140,41 +141,15 @@ class Predictor:
 
         A record that is an error gives ``{"line", "error"}``, or ends the stream when ``strict``.
         """
-        stop = threading.Event()
-        windows: "queue.Queue[Any]" = queue.Queue(QUEUED_WINDOWS)
-        worker = threading.Thread(target=self._tokenise, args=(records, windows, stop), daemon=True)
-        worker.start()
-        try:
-            while True:
-                window = windows.get()
-                if window is None:
-                    return
-                if isinstance(window, BaseException):
-                    raise window
-                yield from self._predict(window, strict)
-        finally:
-            stop.set()
-            # Not for ever: the thread may be waiting for a line of a pipe that nobody writes to.
-            worker.join(timeout=2.0)
+        size = self.batch_size * WINDOW_BATCHES
+        with Ahead((self._window(some) for some in in_windows(records, size)), QUEUED_WINDOWS) as windows:
+            for window in windows:
+                for done, outputs in self._outputs(itertools.chain([window], windows.at_hand())):
+                    yield from self._answers(done.records, outputs, strict)
 
-    def _tokenise(self, records: Iterable[Record], windows: "queue.Queue[Any]",
-                  stop: threading.Event) -> None:
-        """The thread's work: put windows, then None; an exception is put in place of a window."""
-        def put(item: Any) -> bool:
-            while not stop.is_set():
-                with contextlib.suppress(queue.Full):
-                    windows.put(item, timeout=0.1)
-                    return True
-            return False
-
-        try:
-            for window in in_windows(records, self.batch_size * WINDOW_BATCHES):
-                examples = [example for record in window if record.split for example in record.split.examples]
-                if not put(_Window(window, self._encode(examples))):
-                    return
-            put(None)
-        except BaseException as error:  # raised again where the predictions are asked for
-            put(error)
+    def _window(self, records: List[Record]) -> Window:
+        return Window(records, self._encode([example for record in records if record.split
+                                             for example in record.split.examples]))
 
     def _encode(self, examples: Sequence[Example]) -> List[np.ndarray]:
         texts = list(dict.fromkeys(segment for example in examples for segment in example.segments))
@@ -189,30 +164,36 @@ class Predictor:
         Raises:
             BortError: they are not finite.
         """
-        # By length, upwards and downwards in turn: a window begins with the graphs that the last one ended
-        # with.
-        self._direction = -self._direction
-        order = np.argsort([self._direction * len(sequence) for sequence in sequences], kind="stable")
+        return next(self._outputs(iter([Window([], list(sequences))])))[1]
+
+    def _outputs(self, windows: Iterator[Window]) -> Iterator[Tuple[Window, np.ndarray]]:
+        """Windows with the model's outputs, as :meth:`scores`."""
+        for window in windows:
+            if window.sequences:  # what an engine may have to be made with
+                batching = Batching(self.batch_size, self.tokenizer.pad_id, self.max_length)
+                engine = self._opened(window.sequences)
+                for done, outputs in scored(itertools.chain([window], windows), engine, batching):
+                    yield done, self._checked(outputs)
+            else:
+                yield window, np.zeros((0, 1), dtype=np.float32)
+
+    def _opened(self, sequences: Sequence[np.ndarray]) -> Engine:
         if self._engine is None:
             some = sequences[::-(-len(sequences) // CALIBRATION_EXAMPLES)]
             self._engine = open_engine(self._network, self._options, self.tokenizer, None, None,
                                        batches_of(some, self.tokenizer.pad_id, self.max_length))
-        chunks = [order[start:start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        padded = (pad_batch([sequences[index] for index in chunk], self.tokenizer.pad_id, self.max_length)
-                  for chunk in chunks)
-        # One batch as soon as it can be had; several in the least time together.
-        outputs = [self._engine(*next(padded))] if len(chunks) == 1 else list(self._engine.map(padded))
-        result = np.zeros((len(order), outputs[0].shape[1]), dtype=np.float32)
-        result[order] = np.concatenate(outputs)
-        if not np.isfinite(result).all():
+        return self._engine
+
+    def _checked(self, outputs: np.ndarray) -> np.ndarray:
+        if not np.isfinite(outputs).all():
             raise BortError(f"{self.where}: its outputs are not finite and answer nothing: its training "
                             "diverged or its parameters are damaged (python -m bort.checkpoints verify)")
-        return result if self._order is None else result[:, self._order]
+        return outputs if self._order is None or not len(outputs) else outputs[:, self._order]
 
-    def _predict(self, window: "_Window", strict: bool) -> Iterator[Dict[str, Any]]:
-        scores = self.scores(window.sequences) if window.sequences else np.zeros((0, 1))
+    def _answers(self, records: Sequence[Record], scores: np.ndarray, strict: bool
+                 ) -> Iterator[Dict[str, Any]]:
         place = 0
-        for record in window.records:
+        for record in records:
             if record.split is None:
                 if strict:
                     raise BortError(f"line {record.line}: {record.error}")
@@ -235,11 +216,6 @@ class Predictor:
         names = [str(task.spell(index)) for index in range(len(weights[0]))]
         return {"label": task.spell(int(weights[0].argmax())),
                 "probabilities": dict(zip(names, weights[0].tolist()))}
-
-
-class _Window(NamedTuple):
-    records: List[Record]
-    sequences: List[np.ndarray]
 
 
 def _open(model: Union[PathLike, Classifier], tokenizer: Union[None, PathLike, Tokenizer],

@@ -14,6 +14,7 @@ import pytest
 
 import bort
 from bort.checkpoints.model_folder import parameter_arrays
+from bort.engines.base import Engine
 from bort.errors import BortError, run_command
 from bort.models import Bert, Classifier, initialize
 from bort.predict import command
@@ -345,7 +346,7 @@ def test_the_onnx_engine_takes_its_runner_from_export(make, tmp_path, monkeypatc
     model = bort.load(folder)
     asked = []
 
-    class OnnxRunner:
+    class OnnxRunner(Engine):
         settings = {}
 
         def __init__(self, path):
@@ -357,9 +358,6 @@ def test_the_onnx_engine_takes_its_runner_from_export(make, tmp_path, monkeypatc
         def __call__(self, token_ids, valid_length):
             from bort.backend.mxnet import mx
             return model(mx.nd.array(token_ids, dtype="int32"), mx.nd.array(valid_length)).asnumpy()
-
-        def map(self, batches):
-            return (self(*batch) for batch in batches)
 
     monkeypatch.setattr("bort.engines.onnxruntime.OnnxRunner", OnnxRunner)
     rows = Predictor(folder, engine="onnx")(["the cat"])
