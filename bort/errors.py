@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
@@ -46,7 +47,7 @@ def run_command(main: Callable[[Optional[List[str]]], Optional[int]], argv: Opti
         # What the terminal lacks, and lone surrogates out of a user's JSON, are printed as escapes.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        with _sigterm_interrupts(), _warnings_on_a_line():
+        with _sigterm_interrupts(), _notices_on_a_line():
             code = int(main(argv) or 0)
         if sys.stdout is not None:  # it is None where the command was started with >&-
             sys.stdout.flush()
@@ -81,24 +82,51 @@ def _say(line: str) -> None:
         print(" ".join(line.splitlines()), file=sys.stderr)
 
 
+class _Notices(logging.Handler):
+    """Prints every record as one line on standard error, below the bars: ``WARNING: ...``."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _clear_bars()
+        with contextlib.suppress(OSError, AttributeError):
+            print(_notice(record.levelname, self.format(record)), file=sys.stderr)
+
+
+def _notice(level: str, text: str) -> str:
+    return f"{level}: {' '.join(text.splitlines())}"
+
+
+def _clear_bars() -> None:
+    """Make room for a line where a progress bar stands; it is drawn again below the line."""
+    if "tqdm" in sys.modules and sys.stderr is not None and sys.stderr.isatty():
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.clear()
+
+
 @contextlib.contextmanager
-def _warnings_on_a_line() -> Iterator[None]:
-    """Print this project's own warnings as the one line that they are for, without the line of source code
-    and the path of a module that Python adds."""
+def _notices_on_a_line() -> Iterator[None]:
+    """Print what is logged, and this project's own Python warnings, as one line each: without the line of
+    source code and the path of a module that Python adds to warnings. Where somebody else handles logs
+    already, they are left to them."""
+    handlers = [] if logging.root.handlers else [_Notices()]
     default = warnings.formatwarning
     package = str(Path(__file__).parent)
 
     def form(message: Union[Warning, str], category: Type[Warning], filename: str, lineno: int,
              line: Optional[str] = None) -> str:
         if category is UserWarning and filename.startswith(package):
-            return f"WARNING: {' '.join(str(message).splitlines())}\n"
+            _clear_bars()
+            return _notice("WARNING", str(message)) + "\n"
         return default(message, category, filename, lineno, line)
 
     warnings.formatwarning = form
+    for handler in handlers:
+        logging.root.addHandler(handler)
     try:
         yield
     finally:
         warnings.formatwarning = default
+        for handler in handlers:
+            logging.root.removeHandler(handler)
 
 
 def _abandon_stdout() -> None:

@@ -1,7 +1,9 @@
 """Files are whole or untouched, JSON is bounded, and commands turn bad input into exit code 2."""
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 import bort
 from bort.errors import BortError, run_command
@@ -206,6 +209,42 @@ def test_a_warning_of_the_project_is_one_line_and_others_are_as_ever():
     assert shown == ["WARNING: step-1 is damaged and passed over\n",
                      "/elsewhere/library.py:7: UserWarning: of a library\n"]
     assert warnings.formatwarning is form
+
+
+def test_what_is_logged_is_one_line_with_its_level_in_every_command(capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest has its own there, a command's process none
+
+    def main(_):
+        logging.getLogger("bort.tasks").warning("%s:3: a row\nof two lines", "train.tsv")
+
+    for _ in range(2):  # the second time is like the first
+        assert run_command(main) == 0
+        assert capsys.readouterr().err == "WARNING: train.tsv:3: a row of two lines\n"
+    assert logging.root.handlers == []
+    kept = logging.NullHandler()
+    logging.root.addHandler(kept)  # somebody's own
+    assert run_command(main) == 0 and capsys.readouterr().err == "" and logging.root.handlers == [kept]
+
+
+@pytest.mark.parametrize("given", ["log", "warning"])
+def test_a_notice_stands_below_no_half_drawn_bar(monkeypatch, given):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    module = str(Path(bort.__file__).parent / "training" / "run_folder.py")
+
+    def main(_):
+        with tqdm(range(3), file=sys.stderr, mininterval=0) as bar:
+            bar.update(1)
+            if given == "log":
+                logging.getLogger("bort").warning("mind this")
+            else:  # as Python prints it; pytest would take the warning
+                sys.stderr.write(warnings.formatwarning("mind this", UserWarning, module, 1))
+            bar.update(1)
+
+    assert run_command(main) == 0
+    before, _, after = sys.stderr.getvalue().partition("WARNING: mind this\n")
+    assert before.endswith(" \r") and "2/3" in after
 
 
 def test_a_closed_pipe_is_quiet():

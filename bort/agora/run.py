@@ -31,7 +31,7 @@ from bort.finetuning.task_data import TaskData
 from bort.finetuning.teacher import open_teacher
 from bort.masked_lm.teacher import require_mlm_head
 from bort.text.tokenizers.loading import Tokenizer
-from bort.training.console import say
+from bort.training.console import say, warn
 from bort.training.run_folder import RunFolder, on_root
 
 FORMAT = 2
@@ -144,8 +144,8 @@ def open_tau(
         if "mlm" in tau.kinds:
             _check_mlm_head(where, options)
         elif where.startswith("random:"):
-            say(
-                "warning: tau draws its replacements from a network that was never trained; --tau-model "
+            warn(
+                "tau draws its replacements from a network that was never trained; --tau-model "
                 "or --tau noise would do better"
             )
     return Tau(tau.kinds, model, tokenizer, tau.rate, tau.top_k, max_length)

@@ -20,7 +20,7 @@ from bort.finetuning.teacher import ClassifierTeacher
 from bort.probabilities import softmax
 from bort.tasks.base import Task
 from bort.tasks.encoding import encode_pair
-from bort.training.console import say
+from bort.training.console import warn
 
 
 def confidences(task: Task, scores: np.ndarray) -> List[Optional[float]]:
@@ -141,7 +141,7 @@ def report_on(
         report.dev_accuracy = evaluation.classes.accuracy(dev.tokens.labels, dev_outputs)
     weak = report.weak(evaluation)
     if weak:
-        say(f"warning: the teacher is right on {' and '.join(weak)} only; Agora's guarantee needs 2/3")
+        warn(f"the teacher is right on {' and '.join(weak)} only; Agora's guarantee needs 2/3")
     return report
 
 

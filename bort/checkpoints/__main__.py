@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from typing import Any, List, Mapping, Optional
 
@@ -43,7 +42,6 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command; ``verify`` exits with 1 when a check failed."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
     if args.command == "inspect":
         found = inspect_folder(args.path) if is_foreign(args.path) else inspect(
             args.path, args.architecture, args.heads, args.tokenizer)

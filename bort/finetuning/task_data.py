@@ -15,7 +15,7 @@ from bort.tasks.base import Split, Task
 from bort.tasks.encoding import EncodedSplit, encode
 from bort.tasks.registry import get_task
 from bort.text.tokenizers.loading import Tokenizer
-from bort.training.console import say
+from bort.training.console import warn
 
 
 @dataclass
@@ -101,7 +101,7 @@ def read_task(
     def encoded(owner: Task, split: Split) -> Encoded:
         tokens = encode(owner, split, tokenizer, max_length, options.cache_dir)
         if tokens.num_truncated:
-            say(
+            warn(
                 f"{owner.name} {split.name}: {tokens.num_truncated} of {len(tokens)} examples were cut to "
                 f"{max_length} tokens"
             )

@@ -15,7 +15,7 @@ from bort.tasks.base import Split, Task
 from bort.tasks.encoding import encode
 from bort.tasks.labels import align
 from bort.text.tokenizers.base import Tokenizer
-from bort.training.console import say
+from bort.training.console import warn
 
 
 class ClassifierTeacher:
@@ -48,7 +48,7 @@ class ClassifierTeacher:
             )
         align(model, task, where)
         if model.task_name not in (None, task.name):
-            say(f"warning: {where} was fine-tuned for {model.task_name}, not for {task.name}")
+            warn(f"{where} was fine-tuned for {model.task_name}, not for {task.name}")
         self.model, self.where, self.own, self.tokenizer, self.task = model, where, own, tokenizer, task
         self.same = own.fingerprint == tokenizer.fingerprint
         # Lengths in another vocabulary say nothing about the teacher's.

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import List, Optional
@@ -83,7 +82,6 @@ def _import(args: argparse.Namespace) -> Report:
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command; remarks go to stderr, the folder written to stdout."""
     args = parser().parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
     if args.command == "export":
         report = export_folder(args.source, args.out, args.architecture, args.heads, args.tokenizer,
                                dtype=args.dtype, layout=args.layout, mlm_head=args.mlm_head)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import sys
 from pathlib import Path
 from typing import IO, Iterator, List, Optional
@@ -100,7 +99,6 @@ def mask_parser() -> argparse.ArgumentParser:
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command; bad lines and a summary go to stderr."""
     arguments = sys.argv[1:] if argv is None else argv
-    logging.basicConfig(format="%(levelname)s: %(message)s")
     if arguments[:1] == ["fill-mask"]:
         return fill_masks(arguments[1:])
     args = parser().parse_args(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from typing import Any, Dict, List, Optional
@@ -14,6 +15,8 @@ from bort.text.shards.plan import PRESETS, SHUFFLES, PrepareOptions
 from bort.text.shards.prepare import prepare
 from bort.text.shards.report import format_report
 from bort.text.tokenizers.loading import load_tokenizer
+
+logger = logging.getLogger("bort.text")
 
 _PREPARE_EXAMPLES = """\
 examples:
@@ -158,7 +161,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     print(format_report(report))
     for name, split in report["splits"].items():
         if not split["sequences"]:
-            print(f"warning: the {name} split is empty; give more text or another --split", file=sys.stderr)
+            logger.warning("the %s split is empty; give more text or another --split", name)
     return 0
 
 

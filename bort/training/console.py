@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import Any, Iterable, Optional
@@ -9,6 +10,8 @@ from typing import Any, Iterable, Optional
 from tqdm import tqdm
 
 from bort.backend import distributed
+
+logger = logging.getLogger("bort.training")
 
 SECONDS_BETWEEN_LINES = 600
 """Of a progress bar that goes to a file or pipe."""
@@ -46,6 +49,12 @@ def progress(iterable: Optional[Iterable] = None, **settings: Any) -> tqdm:
     if sys.stderr.isatty():
         return tqdm(iterable, **{"mininterval": 0.2, "dynamic_ncols": True, **settings})
     return _Lines(iterable, **settings)
+
+
+def warn(text: str) -> None:
+    """Log a warning on the root rank; a command prints it as a line ``WARNING: ...``."""
+    if distributed.is_root():
+        logger.warning("%s", text)
 
 
 def say(text: str) -> None:

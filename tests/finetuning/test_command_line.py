@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 
 import pytest
 
 import bort
 import run_finetune
+from bort.models import Classifier
 from tests.finetuning.common import run
 
 
@@ -83,3 +86,20 @@ def test_weights_that_are_no_numbers_are_refused_as_such(workplace, capsys):
     run(workplace, "--model", str(workplace / "nan"), output="from-nan", code=2)
     error = capsys.readouterr().err
     assert "NaN or infinity" in error and "--lr" not in error
+
+
+def test_rows_that_are_bad_or_cut_are_warnings_like_all_others(workplace, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest has its own there, a command's process none
+    folder = tmp_path / "SST-2"
+    shutil.copytree(workplace / "SST-2", folder)
+    with open(folder / "dev.tsv", "a") as stream:
+        stream.write("no label\n")
+    shutil.copytree(workplace / "bort", tmp_path / "bort")
+    shutil.copytree(workplace / "bort", tmp_path / "classifier")
+    model = Classifier(bort.load(tmp_path / "bort"), 2)
+    model.initialize_head(0)
+    bort.save(model, tmp_path / "classifier", bort.load_tokenizer(tmp_path / "bort"))
+    run(tmp_path, "--predict-only", "--model", str(tmp_path / "classifier"), "--max-length", "8")
+    lines = capsys.readouterr().err.splitlines()
+    for end in ("the row is skipped", "1 of 41 rows are bad and were skipped", "were cut to 8 tokens"):
+        assert any(line.startswith("WARNING: ") and line.endswith(end) for line in lines), end
