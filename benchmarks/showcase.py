@@ -27,6 +27,7 @@ from typing import List, Optional, Sequence
 from benchmarks.harness import common, records
 from benchmarks.harness.data import HELP
 from benchmarks.harness.showcase_plan import GRID, PACKAGE, TASKS, TEACHER_TUPLE, Plan
+from benchmarks.harness.showcase_plots import plot_all
 from benchmarks.harness.showcase_run import Run
 from benchmarks.harness.showcase_tables import tables_of
 from bort.errors import BortError, run_command
@@ -98,7 +99,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             "teacher": f"{PACKAGE}, {TEACHER_TUPLE}",
         }
         title = "The paper from end to end, with a real teacher"
-        print(records.record("showcase", tables, settings, notes, title, argv, started_load=load))
+        images = plot_all(args.output, tables, common.RESULTS, "showcase")
+        print(
+            records.record("showcase", tables, settings, notes, title, argv, started_load=load, images=images)
+        )
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from scipy.stats import spearmanr
 
-from benchmarks.agora import figures, task_rows, teacher_columns
+from benchmarks.harness.agora_rows import figures, task_rows, teacher_columns
 from benchmarks.harness.showcase_plan import ABLATIONS
 from benchmarks.tables import constant
 from bort.architecture import Architecture

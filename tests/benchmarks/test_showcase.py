@@ -11,16 +11,12 @@ import run_finetune
 import run_pretrain
 import run_search
 from benchmarks import showcase
-from benchmarks.harness import showcase_tables
+from benchmarks.harness import showcase_plots, showcase_tables
 from benchmarks.harness.showcase_plan import Plan, Step
 from bort.errors import BortError
 from tests.tiny_tasks import make_task
 
-RUNNERS = {
-    "run_pretrain.py": run_pretrain,
-    "run_search.py": run_search,
-    "run_finetune.py": run_finetune,
-}
+RUNNERS = {"run_pretrain.py": run_pretrain, "run_search.py": run_search, "run_finetune.py": run_finetune}
 
 
 @pytest.fixture()
@@ -132,3 +128,26 @@ def test_list_runs_nothing(line, capsys, monkeypatch):
     assert "| SST-2-scarce |" in capsys.readouterr().out
     with pytest.raises(BortError, match="the steps are"):
         showcase.main([*line, "--only", "nothing"])
+
+
+def test_pictures_of_what_there_is(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert showcase_plots.plot_all(tmp_path, {}, tmp_path, "x") == []
+    rows = [
+        {"⟨D,A,H,I⟩": name, "parameters (M)": size, "rank, n = 3": rank, "rank, n = 30": 3 - rank}
+        for rank, (name, size) in enumerate((("a", 1.0), ("b", 2.0)), start=1)
+    ]
+    rows = [{**row, "error, n = 3": 2.0, "error, n = 30": row["parameters (M)"]} for row in rows]
+    lines = [
+        {"task": "CB", "metric": "accuracy", "method": method, "median": 50.0, "all": "40.0 60.0"}
+        for method in showcase_plots.METHODS
+    ]
+    for method in ("kd", "mlm"):
+        (tmp_path / f"{method}-0").mkdir()
+        row = {"step": 1, "seconds": 2.0, "eval_mlm_accuracy": 0.1}
+        (tmp_path / f"{method}-0" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        (tmp_path / f"{method}-0" / "results.json").write_text("{}")
+    tables = {"Search: ranks": rows, "Agora with scarce data": lines}
+    drawn = showcase_plots.plot_all(tmp_path, tables, tmp_path, "x")
+    assert drawn == ["x-search.png", "x-distillation.png", "x-tasks.png"]
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
