@@ -143,10 +143,6 @@ def _search_in(folder: SearchFolder, settings: SearchSettings, inputs: SearchInp
     """Steps 1 to 5."""
     lines, vocab_size, space = None, settings.vocab_size or ROBERTA_VOCAB_SIZE, settings.space
     if settings.steps:
-        if maximum.folder is None and distributed.is_root():
-            warnings.warn(f"the teacher {maximum.architecture.display} has no weights and is drawn at random "
-                          f"from seed {settings.seed}: errors say how well candidates imitate noise; give "
-                          "--teacher a model folder", stacklevel=2)
         lines = shared_lines(folder, inputs, settings, maximum.folder)
         check_teacher(maximum, lines)  # now, and not after hours of timing
         vocab_size = settings.vocab_size or lines.vocab_size
@@ -154,6 +150,10 @@ def _search_in(folder: SearchFolder, settings: SearchSettings, inputs: SearchInp
     everything = list(dict.fromkeys([*space, *settings.include, maximum.architecture]))
     costs = surrogates(everything, settings, vocab_size)  # step 1
     check_maximum(costs, maximum.architecture)
+    if settings.steps and maximum.folder is None and distributed.is_root():
+        warnings.warn(f"the teacher {maximum.architecture.display} has no weights and is drawn at random from "
+                      f"seed {settings.seed}: errors say how well candidates imitate noise; give --teacher a "
+                      "model folder", stacklevel=2)
     seconds = None
     if settings.speed == "measured":
         seconds = measured_speed(folder, everything, Trials(settings.max_length, settings.timed_lines,
