@@ -55,8 +55,8 @@ class TaskPlan(NamedTuple):
 
 TASKS: Dict[str, TaskPlan] = {
     "SST-2": TaskPlan("glue", 64, 2, "5e-5", 300, 4, 2),
-    "CoLA": TaskPlan("glue", 64, 4, "5e-5", 300, 4, 4),
-    "RTE": TaskPlan("glue", 128, 4, "5e-5", 200, 4, 4),
+    "CoLA": TaskPlan("glue", 64, 3, "5e-5", 300, 4, 4),
+    "RTE": TaskPlan("glue", 128, 3, "5e-5", 200, 4, 4),
     "CB": TaskPlan("superglue", 128, 15, "5e-5", 120, 8, 8, (0, 1, 2, 3, 4)),
     "COPA": TaskPlan("superglue", 64, 10, "5e-5", 200, 4, 4, (0, 1, 2, 3, 4)),
 }
