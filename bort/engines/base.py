@@ -6,7 +6,9 @@ vocabulary, C outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, Iterator, Optional, Tuple
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any, Collection, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -66,6 +68,29 @@ def prefer(options: EngineOptions) -> None:
 def preferred() -> EngineOptions:
     """What :func:`prefer` was last called with; "auto" and float32 before."""
     return _preferred[0]
+
+
+NEEDED = {"openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx"), "mxnet": ("mxnet",)}
+"""Engine to the packages without which it cannot be had."""
+_held: List[Optional[Collection[str]]] = [None]
+
+
+def installed() -> Dict[str, str]:
+    """The engines whose packages are installed (none is imported), and NNCF, with versions."""
+    wanted = {**NEEDED, "nncf": ("nncf",)}
+    return {name: metadata.version(packages[0]) for name, packages in wanted.items()
+            if all(find_spec(package) is not None for package in packages)}
+
+
+def hold(engines: Optional[Collection[str]]) -> None:
+    """Let "auto" choose among these only, for the sake of a run that was begun with no others: another
+    engine gives other last digits. None ends that."""
+    _held[0] = engines
+
+
+def held() -> Optional[Collection[str]]:
+    """What :func:`hold` was last called with."""
+    return _held[0]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Which engine ``auto`` takes:
   evaluation after each epoch): the one of least estimated time, by :data:`COSTS`. For little work that is the
   network as it is.
 * A network on a GPU: MXNet.
+* In a run that is resumed, only what was installed when it was begun (:func:`bort.engines.base.hold`).
 
 Every engine is held against the plain network on a padded batch when it is opened.
 """
@@ -15,11 +16,11 @@ from __future__ import annotations
 
 import logging
 from importlib import import_module
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from bort.engines.base import PARTS, Batch, Engine, EngineOptions, Work, preferred
+from bort.engines.base import PARTS, Batch, Engine, EngineOptions, Work, held, preferred
 from bort.errors import BortError
 from bort.models import Classifier
 
@@ -58,6 +59,12 @@ a rule and 0.8 in the worst case tried: a tiny random network, calibrated on one
 LOGIT_BOUND = 0.1
 """Largest difference from float32 that ``--precision auto`` accepts on the calibration inputs, relative to
 the spread (largest minus smallest) of float32's outputs."""
+
+
+def first_choice(precision: str, engines: Collection[str]) -> str:
+    """Which of these engines "auto" takes for a network whose weights stay."""
+    order = FASTEST["int8" if precision == "auto" else precision]
+    return next((name for name in order if name in engines), "mxnet")
 
 
 _reports: Dict[Tuple[str, str], Dict[str, Any]] = {}
@@ -150,7 +157,9 @@ def _candidates(network: Any, options: EngineOptions, work: Optional[Work]) -> L
             raise BortError(f"the engine {options.kind} is for CPUs; the network is on a GPU")
         names = [options.kind]
     else:
-        names = list(FASTEST[options.precision]) if on_cpu else ["mxnet"]
+        allowed = held()
+        names = [name for name in (FASTEST[options.precision] if on_cpu else ("mxnet",))
+                 if allowed is None or name in allowed]
     if work is None or options.precision != "float32":
         return names
     if not on_cpu:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,9 +15,9 @@ from bort.architecture import parse
 from bort.backend import distributed
 from bort.batching import LENGTH_MULTIPLE
 from bort.checkpoints import model_folder, vocabulary
-from bort.engines.base import Batch, Work, preferred
+from bort.engines.base import Batch, Work, held, installed, preferred
 from bort.engines.calibration import EXAMPLES, batches_of
-from bort.engines.engine import open_engine
+from bort.engines.engine import first_choice, open_engine
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.masked_lm.masking import MaskingPolicy
@@ -253,6 +253,12 @@ class CacheOptions:
     temperature: float
 
 
+def _engine_named() -> List[str]:
+    """Engine and precision of a teacher whose answers are kept: they differ in the last digits."""
+    kind, precision = preferred().kind, preferred().precision
+    return [first_choice(precision, held() or installed()) if kind == "auto" else kind, precision]
+
+
 def cached_teacher(
     options: CacheOptions, teacher: MaskedLMTeacher, corpus: Corpus, facts: Mapping[str, Any], student: Bert
 ) -> teacher_cache.CachedTeacher:
@@ -278,6 +284,7 @@ def cached_teacher(
         "top_k": options.top_k,
         "passes": options.passes,
         "max_length": max_length,
+        "engine": _engine_named(),
     }
     place = Path(options.folder) / teacher_cache.cache_key(facts)
     if not (place / "index.json").is_file():

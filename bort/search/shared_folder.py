@@ -23,10 +23,11 @@ from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Mapping,
 from filelock import FileLock, Timeout
 
 from bort.backend import distributed
+from bort.engines.base import hold
 from bort.errors import BortError
 from bort.files import PathLike, append_jsonl, file_lock, read_json, read_jsonl, seal, write_json
 from bort.training.console import progress
-from bort.training.run_config import is_config, new_config, refuse_other_settings
+from bort.training.run_config import hold_to_engines, is_config, new_config, refuse_other_settings
 from bort.training.run_folder import on_root
 
 CANDIDATES_FILE = "candidates.jsonl"
@@ -65,6 +66,7 @@ class SearchFolder:
         on_root(lambda: self._open(json.loads(json.dumps(dict(settings))), resume))
         if not distributed.is_root():
             self._enter()
+        hold_to_engines(self.path / "config.json")
 
     def _open(self, settings: Dict[str, Any], resume: bool) -> None:
         config = self.path / "config.json"
@@ -116,6 +118,7 @@ class SearchFolder:
 
     def close(self) -> None:
         """Release the shared lock."""
+        hold(None)
         if self._presence is not None:
             self._presence.close()
 

@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from bort.backend import distributed
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
+from bort.engines.base import hold
 from bort.engines.engine import engines_used
 from bort.errors import BortError
 from bort.files import (
@@ -38,7 +39,7 @@ from bort.files import (
     write_json,
     write_sealed,
 )
-from bort.training.run_config import is_config, new_config, refuse_other_settings
+from bort.training.run_config import hold_to_engines, is_config, new_config, refuse_other_settings
 
 STATE_FILE = "state.json"
 STATE_MEMBERS = {"state", "step", "metrics_bytes", "files"}
@@ -95,6 +96,7 @@ class RunFolder:
         self.path = Path(path)
         self._lock: Optional[FileLock] = None
         on_root(lambda: self._open(dict(settings), resume))
+        hold_to_engines(self.path / "config.json")
 
     def _open(self, settings: Dict[str, Any], resume: bool) -> None:
         self._lock = lock_file(
@@ -129,6 +131,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process have the folder."""
+        hold(None)
         if self._lock is not None:
             self._lock.release()
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
+from bort.engines.base import EngineOptions
 from bort.errors import BortError
 from bort.files import read_json, sha256_file, write_json, write_sealed
 from bort.masked_lm.batches import make_batch
 from bort.masked_lm.losses import LossWeights
 from bort.masked_lm.teacher import LiveTeacher
-from bort.pretraining import teacher_cache
+from bort.pretraining import inputs, teacher_cache
 from tests.pretraining.common import PAD, corpus, metrics, train
 from tests.tiny import MAX_LENGTH, TINY_TEACHER, VOCAB, tiny_bert
 
@@ -161,3 +162,15 @@ def test_a_cache_of_an_earlier_version_without_digests_is_read(tmp_path):
         write_json(name, {key: value for key, value in read_json(name).items() if key != "digest"})
     batch = make_batch(data.train, np.arange(16), data.policy, 3, 0, PAD, MAX_LENGTH)
     teacher_cache.CachedTeacher(path).targets(batch)(0, len(batch.rows))
+
+
+def test_answers_of_other_engines_and_precisions_are_kept_apart(monkeypatch):
+    def named(kind, precision, *installed):
+        monkeypatch.setattr(inputs, "preferred", lambda: EngineOptions(kind, precision))
+        monkeypatch.setattr(inputs, "installed", lambda: dict.fromkeys(installed))
+        return tuple(inputs._engine_named())
+
+    everything = ("openvino", "onnxruntime", "mxnet")
+    assert named("auto", "float32", *everything) == named("openvino", "float32") == ("openvino", "float32")
+    assert named("auto", "float32", "mxnet") == ("mxnet", "float32")
+    assert named("auto", "bfloat16", *everything) == ("openvino", "bfloat16")

@@ -8,9 +8,12 @@ import os
 import numpy as np
 import pytest
 
+from bort.engines import engine as door
+from bort.engines.base import EngineOptions, held
 from bort.errors import BortError
 from bort.files import read_json, seal, write_json
 from bort.training.run_folder import RunFolder
+from tests.tiny import tiny_bert
 
 
 def test_a_run_folder_keeps_one_writer_and_one_set_of_settings(tmp_path):
@@ -240,3 +243,34 @@ def test_other_settings_are_named_shortly_and_another_format_alone(tmp_path):
     with pytest.raises(BortError, match="begun by another version") as caught:
         RunFolder(tmp_path, {"lr": 2, "format": 2}, resume=True)
     assert "lr" not in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_a_resumed_run_keeps_to_the_engines_that_were_there_when_it_began(tmp_path, monkeypatch):
+    def install(**versions):
+        monkeypatch.setattr("bort.training.run_config.installed", lambda: {"mxnet": "1.9.1", **versions})
+
+    install(openvino="2026.4", onnxruntime="1.32")
+    with RunFolder(tmp_path / "fast", {}) as run:
+        run.log({"step": 1})
+    assert held() is None
+    install(onnxruntime="1.32")
+    with pytest.raises(BortError, match="begun with openvino 2026.4, which is not installed.*pip"):
+        RunFolder(tmp_path / "fast", {}, resume=True)
+    with RunFolder(tmp_path / "slow", {}) as run:
+        run.log({"step": 1})
+    install(openvino="2026.4", onnxruntime="1.32")
+    with RunFolder(tmp_path / "slow", {}, resume=True):  # what has come since is not taken
+        assert set(held()) == {"mxnet", "onnxruntime"}
+        assert "openvino" not in door._candidates(tiny_bert(), EngineOptions(), None)
+    assert door._candidates(tiny_bert(), EngineOptions(), None)[0] == "openvino"
+
+
+def test_a_run_is_not_resumed_with_another_engine_or_precision(tmp_path, monkeypatch):
+    with RunFolder(tmp_path, {}) as run:
+        run.log({"step": 1})
+    monkeypatch.setattr("bort.training.run_config.preferred", lambda: EngineOptions("mxnet", "bfloat16"))
+    with pytest.raises(BortError, match="--engine was auto and is mxnet; --precision was float32 and is"):
+        RunFolder(tmp_path, {}, resume=True)
+    config = read_json(tmp_path / "config.json")
+    write_json(tmp_path / "config.json", {**config, "engine": 5})  # of another version, or damaged: as before
+    RunFolder(tmp_path, {}, resume=True).close()
