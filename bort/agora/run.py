@@ -185,9 +185,10 @@ def run_seed(shared: Shared, seed: int, base: Settings, folder: Path) -> Dict[st
     plan = plan_of(shared, seed, base, len(sets.x))
     outputs = teacher_outputs(shared, sets)
     with RunFolder(folder, described(shared, base, plan, sets), options.resume) as run:
-        if run.results is not None:
+        done = run.results
+        if done is not None:
             say(f"{folder}: has ended already")
-            return run.results
+            return done
         teacher = _teacher_report(shared, sets, outputs)
         _announce(shared, sets, plan, teacher)
         timaeus = student_of(shared, base, sets, seed)

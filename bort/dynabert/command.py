@@ -26,7 +26,7 @@ from bort.dynabert.report import row_of, write_table
 from bort.dynabert.supernet import SupernetSettings, search_supernet
 from bort.dynabert.training import AdaptiveTraining
 from bort.errors import BortError
-from bort.files import PathLike, read_json, write_json
+from bort.files import PathLike, read_sealed, write_json, write_sealed
 from bort.finetuning.evaluation_split import draw
 from bort.finetuning.loop import Settings, TrainingData
 from bort.finetuning.losses import mean_loss
@@ -85,9 +85,10 @@ class DynabertRun:
         """Train with one seed; ``results.json``'s content. A run that has ended is not repeated."""
         options, data = self.options, self.data
         with RunFolder(self.output, self.described(settings), self.resume) as run:
-            if run.results is not None:
+            done = run.results
+            if done is not None:
                 say(f"{self.output}: has ended already")
-                return run.results
+                return done
             kept = self.keep(settings.seed)
             train = self.training_data(kept)
             model, teacher = self.load_teacher(self.dropout), self.load_teacher(0.0)
@@ -126,7 +127,7 @@ class DynabertRun:
         if not self.options.keep_fraction:
             return np.zeros(0, dtype=np.int64)
         kept = draw(train.split, train.tokens.labels, self.options.keep_fraction, seed)
-        on_root(lambda: write_json(self.output / KEPT_FILE, {
+        on_root(lambda: write_sealed(self.output / KEPT_FILE, {
             "task": self.data.task.name, "data": train.tokens.fingerprint,
             "reading": {key: self.reading.get(key) for key in ("encoding", "limit", "seed")},
             "max_length": self.max_length, "indices": kept.tolist()}))
@@ -202,7 +203,7 @@ def search_run(run: PathLike, task_name: str, data_dir: PathLike, output: Path,
     if not kept_file.is_file():
         raise BortError(f"{kept_file}: no such file: the run kept no examples to measure errors on; train it "
                         "with --keep-fraction 0.1")
-    kept = read_json(kept_file)
+    kept = read_sealed(kept_file)
     tokenizer = choose_tokenizer(supernet.folder, None)
     data = read_task(task_name, data_dir, tokenizer, kept["max_length"],
                                 ReadOptions(**kept["reading"]))

@@ -151,9 +151,9 @@ def _search_in(folder: SearchFolder, settings: SearchSettings, inputs: SearchInp
     costs = surrogates(everything, settings, vocab_size)  # step 1
     check_maximum(costs, maximum.architecture)
     if settings.steps and maximum.folder is None and distributed.is_root():
-        warnings.warn(f"the teacher {maximum.architecture.display} has no weights and is drawn at random from "
-                      f"seed {settings.seed}: errors say how well candidates imitate noise; give --teacher a "
-                      "model folder", stacklevel=2)
+        warnings.warn(f"the teacher {maximum.architecture.display} has no weights and is drawn at random "
+                      f"from seed {settings.seed}: errors say how well candidates imitate noise; give "
+                      "--teacher a model folder", stacklevel=2)
     seconds = None
     if settings.speed == "measured":
         seconds = measured_speed(folder, everything, Trials(settings.max_length, settings.timed_lines,

@@ -4,7 +4,7 @@
     RUN/metrics.jsonl            one line per logged step
     RUN/checkpoints/step-N/      arrays and state.json; a checkpoint appears whole or not at all
     RUN/engines.json             what computed the forward passes without gradients
-    RUN/results.json             written last
+    RUN/results.json             written last, with the checksums of the run's lists (``*.jsonl``)
 
 Only the root rank writes; every rank reads the same checkpoint. One process at a time may write to a folder.
 """
@@ -143,9 +143,28 @@ class RunFolder:
 
     @property
     def results(self) -> Optional[Dict[str, Any]]:
-        """The content of ``results.json`` if the run has ended."""
+        """The content of ``results.json`` if the run has ended.
+
+        Raises:
+            BortError: it, or one of the lists that it has the checksums of, was damaged or changed.
+        """
         path = self.path / "results.json"
-        return read_sealed(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            results = read_sealed(path)
+            for name, digest in dict(results.pop("files", {})).items():  # earlier versions have none
+                if not (path.parent / name).is_file():
+                    raise BortError(f"{path.parent / name}: was there when the run ended and is missing")
+                if sha256_file(path.parent / name) != digest:
+                    raise BortError(
+                        f"{path.parent / name}: was changed since the run ended (its checksum is wrong)"
+                    )
+        except BortError as error:
+            raise BortError(
+                f"{error}; put it back from a copy, or remove {path} and --resume repeats the run"
+            ) from error
+        return results
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``; numbers that are not finite become null."""
@@ -286,7 +305,8 @@ class RunFolder:
 
         def write() -> None:
             write_json(self.path / "engines.json", engines_used())
-            write_sealed(self.path / "results.json", finite(dict(results)))
+            files = {path.name: sha256_file(path) for path in sorted(self.path.glob("*.jsonl"))}
+            write_sealed(self.path / "results.json", {**finite(dict(results)), "files": files})
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
         on_root(write)

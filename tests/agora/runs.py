@@ -10,8 +10,8 @@ def command(folder, output, *extra, task="SST-2", teacher="teacher/model"):
 
 
 def stable(results):
-    """What a repetition must reproduce: everything but times (and the digest, which covers them)."""
-    left_out = ("share_by_part", "ranks", "digest", "compare")
+    """What a repetition must reproduce: everything but times (and the checksums, which cover them)."""
+    left_out = ("share_by_part", "ranks", "digest", "files", "compare")
     return {key: value for key, value in results.items()
             if key not in left_out and not key.startswith("seconds") and not key.endswith("per_second")}
 

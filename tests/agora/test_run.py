@@ -177,7 +177,16 @@ def test_a_resumed_run_notices_what_was_exchanged(teacher, capsys):
         assert run_command(run_finetune.main, [*arguments, "--resume"]) == 2
         assert "sets was" in capsys.readouterr().err, name
         (place / "SST-2" / name).write_text(text)
+    first = json.loads((place / "run" / "results.json").read_text())
+    content = (place / "run" / "agora.jsonl").read_text()
+    (place / "run" / "agora.jsonl").write_text(content.replace("0", "1", 1))
+    assert run_command(run_finetune.main, [*arguments, "--resume"]) == 2
+    assert "agora.jsonl: was changed since the run ended" in capsys.readouterr().err
+    (place / "run" / "agora.jsonl").write_text(content)
     assert run_command(run_finetune.main, [*arguments, "--resume"]) == 0
+    (place / "run" / "results.json").unlink()  # as the message says: the run is repeated
+    assert run_command(run_finetune.main, [*arguments, "--resume"]) == 0
+    assert stable(json.loads((place / "run" / "results.json").read_text())) == stable(first)
 
 
 def test_questions_dev_as_e_and_tables(teacher, capsys):

@@ -127,6 +127,12 @@ def test_a_supernet_is_searched_by_real_errors(finished, tmp_path):
         top["size"] * top["speed"] * row["loss"])
     assert row["W"] == pytest.approx(expected)
     assert set(parameter_arrays(bort.load(tmp_path / "best")))
+    kept = (run / "kept.json").read_text()
+    (run / "kept.json").write_text(kept.replace('"indices": [\n    ', '"indices": [\n    1', 1))
+    with pytest.raises(BortError, match="kept.json: its content does not fit its digest"):
+        run_search.main(["--supernet", str(run), "--task", name, "--data-dir", str(data), "--output",
+                         str(out)])
+    (run / "kept.json").write_text(kept)
 
 
 @needs_horovod

@@ -202,8 +202,30 @@ def test_results_that_were_changed_are_noticed(tmp_path):
         run.finish({"accuracy": 0.5})
         path = tmp_path / "results.json"
         path.write_text(path.read_text().replace("0.5", "0.9"))
-        with pytest.raises(BortError, match="does not fit its digest"):
+        with pytest.raises(BortError, match="does not fit its digest.*put it back from a copy, or remove .*"
+                           "results.json and --resume repeats the run"):
             assert run.results
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "agora.jsonl"])
+def test_lists_that_were_changed_after_the_end_are_noticed(tmp_path, name):
+    (tmp_path / "agora.jsonl").write_text('{"score": 0.25}\n')
+    with RunFolder(tmp_path, {}) as run:
+        run.log({"step": 1, "loss": 2.5})
+        run.finish({"accuracy": 0.5})
+        assert run.results == {"accuracy": 0.5}
+        path = tmp_path / name
+        content = path.read_text()
+        for damage, message in ((lambda: path.write_text(content.replace("5", "6", 1)), "was changed since"),
+                                (lambda: path.write_text(content * 2), "was changed since"),
+                                (path.unlink, "is missing")):
+            damage()
+            with pytest.raises(BortError, match=f"{name}: {message}|{name}: .*{message}.*--resume"):
+                assert run.results
+        path.write_text(content)
+        assert run.results == {"accuracy": 0.5}
+        (tmp_path / "results.json").unlink()
+        assert run.results is None and run.latest() is None  # the run begins anew
 
 
 def test_what_killed_writers_left_behind_goes_when_the_run_goes_on(run):
