@@ -2,39 +2,65 @@
 
     python -m benchmarks.dynabert --data FOLDER --teacher SST-2=runs/sst2/model --teacher CoLA=runs/cola/model
     python -m benchmarks.dynabert --data FOLDER --teacher SST-2=runs/sst2/model --parts main,cut --seeds 0
+    python -m benchmarks.dynabert --data FOLDER --teacher SST-2=runs/sst2/model --teacher RTE=runs/rte/model
+        --sampled 1 --limit 8000 --setting RTE:limit=0,max_length=128,epochs=3 --alone-networks 0.5/1,0.5/0.5
 
-For every task and seed: (a) the full network, (b) the same sub-network cut out of the rewired teacher without
-training, (c) a network of that size, cut out the same way and distilled alone for as many steps as the
-adaptive network took. Ablations: no rewiring, no width stage first, no augmentation. The compute of a
-training is counted in FLOPs of its forward passes (a backward pass counts two), the teacher's included. Every
-step is one of the project's own commands; a killed benchmark goes on where it stopped.
+Parts, for every task and seed:
+
+    main       the adaptive network, at every width and depth ("ours"); the other parts need it
+    cut        the same sub-networks cut out of the rewired teacher without training; full size: the teacher
+    alone      each cut out the same way and distilled by itself, for as many steps as its stages had
+    ablations  no rewiring, no width stage first, no augmentation
+    fptas      what the search over the adaptive network chooses, beside the plain FPTAS's choice among the
+               same tuples, distilled by itself for as many steps or with as many operations
+
+Compute is counted in FLOPs of the passes that were run, teachers included. Every step is one of the project's
+own commands; a killed benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from benchmarks.harness import common, records
 from benchmarks.harness.data import HELP
+from benchmarks.harness.dynabert_runs import FOLDERS, Bench, Plan, TaskSettings
+from benchmarks.harness.dynabert_tables import (
+    Cost,
+    cost,
+    dev_score,
+    metric_of,
+    percent,
+    plot,
+    scores,
+    steps_of,
+)
 from bort.architecture import Architecture
-from bort.dynabert.grid import Multipliers, grid
+from bort.dynabert.grid import Multipliers
 from bort.errors import BortError, run_command
-from bort.files import read_json, write_json
+from bort.files import write_json
 
-FOLDERS = {"SST-2": "glue/SST-2", "CoLA": "glue/CoLA", "RTE": "glue/RTE"}
-PARTS = ("main", "cut", "alone", "ablations")
+PARTS = ("main", "cut", "alone", "ablations", "fptas")
+BUDGETS = ("steps", "flops")
 ABLATIONS: Dict[str, List[str]] = {
     "no rewiring": ["--importance-examples", "0"],
     "no width stage first": ["--stages", "depth"],
-    "no augmentation": ["--augment", "", "--augment-copies", "0"],
+    "no augmentation": [],
 }
-Key = Tuple[float, float]
+NOTE = (
+    "ours: the adaptive network at that width and depth; cut: the rewired teacher without training (at full "
+    "size the teacher itself); alone: the cut network distilled by itself, without copies, for as many steps "
+    "as its stages had, the best of its epochs. Medians over seeds, dev set, percent."
+)
+FPTAS_NOTE = (
+    "FPTAS: W is that of the search which chose (real errors on kept examples, or errors of the masked "
+    "language model after three steps); training PFLOP counts what the network took, of a supernet's choice "
+    "that of all sub-networks together."
+)
 
 
 def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -42,230 +68,268 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, type=Path, help=HELP)
-    parser.add_argument(
+    add = parser.add_argument
+    add("--data", required=True, type=Path, help=HELP)
+    add(
         "--teacher",
         action="append",
         required=True,
         metavar="TASK=FOLDER",
         help="a classifier fine-tuned for SST-2, CoLA or RTE; several times",
     )
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/dynabert"), help="runs; reused when repeated"
+    add("--output", type=Path, default=Path("runs/dynabert"), help="runs; reused when repeated")
+    add("--results", type=Path, default=common.RESULTS, help="folder of the record")
+    add("--seeds", default="0,1,2", help="default 0,1,2")
+    add("--parts", default=",".join(PARTS), help=f"default {','.join(PARTS)}")
+    add("--widths", default="1,0.75,0.5,0.25", help="default 1,0.75,0.5,0.25")
+    add("--depths", default="1,0.75,0.5", help="default 1,0.75,0.5")
+    add(
+        "--sampled",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train the largest, the smallest and N drawn sub-networks at every step (0: all)",
     )
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--widths", default="1,0.75,0.5,0.25")
-    parser.add_argument("--depths", default="1,0.75,0.5")
-    parser.add_argument("--limit", type=int, default=0, help="training examples (0: all)")
-    parser.add_argument("--copies", type=int, default=1, help="augmented copies of every example")
-    parser.add_argument("--augment", default="embedding", help="tau-functions of the copies")
-    parser.add_argument("--epochs", type=int, default=1, help="of every stage")
-    parser.add_argument("--lr", type=float, default=5e-5)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--max-length", type=int, default=64)
-    parser.add_argument("--trials", type=int, default=20, help="timed passes of the latency table (0: none)")
-    parser.add_argument("--no-record", action="store_true", help="print the tables only")
+    add("--alone-networks", metavar="W/D,W/D,...", help="train only these by themselves (default: all)")
+    add(
+        "--budgets", default="steps", help="of the plain FPTAS's choice: steps, flops or both (default steps)"
+    )
+    add(
+        "--mlm",
+        type=Path,
+        help="pre-trained model of the teacher's architecture, T of the plain FPTAS "
+        "(default: random weights)",
+    )
+    add("--keep-fraction", type=float, default=0.1, help="share of the training set kept for the search")
+    defaults = TaskSettings()
+    add("--limit", type=int, default=defaults.limit, help="training examples (0: all)")
+    add("--copies", type=int, default=defaults.copies, help="augmented copies of every example (default 1)")
+    add("--augment", default=defaults.augment, help="tau-functions of the copies, joined by + (embedding)")
+    add("--epochs", type=int, default=defaults.epochs, help="of every stage (default 1)")
+    add("--lr", type=float, default=defaults.lr, help=f"default {defaults.lr:g}")
+    add("--batch-size", type=int, default=defaults.batch_size, help=f"default {defaults.batch_size}")
+    add("--max-length", type=int, default=defaults.max_length, help=f"default {defaults.max_length}")
+    add("--dropout", type=float, default=defaults.dropout, help="in training (default: the teacher's own)")
+    add(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="TASK:NAME=VALUE,...",
+        help="of one task: any of the eight options above, as RTE:limit=1000,max_length=128",
+    )
+    add("--trials", type=int, default=20, help="timed passes of the latency table (0: none)")
+    add("--no-record", action="store_true", help="print the tables only")
     return parser.parse_args(argv)
 
 
-class Bench:
-    """The runs of one task, each in its folder."""
+def benches(args: argparse.Namespace) -> List[Bench]:
+    """The tasks of the command line.
 
-    def __init__(self, args: argparse.Namespace, task: str, teacher: str) -> None:
-        self.args, self.task, self.teacher = args, task, teacher
-        self.folder = args.output / task
-        self.data = args.data / FOLDERS[task]
-        self.full = Architecture.from_dict(read_json(Path(teacher) / "config.json")["architecture"])
-        shares = [[float(part) for part in text.split(",")] for text in (args.widths, args.depths)]
-        self.networks = grid(*shares, self.full)
-
-    def call(self, *command: str) -> None:
-        """One of the project's commands in a process of its own."""
-        print(f"== python {' '.join(command)}", flush=True)
-        done = subprocess.run(
-            [sys.executable, *command], cwd=str(common.ROOT), env=common.module_environment()
-        )
-        if done.returncode:
-            raise BortError(f"python {' '.join(command[:4])} ... failed; its message is above")
-
-    def shared(self, seed: int, output: Path) -> List[str]:
-        """Arguments that every training has."""
-        args = self.args
-        return [
-            *("run_finetune.py", "--task", self.task, "--data-dir", str(self.data), "--output", str(output)),
-            *("--seed", str(seed), "--epochs", str(args.epochs), "--lr", str(args.lr)),
-            *("--batch-size", str(args.batch_size), "--max-length", str(args.max_length)),
-            *("--limit", str(args.limit), "--warmup", "0.1", "--resume"),
-        ]
-
-    def adaptive(self, name: str, seed: int, *more: str) -> Dict[str, Any]:
-        """``results.json`` of an adaptive training."""
-        output = self.folder / f"{name}-{seed}"
-        if not (output / "results.json").is_file():
-            args = self.args
-            self.call(
-                *self.shared(seed, output),
-                *("--algorithm", "dynabert", "--teacher", self.teacher),
-                *("--widths", args.widths, "--depths", args.depths),
-                *(("--augment", args.augment, "--augment-copies", str(args.copies)) if args.copies else ()),
-                *more,
+    Raises:
+        BortError: an option names an unknown task, setting or network.
+    """
+    plan = Plan(args.data, args.output, args.widths, args.depths, args.sampled, args.keep_fraction, args.mlm)
+    teachers = dict(text.partition("=")[::2] for text in args.teacher)
+    for task, teacher in teachers.items():
+        if task not in FOLDERS or not teacher:
+            raise BortError(
+                f"--teacher {task}={teacher}: expected TASK=FOLDER with a task among {', '.join(FOLDERS)}"
             )
-        return read_json(output / "results.json")
-
-    def alone(self, chosen: Multipliers, seed: int, steps: int) -> float:
-        """The dev score of one sub-network, cut out of the rewired teacher and distilled by itself."""
-        output = self.folder / f"alone-{chosen.width:g}-{chosen.depth:g}-{seed}"
-        start = self.folder / f"start-{chosen.width:g}-{chosen.depth:g}-{seed}"
-        if not (output / "results.json").is_file():
-            if not (start / "config.json").is_file():
-                self.call(
-                    *("-m", "bort.dynabert", "extract", str(self.folder / f"cut-{seed}"), str(start)),
-                    *("--width", str(chosen.width), "--depth", str(chosen.depth)),
-                )
-            per_epoch = -(
-                -read_json(self.folder / f"main-{seed}" / "results.json")["rows"] // self.args.batch_size
-            )
-            command = self.shared(seed, output)
-            command[command.index("--epochs") + 1] = str(-(-steps // per_epoch))
-            self.call(
-                *command,
-                *("--model", str(start), "--algorithm", "distill", "--teacher", self.teacher),
-                *("--distill-weight", "1", "--temperature", "1", "--max-steps", str(steps)),
-            )
-        return next(iter(read_json(output / "results.json")["metrics"]["dev"].values()))
+    shared = TaskSettings(
+        args.limit,
+        args.copies,
+        args.augment.replace(",", "+"),
+        args.epochs,
+        args.lr,
+        args.batch_size,
+        args.max_length,
+        args.dropout,
+    )
+    chosen = dict.fromkeys(teachers, shared)
+    for text in args.setting:
+        task, _, values = text.partition(":")
+        if task not in chosen:
+            raise BortError(f"--setting {text}: no --teacher is given for {task!r}")
+        chosen[task] = chosen[task].changed(values)
+    return [Bench(plan, task, teacher, chosen[task]) for task, teacher in teachers.items()]
 
 
-def scores(results: Dict[str, Any]) -> Dict[Key, float]:
-    """The first dev metric of every sub-network."""
-    name = next(iter(results["metrics"]["dev"]))
-    return {(row["width"], row["depth"]): row[name] for row in results["subnetworks"]}
+class Choices(NamedTuple):
+    """What of a task's sub-networks is looked at."""
+
+    parts: Sequence[str]
+    seeds: Sequence[int]
+    alone: Sequence[Multipliers]
+    budgets: Sequence[str]
 
 
-def steps_of(results: Dict[str, Any], chosen: Multipliers) -> int:
-    """Optimizer steps that a sub-network took part in."""
-    last = {row["stage"]: row["step"] for row in results["history"]}
-    return sum(count for stage, count in last.items() if stage != "width" or chosen.depth == 1)
+class TaskResult(NamedTuple):
+    """A task's tables and the compute of its first seed's trainings."""
+
+    rows: List[Dict[str, Any]]
+    fptas: List[Dict[str, Any]]
+    cost: Cost
+    metric: str
 
 
-def cost(bench: Bench, results: Dict[str, Any]) -> Tuple[float, float]:
-    """FLOPs of the adaptive training and of training every sub-network alone for as many steps, each a
-    sequence's forward pass times sequences (backward: twice a forward pass)."""
-    full, length = bench.full, bench.args.max_length
-    flops = {one: one.architecture(full).flops(length) for one in bench.networks}
-    last = {row["stage"]: row["step"] for row in results["history"]}
-    adaptive = 0.0
-    for stage, steps in last.items():
-        own = [one for one in bench.networks if stage != "width" or one.depth == 1]
-        widths = {one.width for one in own}
-        taught = full.flops(length) if stage == "width" else sum(flops[Multipliers(w, 1.0)] for w in widths)
-        adaptive += steps * (taught + 3 * sum(flops[one] for one in own))
-    alone = sum(steps_of(results, one) * 3 * flops[one] for one in bench.networks)
-    # The teacher answers every training example once for each network: it is asked before the training.
-    alone += len(bench.networks) * results["rows"] / bench.args.batch_size * full.flops(length)
-    return adaptive, alone
+def size_of(bench: Bench, small: Architecture) -> Dict[str, Any]:
+    """The columns that every table has."""
+    return {
+        "⟨D,A,H,I⟩": small.display,
+        "parameters (M)": round(small.parameters(30522)["body"] / 1e6, 2),
+        "GFLOP": float(f"{small.flops(bench.settings.max_length) / 1e9:.4g}"),
+    }
 
 
-def median(values: Sequence[Optional[float]]) -> Optional[float]:
-    """In percent, of those that are there."""
-    known = [value for value in values if value is not None]
-    return round(100 * statistics.median(known), 2) if known else None
-
-
-def run_task(bench: Bench, parts: Sequence[str], seeds: Sequence[int]) -> Dict[str, Any]:
-    """Tables and notes of one task."""
-    args, found = bench.args, {}
-    runs = {seed: bench.adaptive("main", seed) for seed in seeds}
-    for seed in seeds:
-        found["ours", seed] = scores(runs[seed])
-        if "cut" in parts or "alone" in parts:
-            found["cut", seed] = scores(
-                bench.adaptive("cut", seed, "--stages", "none", "--augment", "", "--augment-copies", "0")
-            )
-        if "alone" in parts:
+def run_task(bench: Bench, choices: Choices) -> TaskResult:
+    """Run the parts of one task."""
+    found: Dict[Tuple[str, int], Mapping[Tuple[float, float], float]] = {}
+    runs = {seed: bench.main(seed) for seed in choices.seeds}
+    costs = {seed: cost(run, bench.networks, bench.full) for seed, run in runs.items()}
+    fptas = []
+    for seed, run in runs.items():
+        found["ours", seed] = scores(run)
+        if {"cut", "alone", "fptas"} & set(choices.parts):
+            found["cut", seed] = scores(bench.cut(seed))
+        if "alone" in choices.parts:
             found["alone", seed] = {
-                (one.width, one.depth): bench.alone(one, seed, steps_of(runs[seed], one))
-                for one in bench.networks
+                (one.width, one.depth): dev_score(bench.alone(one, seed, steps_of(run, one)))
+                for one in choices.alone
             }
-        if "ablations" in parts:
+        if "fptas" in choices.parts:
+            fptas += compare_searches(bench, seed, costs[seed], choices.budgets)
+        if "ablations" in choices.parts:
             for name, options in ABLATIONS.items():
-                if name != "no augmentation" or args.copies:
-                    found[name, seed] = scores(bench.adaptive(name.replace(" ", "-"), seed, *options))
-    kinds = list(dict.fromkeys(kind for kind, _ in found))
+                augmented = name != "no augmentation"
+                if augmented or bench.settings.copies:
+                    folder = name.replace(" ", "-")
+                    found[name, seed] = scores(bench.adaptive(folder, seed, options, augmented))
     rows = []
     for one in bench.networks:
-        small = one.architecture(bench.full)
-        row: Dict[str, Any] = {
+        key = (one.width, one.depth)
+        row = {"width": one.width, "depth": one.depth, **size_of(bench, one.architecture(bench.full))}
+        for kind in dict.fromkeys(kind for kind, _ in found):
+            row[kind] = percent([found[kind, seed].get(key) for seed in choices.seeds])
+        rows.append(row)
+    first = choices.seeds[0]
+    return TaskResult(rows, fptas, costs[first], metric_of(runs[first]))
+
+
+def compare_searches(bench: Bench, seed: int, spent: Cost, budgets: Sequence[str]) -> List[Dict[str, Any]]:
+    """The supernet search's choice beside the plain FPTAS's, trained from cut and from random weights."""
+    run, sizes = bench.main(seed), {one.architecture(bench.full): one for one in bench.networks}
+    by_real_errors = bench.supernet_search(seed)
+    real = {(row["width"], row["depth"]): row["W"] for row in by_real_errors}
+    best = bench.plain_search(seed)
+    plain = sizes[Architecture.from_dict(best["architecture"])]
+    ours = Multipliers(by_real_errors[0]["width"], by_real_errors[0]["depth"])
+
+    def row(choice: str, one: Multipliers, w: float, score: float, flops: float) -> Dict[str, Any]:
+        return {
+            "choice of": choice,
+            "seed": seed,
             "width": one.width,
             "depth": one.depth,
-            "⟨D,A,H,I⟩": small.display,
-            "parameters (M)": round(small.parameters(30522)["body"] / 1e6, 2),
+            **size_of(bench, one.architecture(bench.full)),
+            "dev": percent([score]),
+            "W": w,
+            "W by real errors": real[one.width, one.depth],
+            "training PFLOP": float(f"{flops / 1e15:.4g}"),
         }
-        row.update(
-            {
-                kind: median(
-                    [found[kind, seed].get((one.width, one.depth)) for seed in seeds if (kind, seed) in found]
-                )
-                for kind in kinds
-            }
+
+    rows = [
+        row(
+            "the supernet search",
+            ours,
+            by_real_errors[0]["W"],
+            scores(run)[ours.width, ours.depth],
+            spent.adaptive,
         )
-        rows.append(row)
-    adaptive, alone = cost(bench, runs[seeds[0]])
-    return {
-        "rows": rows,
-        "cost": adaptive / alone,
-        "metric": next(iter(runs[seeds[0]]["metrics"]["dev"])),
-    }
+    ]
+    key = (plain.width, plain.depth)
+    for budget in budgets:
+        steps = steps_of(run, plain)
+        if budget == "flops":
+            steps = max(steps, round(steps * spent.adaptive / spent.each[key]))
+        for scratch in (False, True):
+            done = bench.alone(plain, seed, steps, scratch)
+            rows.append(
+                row(
+                    f"the plain FPTAS, {'random' if scratch else 'cut'} weights, {steps} steps",
+                    plain,
+                    best["W"],
+                    dev_score(done),
+                    spent.each[key] * steps / steps_of(run, plain),
+                )
+            )
+    return rows
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the benchmark and record it."""
     args = arguments(argv)
-    load, parts = common.load_average(), args.parts.split(",")
-    seeds = [int(part) for part in args.seeds.split(",")]
-    if not set(parts) <= set(PARTS):
-        raise BortError(f"--parts {args.parts}: choose among {', '.join(PARTS)}")
-    tables: Dict[str, Any] = {}
-    notes = [
-        "ours: the adaptive network at that width and depth; cut: the rewired teacher without training; "
-        "alone: the cut network distilled by itself for as many steps. Medians over seeds, dev set, percent."
+    load = common.load_average()
+    for option, chosen, known in (("--parts", args.parts, PARTS), ("--budgets", args.budgets, BUDGETS)):
+        if not set(chosen.split(",")) <= set(known):
+            raise BortError(f"{option} {chosen}: choose among {', '.join(known)}")
+    try:
+        seeds = [int(part) for part in args.seeds.split(",")]
+    except ValueError as error:
+        raise BortError(f"--seeds {args.seeds}: not a list of whole numbers like 0,1,2") from error
+    tasks, notes = benches(args), [NOTE]
+    choices = [
+        Choices(args.parts.split(","), seeds, bench.named(args.alone_networks), args.budgets.split(","))
+        for bench in tasks
     ]
-    for text in args.teacher:
-        task, _, teacher = text.partition("=")
-        if task not in FOLDERS or not teacher:
-            raise BortError(f"--teacher {text}: expected TASK=FOLDER with a task among {', '.join(FOLDERS)}")
-        bench = Bench(args, task, teacher)
-        result = run_task(bench, parts, seeds)
-        tables[f"{task} ({result['metric']})"] = result["rows"]
-        notes.append(
-            f"{task}: the adaptive training cost {result['cost']:.2f} times the FLOPs of training every "
-            "sub-network alone."
-        )
+    tables: Dict[str, Any] = {}
+    searches: Dict[str, Any] = {}
+    for bench, chosen in zip(tasks, choices):
+        result = run_task(bench, chosen)
+        tables[f"{bench.task} ({result.metric})"] = result.rows
+        if result.fptas:
+            searches[f"FPTAS on {bench.task} ({result.metric})"] = result.fptas
+        notes += [
+            bench.described(),
+            f"{bench.task}: the adaptive training took "
+            f"{result.cost.adaptive / 1e15:.2f} PFLOP, {result.cost.adaptive / result.cost.alone:.2f} "
+            "times those of training every sub-network alone for as many steps.",
+        ]
         if args.trials:
-            output = bench.folder / "table"
-            bench.call(
-                *("-m", "bort.dynabert", "table", str(bench.folder / f"main-{seeds[0]}"), "--task", task),
-                *("--data-dir", str(bench.data), "--output", str(output), "--trials", str(args.trials)),
-            )
-            for row, timed in zip(result["rows"], read_json(output / "results.json")["subnetworks"]):
-                row["ms"] = round(1000 * timed["seconds"], 2)
+            timed = bench.timed(seeds[0], args.trials)["subnetworks"]
+            for row, measured in zip(result.rows, timed):
+                row["ms"] = round(1000 * measured["seconds"], 2)
+    notes += [FPTAS_NOTE] if searches else []
+    plotted = plot(args.output / "dynabert.png", tables)
+    tables.update(searches)
     write_json(args.output / "tables.json", tables)
-    print(json.dumps(notes, indent=1))
+    print(json.dumps(notes, indent=1, ensure_ascii=False))
     for heading, rows in tables.items():
         print(f"\n{heading}\n{records.markdown_table(rows)}")
     if not args.no_record:
-        settings = {
-            name: getattr(args, name)
-            for name in ("seeds", "limit", "copies", "augment", "epochs", "lr", "batch_size", "max_length")
-        }
+        if plotted:
+            plot(
+                args.results / "dynabert.png", {name: tables[name] for name in tables if name not in searches}
+            )
+        names = (
+            "seeds",
+            "parts",
+            "widths",
+            "depths",
+            "sampled",
+            "keep_fraction",
+            "alone_networks",
+            "budgets",
+        )
         records.record(
             "dynabert",
             tables,
-            settings,
+            {name: getattr(args, name) for name in names},
             notes,
             "DynaBERT: widths and depths of a real teacher",
             argv,
-            started_load=load,
+            args.results,
+            load,
+            ["dynabert.png"] if plotted else [],
         )
     return 0
 
