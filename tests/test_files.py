@@ -1,6 +1,7 @@
 """Files are whole or untouched, JSON is bounded, and commands turn bad input into exit code 2."""
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import logging
@@ -284,6 +285,30 @@ def test_threads_are_divided_among_the_ranks_of_a_machine():
     threads, policy, cores, _ = run(HOROVOD_LOCAL_SIZE=str(2 * cores))
     assert (threads, policy) == (1, "passive")
     assert run(OMP_NUM_THREADS="7")[3] == 7
+
+
+@pytest.mark.parametrize("flags, core", [
+    ("sse4_2 avx2 fma avx512f avx512cd avx512bw avx512dq avx512vl amx_bf16", "SKYLAKEX"),
+    ("sse4_2 avx2 fma avx512f avx512cd", "HASWELL"),  # Xeon Phi
+    ("sse4_2 avx2 fma", "HASWELL"), ("sse4_2 avx", None), ("", None),
+])
+def test_openblas_is_told_the_kernels_of_this_processor(monkeypatch, flags, core):
+    from bort.backend import mxnet as compat
+
+    monkeypatch.setattr(compat, "cpu_flags", lambda: frozenset(flags.split()))
+    assert compat.openblas_core() == compat.thread_settings().get("OPENBLAS_CORETYPE") == core
+
+
+def test_openblas_obeys():
+    from bort.backend.mxnet import mx
+
+    library = Path(mx.__file__).parent / "libopenblas.so.0"
+    if not library.is_file() or "OPENBLAS_CORETYPE" not in os.environ:
+        pytest.skip("another BLAS, or a processor that only OpenBLAS knows")
+    name = ctypes.CDLL(str(library)).openblas_get_corename  # MXNet has loaded it already
+    name.restype = ctypes.c_char_p
+    # MXNet's own was built without the kernels for AVX-512, whose name gives those for AVX2.
+    assert name().decode().upper() in (os.environ["OPENBLAS_CORETYPE"], "HASWELL")
 
 
 def test_an_idle_network_leaves_the_cores_to_others():

@@ -15,6 +15,10 @@
 * oneDNN 2.4, which MXNet 1.9.1 carries, leaves AMX alone unless it is told otherwise, and Linux wants to be
   asked first. int8 products take a fifth off a forward pass then, and bfloat16 is faster than float32 rather
   than slower.
+* The OpenBLAS that MXNet 1.9.1 carries, 0.3.13, is older than Intel's Ice Lake, Alder Lake and Sapphire
+  Rapids, and computes with instructions of 2004 (Prescott's) on a processor it does not know: attention's
+  products then take twice as long and more. It is told which kernels fit. (MXNet's wheel has none for AVX-512
+  and takes those for AVX2 under that name; other libraries of this process and its children have them.)
 * The process's own environment always wins: a variable that is already set is left alone.
 """
 from __future__ import annotations
@@ -24,11 +28,12 @@ import os
 import platform
 import sys
 import warnings
-from typing import Dict
+from typing import Dict, Optional
 
 import numpy as np
 
 from bort import numpy_aliases
+from bort.backend.cpu import cpu_flags
 from bort.errors import BortError
 
 NEVER_COPY_IN_PARALLEL = 2 ** 31 - 1
@@ -70,6 +75,16 @@ AMX = request_amx()
 """Whether this process may use AMX. oneDNN would end it with an illegal instruction otherwise."""
 
 
+OPENBLAS_CORES = {"SKYLAKEX": {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl", "fma"},
+                  "HASWELL": {"avx2", "fma"}}
+"""OpenBLAS's names for its kernels, the fastest first, and what a processor needs for them."""
+
+
+def openblas_core() -> Optional[str]:
+    """The fastest kernels of OpenBLAS that this processor can run; None leaves the choice to OpenBLAS."""
+    return next((core for core, needed in OPENBLAS_CORES.items() if needed <= cpu_flags()), None)
+
+
 def thread_settings() -> Dict[str, str]:
     """Environment variables that MXNet's CPU build runs best with,
     for this process's share of the machine."""
@@ -77,11 +92,13 @@ def thread_settings() -> Dict[str, str]:
     threads = max(1, usable_cores() // ranks)
     # Spinning threads of several ranks would fight for the same cores, so only a rank that fits may spin.
     fits = threads * ranks <= usable_cores()
+    core = openblas_core()
     asked_to_sleep = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
     return {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "active" if fits else "passive",
         **({"GOMP_SPINCOUNT": str(SPINS)} if fits and not asked_to_sleep else {}),
+        **({"OPENBLAS_CORETYPE": core} if core else {}),
         "MXNET_CPU_PARALLEL_SIZE": str(NEVER_COPY_IN_PARALLEL),
         "MXNET_USE_OPERATOR_TUNING": "0",
         "MXNET_STORAGE_FALLBACK_LOG_VERBOSE": "0",
