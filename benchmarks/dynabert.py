@@ -42,7 +42,7 @@ from benchmarks.harness.dynabert_tables import (
 from bort.architecture import Architecture
 from bort.dynabert.grid import Multipliers
 from bort.errors import BortError, run_command
-from bort.files import write_json
+from bort.json_files import write_json
 
 PARTS = ("main", "cut", "alone", "ablations", "fptas")
 BUDGETS = ("steps", "flops")

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.harness import common, records
 from benchmarks.harness.data import add_data_option, read_text, vocabulary
 from bort.errors import BortError, run_command
-from bort.files import read_json
+from bort.json_files import read_json
 
 VOCAB_SIZE = 4000
 """Of the tokenizer that is trained where there is none."""

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.harness import common, records
 from benchmarks.harness.data import add_data_option, read_text, text_files
 from bort.errors import BortError, run_command
-from bort.files import read_json, read_jsonl
+from bort.json_files import read_json, read_jsonl
 from bort.paper import TABLE_3
 
 METHODS = {"mlm": "Pre-training", "kd": "Distillation"}

@@ -20,7 +20,8 @@ from typing import Dict, List, Mapping, Optional
 from benchmarks.harness import common, records
 from benchmarks.harness.headline import headline
 from bort.errors import BortError, run_command
-from bort.files import atomic_write, read_json
+from bort.files import atomic_write
+from bort.json_files import read_json
 
 _BLOCK = re.compile(
     r"(<!-- result (?P<name>[\w-]+)(?:#(?P<heading>[^>]*?))? -->\n).*?(<!-- end (?P=name) "

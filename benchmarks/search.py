@@ -41,7 +41,7 @@ from benchmarks.harness.search_tables import (
 )
 from bort.architecture import ROBERTA_VOCAB_SIZE, Architecture, parse
 from bort.errors import run_command
-from bort.files import read_jsonl
+from bort.json_files import read_jsonl
 from bort.search.settings import SearchSettings
 
 LARGEST = Architecture(12, 16, 1024, 3072)

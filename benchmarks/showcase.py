@@ -31,7 +31,7 @@ from benchmarks.harness.showcase_plots import plot_all
 from benchmarks.harness.showcase_run import Run
 from benchmarks.harness.showcase_tables import tables_of
 from bort.errors import BortError, run_command
-from bort.files import write_json
+from bort.json_files import write_json
 
 
 def arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:

@@ -30,8 +30,8 @@ import numpy as np
 from benchmarks.harness import common, records
 from benchmarks.harness.data import task_folder
 from bort.errors import BortError, run_command
-from bort.files import read_json
 from bort.finetuning.hyperparameters import convergent_set
+from bort.json_files import read_json
 from bort.paper import TABLE_4, TABLE_5, TABLE_6, Scores
 from bort.tasks.base import Task
 from bort.tasks.registry import get_task

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 from bort.errors import BortError
-from bort.files import read_json
+from bort.json_files import read_json
 
 ROBERTA_VOCAB_SIZE = 50265
 BERT_CASED_VOCAB_SIZE = 28996

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from bort.errors import BortError, run_command
-from bort.files import read_json, read_jsonl, write_json
+from bort.json_files import read_json, read_jsonl, write_json
 from bort.tasks.synthetic import write_embedded_task
 from bort.text.corpus.embedded import embedded_documents
 

@@ -19,17 +19,8 @@ from tqdm import tqdm
 
 import bort
 from bort.errors import BortError, run_command
-from bort.files import (
-    append_jsonl,
-    atomic_write,
-    open_regular,
-    parse_json,
-    read_json,
-    read_jsonl,
-    read_npy,
-    sha256_file,
-    write_json,
-)
+from bort.files import atomic_write, open_regular, read_npy, sha256_file
+from bort.json_files import append_jsonl, parse_json, read_json, read_jsonl, write_json
 from tests.tiny import ROOT
 
 

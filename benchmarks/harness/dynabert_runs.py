@@ -14,7 +14,7 @@ from benchmarks.harness import common, search_runs
 from bort.architecture import Architecture
 from bort.dynabert.grid import Multipliers, grid
 from bort.errors import BortError
-from bort.files import read_json, write_json
+from bort.json_files import read_json, write_json
 
 FOLDERS = {"SST-2": "glue/SST-2", "CoLA": "glue/CoLA", "RTE": "glue/RTE"}
 COMMAND_FILE = "command.json"

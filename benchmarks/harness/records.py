@@ -17,7 +17,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 import numpy as np
 
 from benchmarks.harness.common import RESULTS, ROOT, commit, load_average, machine, versions
-from bort.files import atomic_write, read_json, write_json
+from bort.files import atomic_write
+from bort.json_files import read_json, write_json
 
 Row = Mapping[str, Any]
 Tables = Mapping[str, Sequence[Row]]

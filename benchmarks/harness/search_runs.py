@@ -13,7 +13,8 @@ from typing import Any, Optional, Sequence, Tuple
 from benchmarks.harness import common
 from benchmarks.harness.data import read_text
 from bort.errors import BortError
-from bort.files import atomic_write, read_json, write_json
+from bort.files import atomic_write
+from bort.json_files import read_json, write_json
 
 CORPUS_CHARACTERS = 2_000_000
 

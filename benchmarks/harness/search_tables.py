@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture, parse
-from bort.files import read_jsonl
+from bort.json_files import read_jsonl
 from bort.paper import TABLE_1
 from bort.search.settings import SearchSettings
 

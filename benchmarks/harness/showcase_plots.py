@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
 
-from bort.files import read_jsonl
+from bort.json_files import read_jsonl
 from bort.training.figures import pyplot_for, save_figure
 
 Rows = Sequence[Mapping[str, Any]]

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 from benchmarks.harness import common
 from benchmarks.harness.showcase_plan import Step
 from bort.errors import BortError
-from bort.files import read_json, write_json
+from bort.json_files import read_json, write_json
 
 
 class Done(NamedTuple):

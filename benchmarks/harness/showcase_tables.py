@@ -12,7 +12,7 @@ from benchmarks.harness.agora_rows import figures, task_rows, teacher_columns
 from benchmarks.harness.showcase_plan import ABLATIONS
 from benchmarks.tables import constant
 from bort.architecture import Architecture
-from bort.files import read_json, read_jsonl
+from bort.json_files import read_json, read_jsonl
 from bort.paper import TABLE_4, TABLE_5
 from bort.tasks.registry import get_task
 

@@ -30,7 +30,8 @@ from bort.agora.student import Trained
 from bort.backend import distributed
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.errors import BortError
-from bort.files import append_jsonl, read_jsonl, read_sealed, sha256_file, write_sealed
+from bort.files import sha256_file
+from bort.json_files import append_jsonl, read_jsonl, read_sealed, write_sealed
 from bort.training.run_folder import RunFolder, on_root
 
 TRAININGS, ADDITIONS = "agora.jsonl", "additions.jsonl"

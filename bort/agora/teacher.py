@@ -13,10 +13,11 @@ from bort.agora.plan import DEV
 from bort.agora.token_edits import texts
 from bort.checkpoints import model_folder
 from bort.errors import BortError
-from bort.files import PathLike, read_jsonl, read_npy
+from bort.files import PathLike, read_npy
 from bort.finetuning.evaluation_split import EvaluationSplit
 from bort.finetuning.task_data import Encoded
 from bort.finetuning.teacher import ClassifierTeacher
+from bort.json_files import read_jsonl
 from bort.probabilities import softmax
 from bort.tasks.base import Task
 from bort.tasks.encoding import encode_pair

@@ -18,7 +18,8 @@ from bort.checkpoints.locate import CONFIG_FILE
 from bort.downloads.archives import extract
 from bort.downloads.http import DownloadError, Terms, fetch, mirror_addresses, mirrored
 from bort.errors import BortError
-from bort.files import PathLike, open_regular, read_bytes, read_json
+from bort.files import PathLike, open_regular, read_bytes
+from bort.json_files import read_json
 
 logger = logging.getLogger("bort.checkpoints")
 

@@ -13,7 +13,8 @@ import numpy as np
 from bort.architecture import PRESETS, Architecture, parse
 from bort.checkpoints.params_file import read_ndarrays
 from bort.errors import BortError
-from bort.files import PathLike, read_json
+from bort.files import PathLike
+from bort.json_files import read_json
 
 FORMAT = "bort-model"
 FORMAT_VERSION = 1

@@ -51,7 +51,8 @@ from bort.checkpoints.locate import (
 )
 from bort.checkpoints.params_file import write_ndarrays
 from bort.errors import BortError
-from bort.files import PathLike, sha256_file, write_json
+from bort.files import PathLike, sha256_file
+from bort.json_files import write_json
 from bort.models import Bert, Classifier, initialize
 
 Model = Union[Bert, Classifier]

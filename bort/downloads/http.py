@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from bort.downloads.locks import lock
 from bort.errors import BortError
-from bort.files import PathLike, read_json, sha256_file, write_json
+from bort.files import PathLike, sha256_file
+from bort.json_files import read_json, write_json
 
 logger = logging.getLogger("bort.downloads.http")
 

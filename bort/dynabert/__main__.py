@@ -12,7 +12,7 @@ from bort.dynabert.options import shares
 from bort.dynabert.report import measure, row_of, write_table
 from bort.engines.base import KINDS, EngineOptions
 from bort.errors import BortError, run_command
-from bort.files import write_json
+from bort.json_files import write_json
 
 EXAMPLES = """examples:
   python -m bort.dynabert extract runs/sst2 half --width 0.5 --depth 0.75

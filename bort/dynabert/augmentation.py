@@ -10,8 +10,9 @@ from typing import Any, Callable, List, Optional, Sequence
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike, read_json, sha256_file, write_json
+from bort.files import PathLike, sha256_file
 from bort.finetuning.loop import TrainingData
+from bort.json_files import read_json, write_json
 
 CHUNK = 2048
 """Sequences that tau transforms at a time."""

@@ -26,7 +26,7 @@ from bort.dynabert.report import row_of, write_table
 from bort.dynabert.supernet import SupernetSettings, search_supernet
 from bort.dynabert.training import AdaptiveTraining
 from bort.errors import BortError
-from bort.files import PathLike, read_sealed, write_json, write_sealed
+from bort.files import PathLike
 from bort.finetuning.evaluation_split import draw
 from bort.finetuning.loop import Settings, TrainingData
 from bort.finetuning.losses import mean_loss
@@ -34,6 +34,7 @@ from bort.finetuning.results import deliver, final_line, write_outputs
 from bort.finetuning.scoring import score
 from bort.finetuning.sources import choose_tokenizer, contents, load_source
 from bort.finetuning.task_data import ReadOptions, TaskData, read_task
+from bort.json_files import read_sealed, write_json, write_sealed
 from bort.models import Classifier
 from bort.tasks.labels import align
 from bort.text.tokenizers.loading import Tokenizer

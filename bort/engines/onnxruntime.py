@@ -23,7 +23,8 @@ from bort.engines import onnx_graph, onnx_quantize
 from bort.engines.base import POSITION_INPUTS, Batch, Engine, Report, Unavailable, check_batch
 from bort.engines.cpu import openmp_threads
 from bort.errors import BortError
-from bort.files import PathLike, open_regular, parse_json
+from bort.files import PathLike, open_regular
+from bort.json_files import parse_json
 from bort.probabilities import softmax
 from bort.tasks.encoding import encode_pair
 from bort.text.tokenizers.loading import Tokenizer, load_tokenizer

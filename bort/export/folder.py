@@ -21,8 +21,9 @@ from bort.engines.openvino_model import import_openvino
 from bort.errors import BortError
 from bort.export.evaluation import MOST_LOST, DevSet
 from bort.export.onnx_export import check_exact, checked_int8, compare, export
-from bort.files import PathLike, atomic_write, read_json, write_json
+from bort.files import PathLike, atomic_write
 from bort.huggingface.tokenizer import write_tokenizer
+from bort.json_files import read_json, write_json
 from bort.models import Bert, Classifier
 from bort.text.tokenizers.base import Tokenizer
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from bort.backend import distributed
 from bort.errors import BortError
-from bort.files import PathLike, read_json, write_json
+from bort.files import PathLike
 from bort.finetuning.task_data import Encoded, TaskData
+from bort.json_files import read_json, write_json
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.encoding import EncodedSplit
 from bort.training.run_folder import on_root

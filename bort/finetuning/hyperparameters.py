@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from bort.errors import BortError
-from bort.files import PathLike, read_json
+from bort.files import PathLike
+from bort.json_files import read_json
 
 
 class Theta(NamedTuple):

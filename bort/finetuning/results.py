@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
 from bort.checkpoints import model_folder
-from bort.files import is_leftover, remove_leftovers, write_json
+from bort.files import is_leftover, remove_leftovers
 from bort.finetuning.scoring import score
 from bort.finetuning.task_data import TaskData
+from bort.json_files import write_json
 from bort.models import Classifier
 from bort.text.tokenizers.loading import Tokenizer
 from bort.training.figures import plot_curves

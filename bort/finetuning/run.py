@@ -12,13 +12,14 @@ import numpy as np
 
 from bort.backend import distributed
 from bort.errors import BortError
-from bort.files import PathLike, read_json, write_json
+from bort.files import PathLike
 from bort.finetuning.evaluation_split import leave_out, shared_split
 from bort.finetuning.loop import LoopOptions, Settings, TrainingData, fine_tune
 from bort.finetuning.results import deliver, plot_history, write_outputs
 from bort.finetuning.sources import choose_tokenizer, classifier_for, contents, load_source
 from bort.finetuning.task_data import ReadOptions, TaskData, read_task
 from bort.finetuning.teacher import open_teacher
+from bort.json_files import read_json, write_json
 from bort.models import Bert, Classifier
 from bort.tasks.labels import align, name_outputs
 from bort.text.tokenizers.base import Tokenizer

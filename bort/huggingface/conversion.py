@@ -10,10 +10,11 @@ import numpy as np
 from bort.checkpoints import model_folder
 from bort.checkpoints.inspection import mlm_head_state
 from bort.errors import BortError
-from bort.files import PathLike, read_json
+from bort.files import PathLike
 from bort.huggingface.output import refuse_foreign
 from bort.huggingface.tensor_files import inside
 from bort.huggingface.tensors import Lazy, Makers
+from bort.json_files import read_json
 from bort.models.initial_values import initial_value
 from bort.text.tokenizers.loading import Tokenizer, find_tokenizer_files, load_tokenizer
 

@@ -12,7 +12,7 @@ from bort.architecture import Architecture
 from bort.checkpoints import model_folder
 from bort.checkpoints.inspection import find_tokenizer, mlm_head_state
 from bort.errors import BortError
-from bort.files import PathLike, atomic_write, read_bytes, write_json
+from bort.files import PathLike, atomic_write, read_bytes
 from bort.huggingface import names
 from bort.huggingface.conversion import CONFIG_FILE, Report, config_of
 from bort.huggingface.heads import HEAD_LAYER, TRAINING_REMARK, WITHOUT_TANH, pad_heads, scaled
@@ -21,6 +21,7 @@ from bort.huggingface.output import refuse_foreign
 from bort.huggingface.tensor_files import SAFETENSORS_FILE, write_safetensors
 from bort.huggingface.tensors import Lazy, Makers
 from bort.huggingface.tokenizer import write_tokenizer
+from bort.json_files import write_json
 
 logger = logging.getLogger("bort.huggingface")
 

@@ -12,7 +12,7 @@ from bort.checkpoints import model_folder
 from bort.checkpoints.arrays import differences
 from bort.checkpoints.inspection import network_facts
 from bort.errors import BortError
-from bort.files import PathLike, read_json, sha256_file
+from bort.files import PathLike, sha256_file
 from bort.huggingface import names
 from bort.huggingface.conversion import (
     CONFIG_FILE,
@@ -27,6 +27,7 @@ from bort.huggingface.conversion import (
 from bort.huggingface.heads import unpad_heads, unscaled
 from bort.huggingface.tensor_files import SAFETENSORS_FILE, inside, open_folder
 from bort.huggingface.tensors import Lazy, Makers, Tensor
+from bort.json_files import read_json
 from bort.models.bert import RELEASED_MLM_EPSILON
 from bort.tasks.registry import get_task
 

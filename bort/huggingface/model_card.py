@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from bort.architecture import Architecture
 from bort.errors import BortError
-from bort.files import read_json
+from bort.json_files import read_json
 
 CARD_FILE = "README.md"
 SIGNATURE = "Written by `python -m bort.huggingface export`."

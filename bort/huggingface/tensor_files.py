@@ -19,9 +19,10 @@ import numpy as np
 from safetensors import safe_open
 
 from bort.errors import BortError
-from bort.files import PathLike, atomic_write, open_regular, parse_json, read_json
+from bort.files import PathLike, atomic_write, open_regular
 from bort.huggingface.tensors import MAX_TENSORS, Tensor
 from bort.huggingface.torch_files import read_torch
+from bort.json_files import parse_json, read_json
 
 MAX_HEADER_BYTES = 1 << 20
 """A 24-layer network's header has 50 kB."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from bort.errors import BortError
-from bort.files import atomic_write, read_json, write_json
+from bort.files import atomic_write
+from bort.json_files import read_json, write_json
 from bort.text.tokenizers.base import Tokenizer
 from bort.text.tokenizers.pieces import MODEL_FILE
 from bort.text.tokenizers.tokenizer_json import FileTokenizer

@@ -11,7 +11,8 @@ from bort.backend.mxnet import nd
 from bort.batching import token_groups
 from bort.checkpoints.params_file import write_ndarrays
 from bort.errors import BortError
-from bort.files import read_sealed, sha256_file, write_sealed
+from bort.files import sha256_file
+from bort.json_files import read_sealed, write_sealed
 from bort.masked_lm.batches import make_batch
 from bort.masked_lm.teacher import LiveTeacher, expected_positions
 from bort.pretraining.settings import Corpus

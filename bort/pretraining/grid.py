@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from bort.errors import BortError
-from bort.files import write_json
+from bort.json_files import write_json
 from bort.training.run_folder import finite, on_root
 
 NAMES: Dict[str, Callable[[str], Any]] = {"lr": float, "warmup-ratio": float, "total-batch-size": int}

@@ -29,7 +29,8 @@ from bort.backend import distributed
 from bort.backend.mxnet import nd
 from bort.checkpoints.params_file import read_ndarrays
 from bort.errors import BortError
-from bort.files import PathLike, lock_file, read_sealed, sha256_file, write_sealed
+from bort.files import PathLike, lock_file, sha256_file
+from bort.json_files import read_sealed, write_sealed
 from bort.masked_lm.batches import MaskedLMBatch
 from bort.masked_lm.losses import Teacher
 from bort.masked_lm.teacher import LiveTeacher, expected_positions, fit_vocabulary

@@ -29,7 +29,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from bort.architecture import ROBERTA_VOCAB_SIZE, Architecture
 from bort.backend import distributed
 from bort.errors import BortError
-from bort.files import PathLike, write_sealed
+from bort.files import PathLike
+from bort.json_files import write_sealed
 from bort.search.candidate import InitialValues, error, train, training_work
 from bort.search.lines import Lines, shared_lines
 from bort.search.settings import SearchInputs, SearchSettings

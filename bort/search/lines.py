@@ -15,7 +15,8 @@ from typing import Dict, Optional
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike, atomic_write, read_npy, read_sealed, sha256_file, write_sealed
+from bort.files import PathLike, atomic_write, read_npy, sha256_file
+from bort.json_files import read_sealed, write_sealed
 from bort.masked_lm.batches import MaskedLMBatch, make_batch
 from bort.masked_lm.masking import MaskingPolicy
 from bort.search.settings import EMBEDDED, SearchInputs, SearchSettings

@@ -11,7 +11,8 @@ import pandas as pd
 
 from bort.architecture import Architecture
 from bort.errors import BortError
-from bort.files import atomic_write, read_sealed, write_json
+from bort.files import atomic_write
+from bort.json_files import read_sealed, write_json
 from bort.paper import TABLE_1, TABLE_1_TRIALS
 from bort.search.fptas import SPACE_FILE
 from bort.search.lines import LINES_FILE

@@ -25,7 +25,8 @@ from filelock import FileLock, Timeout
 from bort.backend import distributed
 from bort.engines.base import hold
 from bort.errors import BortError
-from bort.files import PathLike, append_jsonl, file_lock, read_json, read_jsonl, seal, write_json
+from bort.files import PathLike, file_lock
+from bort.json_files import append_jsonl, read_json, read_jsonl, seal, write_json
 from bort.training.console import progress
 from bort.training.run_config import hold_to_engines, is_config, new_config, refuse_other_settings
 from bort.training.run_folder import on_root

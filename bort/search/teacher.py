@@ -17,7 +17,8 @@ from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.engines.base import Engine, Work
 from bort.engines.engine import open_engine
 from bort.errors import BortError
-from bort.files import read_sealed, sha256_file, write_json, write_sealed
+from bort.files import sha256_file
+from bort.json_files import read_sealed, write_json, write_sealed
 from bort.masked_lm.batches import MaskedLMBatch
 from bort.masked_lm.losses import MAX_CHUNK_ELEMENTS, Teacher
 from bort.masked_lm.teacher import MaskedLMTeacher, expected_positions, open_teacher

@@ -13,7 +13,7 @@ from bort.backend.mxnet import nd
 from bort.backend.numpy_views import threads
 from bort.engines.mxnet_compiled import compile_for_inference
 from bort.errors import BortError
-from bort.files import read_sealed, write_sealed
+from bort.json_files import read_sealed, write_sealed
 from bort.models import Bert
 from bort.search.shared_folder import SPEED_FILE, SearchFolder, watching
 

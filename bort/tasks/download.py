@@ -12,7 +12,8 @@ from bort.downloads.archives import extract
 from bort.downloads.http import Terms, fetch, mirrored
 from bort.downloads.locks import lock
 from bort.errors import BortError
-from bort.files import PathLike, read_json, sha256_file, write_json
+from bort.files import PathLike, sha256_file
+from bort.json_files import read_json, write_json
 from bort.tasks.base import Task
 
 logger = logging.getLogger("bort.tasks")

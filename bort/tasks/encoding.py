@@ -20,7 +20,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike, read_json, read_npy, write_json
+from bort.files import PathLike, read_npy
+from bort.json_files import read_json, write_json
 from bort.tasks.base import Split, Task
 from bort.tasks.reading import without_collection
 from bort.text.tokenizers.base import Tokenizer

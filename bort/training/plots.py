@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
-from bort.files import read_jsonl
+from bort.json_files import read_jsonl
 from bort.training.figures import plot_curves
 
 

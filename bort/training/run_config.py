@@ -14,7 +14,7 @@ from bort.backend import distributed
 from bort.engines.base import hold, installed, preferred
 from bort.engines.engine import first_choice
 from bort.errors import BortError
-from bort.files import read_json
+from bort.json_files import read_json
 
 NEWER_SETTINGS: Dict[str, Any] = {"eval_interval": None, "eval_sequences": None, "train": "all", "subset": 0,
                                   "trials": 0, "sampled": 0}

@@ -27,18 +27,8 @@ from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.engines.base import hold
 from bort.engines.engine import engines_used
 from bort.errors import BortError
-from bort.files import (
-    PathLike,
-    append_jsonl,
-    is_leftover,
-    lock_file,
-    read_json,
-    read_sealed,
-    remove_leftovers,
-    sha256_file,
-    write_json,
-    write_sealed,
-)
+from bort.files import PathLike, is_leftover, lock_file, remove_leftovers, sha256_file
+from bort.json_files import append_jsonl, read_json, read_sealed, write_json, write_sealed
 from bort.training.run_config import hold_to_engines, is_config, new_config, refuse_other_settings
 
 STATE_FILE = "state.json"

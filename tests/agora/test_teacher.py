@@ -12,9 +12,9 @@ from bort.agora.points import Points
 from bort.agora.teacher import Socrates, TeacherReport, read_table, report_on, saw_evaluation
 from bort.checkpoints.locate import FORMAT
 from bort.errors import BortError
-from bort.files import write_json
 from bort.finetuning.evaluation_split import of_examples
 from bort.finetuning.teacher import ClassifierTeacher
+from bort.json_files import write_json
 from bort.tasks.registry import get_task
 from tests.agora.simulated import evaluation_of, some_split
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bort.checkpoints.model_folder import parameter_arrays
-from bort.files import read_jsonl
 from bort.finetuning.loop import LoopOptions, Settings, TrainingData, fine_tune
 from bort.finetuning.scoring import score
+from bort.json_files import read_jsonl
 from bort.training.run_folder import RunFolder
 from bort.training.step import Diverged
 from tests.finetuning.common import classifier, learnable, loss_of, train

@@ -11,8 +11,8 @@ from bort.backend.mxnet import mx
 from bort.engines import base
 from bort.engines import engine as door
 from bort.engines.base import EngineOptions
-from bort.files import read_json
 from bort.finetuning import scoring
+from bort.json_files import read_json
 from bort.models import Classifier
 from bort.training.run_folder import RunFolder
 from tests.tiny import VOCAB, tiny_bert

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bort.checkpoints.model_folder import parameter_arrays
-from bort.files import read_jsonl
+from bort.json_files import read_jsonl
 from bort.masked_lm.masking import MaskingPolicy
 from bort.models import Bert, initialize
 from bort.pretraining.loop import pretrain

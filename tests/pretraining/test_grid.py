@@ -7,7 +7,7 @@ import math
 import pytest
 
 from bort.errors import BortError
-from bort.files import read_json
+from bort.json_files import read_json
 from bort.pretraining.grid import name_of, parse_grid, search_grid, table
 
 

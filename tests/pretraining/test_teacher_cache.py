@@ -8,7 +8,8 @@ import pytest
 from bort.checkpoints.params_file import read_ndarrays, write_ndarrays
 from bort.engines.base import EngineOptions
 from bort.errors import BortError
-from bort.files import read_json, sha256_file, write_json, write_sealed
+from bort.files import sha256_file
+from bort.json_files import read_json, write_json, write_sealed
 from bort.masked_lm.batches import make_batch
 from bort.masked_lm.losses import LossWeights
 from bort.masked_lm.teacher import LiveTeacher

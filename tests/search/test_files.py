@@ -8,7 +8,7 @@ import pytest
 
 from bort.architecture import Architecture, parse
 from bort.errors import BortError
-from bort.files import read_json, read_jsonl
+from bort.json_files import read_json, read_jsonl
 from bort.search.report import write_table
 from bort.search.settings import SearchSettings
 from bort.search.shared_folder import SearchFolder

@@ -14,7 +14,7 @@ import pytest
 from bort.architecture import Architecture, parse
 from bort.backend import distributed
 from bort.errors import run_command
-from bort.files import read_json, read_jsonl
+from bort.json_files import read_json, read_jsonl
 from bort.paper import TABLE_1
 from tests.search.tiny_search import (
     SPACE,

@@ -12,7 +12,7 @@ from bort.architecture import Architecture
 from bort.backend.mxnet import nd
 from bort.checkpoints.model_folder import save
 from bort.errors import BortError
-from bort.files import read_json
+from bort.json_files import read_json
 from bort.models import Bert, initialize
 from bort.search import teacher as teacher_module
 from bort.search.candidate import train

@@ -8,7 +8,7 @@ import pytest
 
 from bort.architecture import Architecture
 from bort.errors import BortError
-from bort.files import read_json, read_jsonl
+from bort.json_files import read_json, read_jsonl
 from bort.search import timing
 from bort.search.report import write_table
 from bort.search.settings import SearchSettings

@@ -12,7 +12,7 @@ import numpy as np
 from bort.architecture import Architecture
 from bort.backend.mxnet import nd
 from bort.errors import run_command
-from bort.files import read_jsonl
+from bort.json_files import read_jsonl
 from bort.models import Bert
 from bort.search.candidate import InitialValues
 from bort.search.fptas import search as search_with

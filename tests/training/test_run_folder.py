@@ -11,7 +11,7 @@ import pytest
 from bort.engines import engine as door
 from bort.engines.base import EngineOptions, held
 from bort.errors import BortError
-from bort.files import read_json, seal, write_json
+from bort.json_files import read_json, seal, write_json
 from bort.training.run_folder import RunFolder
 from tests.tiny import tiny_bert
 

@@ -18,7 +18,8 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike, atomic_write, read_json, sha256_file
+from bort.files import PathLike, atomic_write, sha256_file
+from bort.json_files import read_json
 from bort.text.shards.packing import OFFSETS
 
 FORMAT_VERSION = 1

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from bort.errors import BortError
-from bort.files import PathLike, open_regular, read_json, write_json
+from bort.files import PathLike, open_regular
+from bort.json_files import read_json, write_json
 from bort.text.corpus.sources import DOCUMENTS, FORMATS, ReadOptions, Source
 from bort.text.shards.dataset import FORMAT_VERSION, split_ratios
 from bort.text.tokenizers.loading import find_default_tokenizer, load_tokenizer

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from bort.errors import BortError
-from bort.files import lock_file, read_json, write_json
+from bort.files import lock_file
+from bort.json_files import read_json, write_json
 from bort.text.corpus.readers import read_documents
 from bort.text.corpus.sources import FORMATS, PAPER_MIN_WORDS, ReadCounts, Source, find_sources
 from bort.text.corpus.vocabulary import train_from_sources

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from bort.errors import BortError
-from bort.files import read_json
+from bort.json_files import read_json
 from bort.text.shards.scatter import read_counts
 
 _KEPT = ("documents", "sentences", "words", "characters", "tokens")

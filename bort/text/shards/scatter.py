@@ -20,7 +20,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import atomic_write, parse_json, write_json
+from bort.files import atomic_write
+from bort.json_files import parse_json, write_json
 from bort.text.corpus.cleaning import clean_document
 from bort.text.corpus.segmentation import count_words
 from bort.text.corpus.sentences import blank_after

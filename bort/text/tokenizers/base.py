@@ -12,7 +12,8 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequ
 import numpy as np
 
 from bort.errors import BortError
-from bort.files import PathLike, read_bytes, write_json
+from bort.files import PathLike, read_bytes
+from bort.json_files import write_json
 
 SETTINGS_FILE = "bort_tokenizer.json"
 FORMAT_VERSION = 1

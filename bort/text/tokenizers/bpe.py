@@ -11,7 +11,8 @@ import regex
 import tokenizers
 
 from bort.errors import BortError
-from bort.files import atomic_write, read_json, write_json
+from bort.files import atomic_write
+from bort.json_files import read_json, write_json
 from bort.text.tokenizers.base import Tokenizer, fixed_specials, read_lines, refuse_repeats, tokens_in_order
 
 SPECIALS = {"bos": ("<s>",), "pad": ("<pad>",), "eos": ("</s>",), "unk": ("<unk>",), "mask": ("<mask>",)}

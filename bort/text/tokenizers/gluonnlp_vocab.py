@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence, Union
 
 from bort.errors import BortError
-from bort.files import PathLike, read_json
+from bort.files import PathLike
+from bort.json_files import read_json
 from bort.numpy_aliases import restore
 from bort.text.tokenizers.base import Tokenizer, refuse_repeats
 from bort.text.tokenizers.bpe import SPECIALS, BytePairTokenizer, read_merges

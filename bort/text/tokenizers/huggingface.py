@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from bort.errors import BortError
-from bort.files import read_json
+from bort.json_files import read_json
 from bort.text.tokenizers.base import Tokenizer, read_lines, tokens_in_order
 from bort.text.tokenizers.bpe import BytePairTokenizer, read_merges
 from bort.text.tokenizers.tokenizer_json import from_content

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Iterator, List, Optional
 
 from bort.errors import BortError
-from bort.files import PathLike, read_json
+from bort.files import PathLike
+from bort.json_files import read_json
 from bort.text.tokenizers import bpe, gluonnlp_vocab, huggingface, pieces
 from bort.text.tokenizers.base import FORMAT_VERSION, SETTINGS_FILE, Tokenizer
 from bort.text.tokenizers.pieces import train_sentencepiece

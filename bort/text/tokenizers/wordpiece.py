@@ -7,7 +7,8 @@ from typing import Any, List, Optional, Sequence
 
 import tokenizers
 
-from bort.files import atomic_write, write_json
+from bort.files import atomic_write
+from bort.json_files import write_json
 from bort.text.tokenizers.base import Tokenizer, fixed_specials
 
 _SPECIALS = {
