@@ -5,6 +5,8 @@ r"""Pre-train a member of the family, alone or distilled from a teacher (section
         --output runs/teacher
     python run_pretrain.py --architecture best.json --data SHARDS --teacher runs/teacher/model \
         --cache-teacher 64 --output runs/kd
+    python run_pretrain.py --architecture best.json --data SHARDS --teacher runs/teacher/model \
+        --warm-start runs/teacher/model --output runs/kd      # little text: from the teacher's weights
     horovodrun -np 8 python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large \
         --batch-size 32 --total-batch-size 1024 --output runs/bort
     python run_pretrain.py ... --resume        # the same command again: goes on from the last checkpoint
@@ -49,7 +51,11 @@ def train(args: argparse.Namespace, output: Path) -> Dict[str, Any]:
         folder=args.data, mask_ratio=args.mask_ratio, whole_words=args.whole_words, subset=args.subset
     )
     student = StudentOptions(
-        architecture=args.architecture, init=args.init, dropout=args.dropout, max_length=args.max_length
+        architecture=args.architecture,
+        init=args.init,
+        dropout=args.dropout,
+        max_length=args.max_length,
+        warm_start=args.warm_start,
     )
     teacher = (
         None

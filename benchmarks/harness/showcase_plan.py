@@ -186,33 +186,43 @@ class Plan:
     def pretraining_steps(self) -> List[Step]:
         """The student by distillation and by MLM alone for each seed; a few other tuples of the space, for
         what the search's errors foretell."""
-        steps = self.scaled(600)
+        steps = self.scaled(2000)
         common = (
-            *("--data", str(self.shards), "--steps", steps, "--batch-size", "32", "--lr", "1e-3"),
+            *("--data", str(self.shards), "--steps", steps, "--batch-size", "8", "--lr", "1e-3"),
             *("--schedule", "linear", "--warmup-ratio", "0.1", "--dropout", "0", "--max-length", "512"),
-            *("--eval-interval", self.scaled(50), "--eval-sequences", "500"),
+            *("--eval-interval", self.scaled(100), "--eval-sequences", "500"),
         )
         distil = (
             *("--method", "kd", "--teacher", str(self.teacher), "--kd-weight", "1", "--temperature", "1"),
             *(("--precision", "bfloat16") if cpu_flags() & set(BFLOAT16_FLAGS) else ()),
         )
+        warm = ("--warm-start", str(self.teacher))
         student = ("--architecture", self.args.student or str(self.found))
+        first = self.args.pretraining_seeds[0]
+        runs = [
+            run
+            for seed in self.args.pretraining_seeds
+            for run in (
+                (f"kd-{seed}", f"distillation, seed {seed}", seed, (*distil, *warm)),
+                (f"mlm-{seed}", f"MLM alone, seed {seed}", seed, ("--method", "mlm", *warm)),
+            )
+        ]
+        runs.append((f"scratch-{first}", "distillation, from random weights", first, distil))
         found: List[Step] = []
-        for seed in self.args.pretraining_seeds:
-            for method, options in (("kd", distil), ("mlm", ("--method", "mlm"))):
-                output = self.output / f"{method}-{seed}"
-                found.append(
-                    Step(
-                        output.name,
-                        f"the student by {'distillation' if method == 'kd' else 'MLM alone'}, seed {seed}",
-                        (
-                            *("run_pretrain.py", *student, *common, *options, "--seed", str(seed)),
-                            *("--output", str(output)),
-                        ),
-                        output / "results.json",
-                        after=("teacher", "search-"),
-                    )
+        for name, title, seed, options in runs:
+            output = self.output / name
+            found.append(
+                Step(
+                    name,
+                    f"the student by {title}",
+                    (
+                        *("run_pretrain.py", *student, *common, *options, "--seed", str(seed)),
+                        *("--output", str(output)),
+                    ),
+                    output / "results.json",
+                    after=("teacher", "search-"),
                 )
+            )
         for tuple_ in FORECAST_TUPLES:
             output = self.output / f"forecast-{tuple_.replace(',', '-')}"
             found.append(
@@ -220,8 +230,8 @@ class Plan:
                     output.name,
                     f"{tuple_} by distillation, for the search's forecast",
                     (
-                        *("run_pretrain.py", "--architecture", tuple_, *common, *distil),
-                        *("--steps", self.scaled(300), "--output", str(output)),
+                        *("run_pretrain.py", "--architecture", tuple_, *common, *distil, *warm),
+                        *("--steps", self.scaled(1000), "--output", str(output)),
                     ),
                     output / "results.json",
                     after=("teacher",),

@@ -10,7 +10,8 @@ from bort.json_files import read_jsonl
 from bort.training.figures import pyplot_for, save_figure
 
 Rows = Sequence[Mapping[str, Any]]
-COLOURS = {"masked LM alone": "tab:gray", "distillation": "tab:blue"}
+LABELS = {"mlm": "masked LM alone", "kd": "distillation", "scratch": "distillation, random start"}
+COLOURS = dict(zip(LABELS.values(), ("tab:gray", "tab:blue", "tab:orange")))
 METHODS = ("teacher", "plain", "plain, equal compute", "distillation, equal compute", "Agora")
 
 
@@ -73,7 +74,7 @@ def plot_distillation(path: Path, output: Path) -> bool:
     """MLM accuracy of distillation and of the masked LM alone over steps and over core-hours: a thin line a
     seed, a thick one their median."""
     curves: Dict[str, List[List[Mapping[str, Any]]]] = {}
-    for method, label in (("mlm", "masked LM alone"), ("kd", "distillation")):
+    for method, label in LABELS.items():
         for results in sorted(output.glob(f"{method}-[0-9]*/results.json")):
             rows = read_jsonl(results.parent / "metrics.jsonl")
             curves.setdefault(label, []).append([row for row in rows if "eval_mlm_accuracy" in row])
@@ -90,7 +91,7 @@ def plot_distillation(path: Path, output: Path) -> bool:
                 axis.plot(*_curve(seed, key, factor), color=COLOURS[label], alpha=0.3, linewidth=0.8)
             xs = [statistics.median(row[key] * factor for row in rows) for rows in points]
             ys = [statistics.median(100 * row["eval_mlm_accuracy"] for row in rows) for rows in points]
-            axis.plot(xs, ys, color=COLOURS[label], label=f"{label}, {len(seeds)} seeds")
+            axis.plot(xs, ys, color=COLOURS[label], label=f"{label}, seeds: {len(seeds)}")
     axes[0].set(xlabel="step", ylabel="MLM accuracy, held-out text (%)")
     axes[1].set_xlabel("hours (the teacher's answers included)")
     for axis in axes:

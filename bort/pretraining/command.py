@@ -21,6 +21,11 @@ def arguments(documentation: str, argv: Optional[List[str]]) -> argparse.Namespa
         "--architecture", help="a preset (bort, bert-base, ...), D,A,H,I, or the best.json of a search"
     )
     what.add_argument("--init", help="start from this model folder or .params file instead of random weights")
+    what.add_argument(
+        "--warm-start",
+        metavar="MODEL",
+        help="start --architecture from this larger model's weights: projected, the heaviest kept",
+    )
     what.add_argument("--data", required=True, help="folder made by python -m bort.text prepare")
     what.add_argument(
         "--train",

@@ -25,6 +25,7 @@ from bort.masked_lm.teacher import LiveTeacher, MaskedLMTeacher, open_teacher
 from bort.models import Bert, initialize
 from bort.pretraining import teacher_cache
 from bort.pretraining.settings import Corpus
+from bort.pretraining.warm_start import warm_started
 from bort.text.shards.dataset import ShardDataset, read_index
 from bort.text.tokenizers.loading import load_tokenizer
 from bort.training.console import say
@@ -146,8 +147,10 @@ def make_student(
     seed: int,
     dropout: Optional[float] = None,
     max_length: int = 512,
+    warm_start: Optional[PathLike] = None,
 ) -> Bert:
-    """A student for the tokens of ``tokenizer``, drawn from ``seed``, or the network in ``init``.
+    """A student for the tokens of ``tokenizer``, drawn from ``seed``, or the network in ``init``, or one out
+    of the larger network in ``warm_start``.
 
     Raises:
         BortError: neither or both of them say what it is, its vocabulary is not the corpus's, or a number is
@@ -158,6 +161,10 @@ def make_student(
     if max_length < 1:
         raise BortError(f"--max-length must be at least 1, not {max_length}")
     settings: Dict[str, Any] = {} if dropout is None else {"dropout": dropout}
+    if warm_start is not None:
+        if init is not None or architecture is None:
+            raise BortError("--warm-start needs --architecture, and no --init")
+        return warm_started(warm_start, architecture, tokenizer, dropout)
     if init is not None:
         loaded = model_folder.load(init, architecture, **settings)
         model = loaded.body

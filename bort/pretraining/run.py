@@ -42,12 +42,14 @@ class StudentOptions:
         init: start from this model folder or ``.params`` file instead.
         dropout: 0.1 by default, or that of ``init``.
         max_length: positions of a new student.
+        warm_start: a larger model that ``architecture`` starts from, see :mod:`bort.pretraining.warm_start`.
     """
 
     architecture: Optional[str] = None
     init: Optional[PathLike] = None
     dropout: Optional[float] = None
     max_length: int = 512
+    warm_start: Optional[PathLike] = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def run_pretraining(
         settings.seed,
         student.dropout,
         student.max_length,
+        student.warm_start,
     )
     files = None
     if teacher is not None:
@@ -126,6 +129,8 @@ def run_pretraining(
         "eval_sequences": intervals.evaluation_sequences,
         "max_length": None if network.max_length == corpus.max_length else network.max_length,
     }
+    if student.warm_start is not None:
+        described["warm_start"] = student.warm_start
     with RunFolder(output, described, resume) as run:
         results = run.results
         if results is not None:
