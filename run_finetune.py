@@ -11,9 +11,9 @@ r"""Fine-tune a model of the family on a task of GLUE, SuperGLUE or RACE.
     python run_finetune.py --task RTE --data-dir glue/RTE --model bort --output runs/rte-agora \
         --algorithm agora --teacher runs/rte-teacher/model --tau noise,embedding --prune half
 
-    # A network whose width and depth adapt, from a fine-tuned teacher:
+    # A network whose width and depth adapt, from a fine-tuned teacher (--sampled 1: at under half the cost):
     python run_finetune.py --task RTE --data-dir glue/RTE --teacher runs/rte-teacher/model \
-        --algorithm dynabert --output runs/rte-dynabert
+        --algorithm dynabert --output runs/rte-dynabert --sampled 1
 
     # Two processes share every batch; a killed run goes on with --resume:
     horovodrun -np 2 python run_finetune.py --task SST-2 --data-dir glue/SST-2 --model bort \

@@ -23,6 +23,10 @@ best.json.
     # (each with --resume) take it over; horovodrun ends all its ranks when one dies, and the same command
     # with --resume goes on.
 
+    # Among the sub-networks of one adaptive network, by their real errors; nothing is trained:
+    python run_search.py --supernet runs/sst2-dynabert --data-dir glue/SST-2 --output runs/sst2-search \\
+        --extract best
+
     # Then distil into what was found:
     python run_pretrain.py --architecture runs/search/best.json --data SHARDS --teacher FOLDER \\
         --output runs/pretrain
@@ -40,8 +44,8 @@ from bort.search.command import arguments
 
 def search_supernet(args: argparse.Namespace) -> int:
     """``--supernet``: W over the sub-networks of one trained network."""
-    if args.task is None or args.data_dir is None:
-        raise BortError("--supernet needs --task and --data-dir")
+    if args.data_dir is None:
+        raise BortError("--supernet needs --data-dir, the data of the task it was trained for")
     from pathlib import Path
 
     from bort.dynabert.command import search_run

@@ -114,19 +114,36 @@ def plot(path: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
         1, len(tables), figsize=(5.5 * len(tables), 4.2), squeeze=False, constrained_layout=True
     )
     for axis, (heading, rows) in zip(axes[0], tables.items()):
+        teacher = rows[0].get("cut")
+        shown = [row[kind] for row in rows for kind in ("ours", "alone") if row.get(kind) is not None]
+        lowest = min(shown) - 0.25 * max(1.0, max([*shown, teacher or 0]) - min(shown))
         for kind, style in STYLES.items():
             points = [(row["GFLOP"], row[kind]) for row in rows if row.get(kind) is not None]
             if points:
+                axis.plot(*zip(*pareto(points)), color=style["color"], linewidth=1, alpha=0.6)
                 axis.scatter(*zip(*points), label=kind, zorder=3, **style)
-                front = pareto(points)
-                axis.plot(*zip(*front), color=style["color"], linewidth=1, alpha=0.6)
-        teacher = rows[0].get("cut")
+            below: Dict[float, List[float]] = {}  # networks cut without training are often near guessing
+            for x, y in points:
+                if y < lowest:
+                    below.setdefault(round(x, 1), []).append(y)
+            for x, values in below.items():
+                text = ", ".join(f"{value:.3g}" for value in sorted(values))
+                axis.annotate(
+                    f"{text} ↓",
+                    (x, lowest),
+                    (0, 3),
+                    textcoords="offset points",
+                    fontsize=7,
+                    ha="center",
+                    color=style["color"],
+                )
+        axis.set_ylim(bottom=lowest)
         if teacher is not None:
             axis.axhline(teacher, color="black", linewidth=0.8, linestyle="--", label="teacher")
         axis.set(title=heading, xlabel="GFLOP of a sequence", ylabel="dev (%)")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    save_figure(figure, path, "Score of every width and depth over its operations; lines: Pareto fronts")
+    save_figure(figure, path, "Score over operations (lines: Pareto fronts)")
     return True
 
 

@@ -15,9 +15,15 @@ from bort.errors import BortError, run_command
 from bort.json_files import write_json
 
 EXAMPLES = """examples:
+  # the run: every width and depth of a fine-tuned network
+  python run_finetune.py --algorithm dynabert --teacher runs/teacher/model --task SST-2 \\
+      --data-dir glue/SST-2 --output runs/sst2
+  # what its parts score and cost, also at widths between those that were trained
+  python -m bort.dynabert table runs/sst2 --data-dir glue/SST-2
+  python -m bort.dynabert table runs/sst2 --data-dir glue/SST-2 --widths 1,0.6,0.4 --output runs/sst2/between
+  # one part as a model folder, which every other command takes
   python -m bort.dynabert extract runs/sst2 half --width 0.5 --depth 0.75
   python -m bort.predict half --text "a film to love"
-  python -m bort.dynabert table runs/sst2 --task SST-2 --data-dir glue/SST-2
 """
 
 
@@ -26,14 +32,16 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bort.dynabert", description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("extract", help="write one sub-network as a model folder")
+    raw = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    one = commands.add_parser("extract", help="write one sub-network as a model folder", **raw)
     one.add_argument("run", help="run folder of run_finetune.py --algorithm dynabert, or its model")
     one.add_argument("output", help="model folder to write")
     one.add_argument("--width", type=float, default=1.0, help="share of heads and neurons (default 1)")
     one.add_argument("--depth", type=float, default=1.0, help="share of layers (default 1)")
-    table = commands.add_parser("table", help="score, parameters, FLOPs and latency of every sub-network")
+    table = commands.add_parser("table", help="score, parameters, FLOPs and latency of every sub-network",
+                                **raw)
     table.add_argument("run", help="run folder of run_finetune.py --algorithm dynabert, or its model")
-    table.add_argument("--task", required=True)
+    table.add_argument("--task", help="default: the one that the run was trained for")
     table.add_argument("--data-dir", required=True, help="the task's official files, or the folder above")
     table.add_argument("--output", help="folder of table.md, table.csv, pareto.png, results.json "
                                         "(default: RUN/table)")
@@ -43,7 +51,8 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
                                                    "many as the run took)")
     table.add_argument("--trials", type=int, default=20, help="timed passes of each network (0: none)")
     table.add_argument("--engine", choices=KINDS, default="auto", help="that is timed (default auto)")
-    table.add_argument("--encoding", choices=("paper", "released"), default="paper")
+    table.add_argument("--encoding", choices=("paper", "released"), default="paper",
+                       help="input format of the task (default paper)")
     table.add_argument("--cache-dir", help="keep token ids here between runs")
     return parser.parse_args(argv)
 
@@ -79,7 +88,12 @@ def table_command(args: argparse.Namespace) -> int:
     args.length = min(128, max_length) if args.length is None else args.length
     if not 1 <= args.length <= max_length:
         raise BortError(f"--length {args.length}: the model takes from 1 to {max_length} tokens")
-    data = read_task(args.task, args.data_dir, tokenizer, max_length, ReadOptions(
+    if args.trials < 0:
+        raise BortError(f"--trials must not be negative, not {args.trials}")
+    task = args.task or supernet.task
+    if task is None:
+        raise BortError(f"{supernet.folder}: does not say which task it was trained for; name it with --task")
+    data = read_task(task, args.data_dir, tokenizer, max_length, ReadOptions(
         encoding=args.encoding, cache_dir=args.cache_dir, train=False))
     dev = data.development
     networks = [extract_network(supernet, one) for one in chosen]

@@ -89,6 +89,13 @@ class Supernet(NamedTuple):
         return model_folder.build(self.stored.config, str(self.folder)).architecture
 
     @property
+    def task(self) -> Optional[str]:
+        """The task it was trained for; None where that is not recorded."""
+        training = self.stored.config.get("training")
+        recorded = training.get("task") if isinstance(training, Mapping) else None
+        return recorded if isinstance(recorded, str) else None
+
+    @property
     def max_length(self) -> int:
         """Tokens of an input, as it was trained; all that the model takes where that is not recorded."""
         training = self.stored.config.get("training")

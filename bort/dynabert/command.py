@@ -187,13 +187,14 @@ def run_dynabert(request: DynabertRun, settings: Dict[int, Settings]) -> int:
     return 0
 
 
-def search_run(run: PathLike, task_name: str, data_dir: PathLike, output: Path,
+def search_run(run: PathLike, task_name: Optional[str], data_dir: PathLike, output: Path,
                settings: Dict[str, Any], extract_to: Optional[PathLike] = None) -> List[Dict[str, Any]]:
     """``run_search.py --supernet``: W of every sub-network; table, plot, ``best.json``, and the winner's
     model folder.
 
     Args:
         run: a run of ``--algorithm dynabert`` that kept examples back (``--keep-fraction``).
+        task_name: None for the run's own.
         settings: members of :class:`SupernetSettings`; those that are None take the run's own.
 
     Raises:
@@ -206,8 +207,8 @@ def search_run(run: PathLike, task_name: str, data_dir: PathLike, output: Path,
                         "with --keep-fraction 0.1")
     kept = read_sealed(kept_file)
     tokenizer = choose_tokenizer(supernet.folder, None)
-    data = read_task(task_name, data_dir, tokenizer, kept["max_length"],
-                                ReadOptions(**kept["reading"]))
+    data = read_task(task_name or kept["task"], data_dir, tokenizer, kept["max_length"],
+                     ReadOptions(**kept["reading"]))
     if data.training.tokens.fingerprint != kept["data"]:
         raise BortError(f"{data_dir}: not the training data that {run} kept examples of; its file names "
                         f"{kept['task']}")

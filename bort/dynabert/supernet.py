@@ -68,10 +68,8 @@ def search_supernet(full: Architecture, vocab_size: int, max_length: int, settin
                           small.flops(settings.length, vocab_size))
         metrics = {f"kept {name}": float(value) for name, value in found["metrics"].items()}
         dev = {f"dev {name}": float(value) for name, value in found["dev"].items()}
-        error = float(found["loss"]) if settings.error == "loss" else 1 - next(
-                                                                               iter(
-                                                                                    found[
-                                                                                          "metrics"].values()))
+        wrong = 1 - next(iter(found["metrics"].values()))
+        error = float(found["loss"] if settings.error == "loss" else wrong)
         rows.append({**row_of(chosen, full, {**metrics, **dev}, vocab_size, max_length, settings.length),
                      "loss": float(found["loss"]), "size": cost.size, "speed": cost.speed, "error": error,
                      "W": w_coefficient(cost, limit, error)})

@@ -83,7 +83,7 @@ def arguments(description: str, argv: Optional[List[str]]) -> argparse.Namespace
                                     "instead of a corpus and a teacher").add_argument
     add("--supernet", metavar="RUN", help="run of run_finetune.py --algorithm dynabert with --keep-fraction: "
         "choose among its sub-networks by their real errors")
-    add("--task", help="the task it was trained for")
+    add("--task", help="default: the one it was trained for")
     add("--data-dir", help="the task's official files, or the folder above")
     add("--widths", help="shares to look at (default: those trained)")
     add("--shares-of-depth", help="shares to look at (default: those trained)")

@@ -80,8 +80,9 @@ def test_extracting_and_predicting(finished, tmp_path):
 
 def test_the_table_of_an_extracted_grid(finished, tmp_path, capsys):
     name, data, teacher, run = finished
-    assert run_command(main, ["table", str(run), "--task", name, "--data-dir", str(data), "--output",
-                              str(tmp_path / "t"), "--length", "16", "--trials", "1"]) == 0
+    command = ["table", str(run), "--data-dir", str(data), "--output", str(tmp_path / "t"), "--length", "16"]
+    assert run_command(main, [*command, "--trials", "1"]) == 0  # of the task that the run was trained for
+    assert run_command(main, [*command, "--trials", "-1"]) == 2
     rows = json.loads((tmp_path / "t" / "results.json").read_text())["subnetworks"]
     results = json.loads((run / "results.json").read_text())["subnetworks"]
     metric = next(key for key in rows[0] if key not in ("width", "depth", "architecture"))
@@ -114,8 +115,8 @@ def test_a_supernet_is_searched_by_real_errors(finished, tmp_path):
 
     name, data, teacher, run = finished
     out = tmp_path / "search"
-    assert run_search.main(["--supernet", str(run), "--task", name, "--data-dir", str(data), "--output",
-                            str(out), "--extract", str(tmp_path / "best")]) == 0
+    assert run_search.main(["--supernet", str(run), "--data-dir", str(data), "--output", str(out),
+                            "--extract", str(tmp_path / "best")]) == 0
     best = json.loads((out / "best.json").read_text())
     rows = json.loads((out / "results.json").read_text())["subnetworks"]
     assert [row["W"] for row in rows] == sorted((row["W"] for row in rows), reverse=True)
