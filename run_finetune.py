@@ -55,6 +55,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     if (args.algorithm != "plain") != (args.teacher is not None) and not args.predict_only:
         raise BortError(f"--algorithm {args.algorithm} {'needs' if args.teacher is None else 'takes no'} "
                         "--teacher")
+    if args.algorithm == "dynabert" and args.dtype != "float32":
+        raise BortError(f"--dtype {args.dtype}: --algorithm dynabert trains in float32 only; leave it out")
     settings, output = settings_of(args), Path(args.output)
     student = StudentOptions(model=args.model, architecture=args.architecture, heads=args.heads,
                              tokenizer=args.tokenizer, dropout=args.dropout, head=args.head,

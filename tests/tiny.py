@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bort.architecture import Architecture
+from bort.engines.cpu import BFLOAT16_FLAGS, cpu_flags
 
 TINY = Architecture(2, 2, 8, 12)
 TINY_TEACHER = Architecture(3, 4, 16, 20)
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 needs_horovod = pytest.mark.skipif(shutil.which("horovodrun", path=str(BIN)) is None,
                                    reason="Horovod is not installed")
+needs_bfloat16 = pytest.mark.skipif(not cpu_flags().intersection(BFLOAT16_FLAGS),
+                                    reason="the processor has no instructions for bfloat16")
 VOCAB = 40
 MAX_LENGTH = 24
 

@@ -64,7 +64,8 @@ def arguments(documentation: str, argv: Optional[List[str]]) -> argparse.Namespa
     how.add_argument("--distill-weight", type=float, default=0.5,
                      help="share of the teacher's soft labels in the loss")
     how.add_argument("--temperature", type=float, default=2.0, help="of the soft labels")
-    how.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 needs a GPU")
+    how.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+                     help="bfloat16: of the products, on CPUs with AMX or AVX512-BF16; float16 needs a GPU")
     add_engine_options(how, "evaluations, teachers and tau")
     how.add_argument("--checkpoint-interval", type=int, default=500, help="steps between checkpoints")
     how.add_argument("--cache-dir", help="keep token ids here between runs")

@@ -24,12 +24,20 @@ from bort.checkpoints.model_folder import parameter_arrays, set_parameters
 from bort.errors import BortError
 from bort.finetuning import losses
 from bort.models import Classifier
+from bort.models.precision import products_in
 from bort.training.console import progress
 from bort.training.interruption import Interruption
 from bort.training.optimizer import BertAdam
 from bort.training.run_folder import RunFolder, finite
 from bort.training.schedules import make_schedule
-from bort.training.step import StepOptions, StepState, TrainingStep, check_dtype, initial_loss_scale
+from bort.training.step import (
+    StepOptions,
+    StepState,
+    TrainingStep,
+    check_dtype,
+    initial_loss_scale,
+    products_of,
+)
 
 WORST = -1e300
 """Below every metric; JSON has no infinity."""
@@ -174,7 +182,7 @@ def fine_tune(
     if settings.max_steps:
         total = min(total, settings.max_steps)
     rate = make_schedule(settings.schedule, settings.lr, total, settings.warmup)
-    if settings.dtype != "float32":
+    if settings.dtype == "float16":
         model.cast(settings.dtype)
     parameters = model._collect_params_with_prefix()
     accumulate_gradients(model)
@@ -201,6 +209,7 @@ def fine_tune(
     with (
         progress(total=total, initial=state.step, desc=options.title, unit="step") as bar,
         Interruption(run, elements) as interruption,
+        products_in(model, products_of(settings.dtype)),
     ):
         while state.epoch < settings.epochs and not state.finished:
             batches = shuffled_batches(
@@ -302,7 +311,8 @@ def _end_epoch(
     bar: Any,
 ) -> None:
     started = time.monotonic()
-    metrics = {name: float(value) for name, value in evaluate(model).items()}
+    with products_in(model, "float32"):
+        metrics = {name: float(value) for name, value in evaluate(model).items()}
     name, value = next(iter(metrics.items()))
     value = value if math.isfinite(value) else WORST
     loss = state.mean_loss

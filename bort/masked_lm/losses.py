@@ -22,9 +22,10 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
-from bort.backend.mxnet import autograd, nd
+from bort.backend.mxnet import nd
 from bort.backend.numpy_views import row_argmax
 from bort.errors import BortError
+from bort.masked_lm.vocabulary_product import VocabularyProduct
 
 KD_FORMULAS = ("corrected", "released")
 MAX_CHUNK_ELEMENTS = 1 << 25
@@ -205,50 +206,34 @@ def head_backward(
 
     Args:
         states: (N, H), the head's hidden states; recorded, if a gradient is to go on.
-        projection: holds the parameters ``weight`` (V, H), which may be frozen (``grad_req="null"``), and
-            ``bias`` (V,): a model's ``vocabulary_projection``.
+        projection: a model's ``vocabulary_projection``, or a :class:`VocabularyProduct` of it, which says
+            what is computed in.
         labels: (N,) integers.
         teacher: see :data:`Teacher`.
 
     Returns:
         Sums over the positions, before weighting.
     """
-    options, weight, bias = options or BackwardOptions(), projection.weight, projection.bias
-    count, vocabulary = len(labels), weight.shape[0]
+    options = options or BackwardOptions()
+    product = projection if isinstance(projection, VocabularyProduct) else VocabularyProduct(projection)
+    product.start()
+    count, vocabulary = len(labels), product.weight.shape[0]
     rows = max(1, options.max_elements // vocabulary)
     rows = -(-count // -(-count // rows))  # turns of equal size
     labels_nd = nd.array(labels, dtype="int32", ctx=states.context)
-    matrix, offset = weight.data().detach(), bias.data().detach()
     leaf = states.detach()
     state_gradient = nd.zeros_like(leaf)
     mlm = kd = 0.0
     correct = 0
-    frozen = weight.grad_req == "null"
     for start in range(0, count, rows):
         stop = min(start + rows, count)
-        part, part_gradient = leaf[start:stop], state_gradient[start:stop]
-        kind = "add" if options.add or start else "write"
-        if frozen:
-            autograd.mark_variables([part], [part_gradient], ["write"])
-        else:
-            autograd.mark_variables(
-                [part, matrix, offset], [part_gradient, weight.grad(), bias.grad()], ["write", kind, kind]
-            )
-        with autograd.record():
-            recorded = nd.FullyConnected(part, matrix, offset, num_hidden=vocabulary)
-        # Its memory serves twice: a linear layer's backward pass does not look at its output.
-        scores = recorded.detach()
-        if scores.dtype != np.float32:
-            scores = scores.astype("float32")
+        scores = product.forward(leaf[start:stop], state_gradient[start:stop], options.add or start > 0)
         losses = gradient_in_place(
             scores, labels_nd[start:stop], weights, teacher(start, stop) if teacher else None
         )
         if options.scale != 1:
             scores *= options.scale
-        recorded.backward(scores.astype(recorded.dtype, copy=False))
-        if frozen:  # oneDNN's layer has no gradient of the bias without one of the matrix
-            gradient = scores.sum(axis=0).astype(bias.dtype, copy=False)
-            bias.grad()[:] = bias.grad() + gradient if kind == "add" else gradient
+        product.backward(scores)
         mlm += float(losses.mlm.sum().asscalar())
         kd += float(losses.kd.sum().asscalar()) if losses.kd is not None else 0.0
         correct += int(losses.correct.sum())

@@ -17,6 +17,7 @@ from bort.backend.mxnet import gluon, mx
 from bort.errors import BortError
 from bort.models.inputs import check_inputs, check_range
 from bort.models.layers import MASKED_SCORE, LayerNorm, TiedProjection, TransformerCell
+from bort.models.precision import Linear
 from bort.models.selected_positions import SelectedStates
 
 RELEASED_EPSILON = 1e-5
@@ -125,7 +126,7 @@ class Bert(gluon.HybridBlock):
             self.encoder = Encoder(architecture, max_length, dropout, self.layer_norm_eps)
             self.decoder = gluon.nn.HybridSequential(prefix="decoder_")
             with self.decoder.name_scope():
-                self.decoder.add(gluon.nn.Dense(hidden, flatten=False, in_units=hidden), gluon.nn.GELU(),
+                self.decoder.add(Linear(hidden, in_units=hidden), gluon.nn.GELU(),
                                  LayerNorm(hidden, self.mlm_layer_norm_eps),
                                  TiedProjection(self.word_embed[0], vocab_size))
 

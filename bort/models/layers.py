@@ -11,6 +11,7 @@ from typing import Any
 
 from bort.architecture import Architecture
 from bort.backend.mxnet import gluon
+from bort.models.precision import Linear
 
 MASKED_SCORE = -1e4
 """Added to the score of a padded key: far below any real score, and finite in float16 too."""
@@ -66,9 +67,9 @@ class SelfAttention(gluon.HybridBlock):
         self._heads = architecture.heads
         self._scale = 1.0 / math.sqrt(architecture.head_size)
         with self.name_scope():
-            self.proj_query = gluon.nn.Dense(units, flatten=False, in_units=hidden, prefix="query_")
-            self.proj_key = gluon.nn.Dense(units, flatten=False, in_units=hidden, prefix="key_")
-            self.proj_value = gluon.nn.Dense(units, flatten=False, in_units=hidden, prefix="value_")
+            self.proj_query = Linear(units, in_units=hidden, prefix="query_")
+            self.proj_key = Linear(units, in_units=hidden, prefix="key_")
+            self.proj_value = Linear(units, in_units=hidden, prefix="value_")
             self.dropout = gluon.nn.Dropout(dropout)
 
     def _split(self, F: Any, x: Any) -> Any:
@@ -99,9 +100,9 @@ class FeedForward(gluon.HybridBlock):
         super().__init__(**kwargs)
         hidden, inner = architecture.hidden, architecture.intermediate
         with self.name_scope():
-            self.ffn_1 = gluon.nn.Dense(inner, flatten=False, in_units=hidden, prefix="ffn_1_")
+            self.ffn_1 = Linear(inner, in_units=hidden, prefix="ffn_1_")
             self.activation = gluon.nn.GELU()
-            self.ffn_2 = gluon.nn.Dense(hidden, flatten=False, in_units=inner, prefix="ffn_2_")
+            self.ffn_2 = Linear(hidden, in_units=inner, prefix="ffn_2_")
             self.dropout = gluon.nn.Dropout(dropout)
             self.layer_norm = LayerNorm(hidden, epsilon)
 
@@ -118,7 +119,7 @@ class TransformerCell(gluon.HybridBlock):
         hidden = architecture.hidden
         with self.name_scope():
             self.attention_cell = SelfAttention(architecture, dropout)
-            self.proj = gluon.nn.Dense(hidden, flatten=False, in_units=architecture.attention_units,
+            self.proj = Linear(hidden, in_units=architecture.attention_units,
                                        prefix="proj_")
             self.dropout = gluon.nn.Dropout(dropout)
             self.layer_norm = LayerNorm(hidden, epsilon)

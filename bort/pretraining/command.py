@@ -112,7 +112,8 @@ def arguments(documentation: str, argv: Optional[List[str]]) -> argparse.Namespa
     how.add_argument("--warmup-ratio", type=float, default=0.01, help="default 0.01")
     how.add_argument("--clip", type=float, default=1.0, help="largest gradient norm, 0 for none (default 1)")
     how.add_argument("--weight-decay", type=float, default=0.01, help="default 0.01")
-    how.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 needs a GPU")
+    how.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+                     help="bfloat16: of the products, on CPUs with AMX or AVX512-BF16; float16 needs a GPU")
     add_engine_options(how, "the teacher")
     how.add_argument(
         "--max-skipped", type=int, default=20, help="stop after so many non-finite steps in a row"

@@ -216,8 +216,8 @@ def live_teacher(
     """The teacher as a network, for a student with ``vocab_size`` word vectors.
 
     Args:
-        dtype: the network's; an engine computes in its place in float32 only (see ``--engine`` and
-            ``--precision`` for what that computes in).
+        dtype: of the student's training. In float16 the network itself answers; otherwise an engine does,
+            in what ``--precision`` says.
         corpus: what it will be asked about; ``sequences`` how many of these.
 
     Raises:
@@ -225,7 +225,7 @@ def live_teacher(
             :func:`bort.engines.engine.open_engine`.
     """
     model = teacher.network()
-    if dtype != "float32":
+    if dtype == "float16":
         model.cast(dtype)
         return LiveTeacher(model, temperature, vocab_size)
     calibration: Sequence[Batch] = ()

@@ -29,7 +29,9 @@ from bort.masked_lm.batches import (
 )
 from bort.masked_lm.losses import BackwardOptions, LossSums, head_backward, head_losses
 from bort.masked_lm.teacher import masked_states, on_device
+from bort.masked_lm.vocabulary_product import product_of
 from bort.models import Bert
+from bort.models.precision import products_in, set_products
 from bort.pretraining.settings import Corpus, Intervals, Settings
 from bort.training.console import progress
 from bort.training.events import EventWriter
@@ -44,6 +46,7 @@ from bort.training.step import (
     StepState,
     TrainingStep,
     initial_loss_scale,
+    products_of,
 )
 
 EVALUATION_TOKENS = 8192
@@ -81,8 +84,9 @@ class Pretraining:
         )
         self.rate = make_schedule(settings.schedule, settings.lr, settings.steps, settings.warmup_ratio)
         self.progress = Progress(loss_scale=initial_loss_scale(settings.dtype))
-        if settings.dtype != "float32":
+        if settings.dtype == "float16":
             student.cast(settings.dtype)
+        set_products(student, products_of(settings.dtype))
         parameters = student._collect_params_with_prefix()
         distributed.broadcast_parameters(parameters)
         self.adds = settings.accumulate > 1
@@ -94,6 +98,7 @@ class Pretraining:
                 parameter.grad_req = "add" if self.adds or parameter is tied else "write"
         self.optimizer = BertAdam(parameters, settings.weight_decay, settings.clip)
         student.hybridize(static_alloc=True)
+        self.product = product_of(student.vocabulary_projection, products_of(settings.dtype))
         options = StepOptions(
             seed=settings.seed,
             stream=DROPOUT_STREAM,
@@ -130,8 +135,7 @@ class Pretraining:
             with autograd.record():
                 states = masked_states(self.student, *inputs)
         options = BackwardOptions(add=self.adds, scale=self.progress.loss_scale)
-        projection = self.student.vocabulary_projection
-        sums = head_backward(states, projection, batch.labels, self.settings.loss, teacher, options)
+        sums = head_backward(states, self.product, batch.labels, self.settings.loss, teacher, options)
         return {**sums._asdict(), "tokens": batch.tokens}
 
     def window(self) -> Dict[str, Any]:
@@ -165,7 +169,12 @@ class Pretraining:
         }
 
     def evaluate(self, limit: int) -> Dict[str, float]:
-        """Loss and accuracy on the evaluation set, whose masks are the same for every run."""
+        """Loss and accuracy on the evaluation set, whose masks are the same for every run; in float32 even
+        where training multiplies in bfloat16."""
+        with products_in(self.student, "float32"):
+            return self._evaluate(limit)
+
+    def _evaluate(self, limit: int) -> Dict[str, float]:
         projection, totals = self.student.vocabulary_projection, np.zeros(3)
         batches, make = evaluation_batches(
             self.corpus.dev,
@@ -298,6 +307,7 @@ def pretrain(
     events.close()
     if not last:
         last.update(training.evaluate(intervals.evaluation_sequences))
+    set_products(student, "float32")
     _save_model(student, run, "model", corpus, settings, now)
     cores = distributed.size() * threads()
     results = {

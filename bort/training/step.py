@@ -30,10 +30,13 @@ import numpy as np
 
 from bort.backend import distributed
 from bort.backend.mxnet import mx
+from bort.engines import mxnet_compiled
 from bort.errors import BortError
 from bort.training.schedules import Schedule
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
+"""What a training computes in. "bfloat16" is of the products only (:mod:`bort.models.precision`): parameters,
+their gradients and everything else are float32. In "float16" the network itself is cast."""
 FLOAT16_LOSS_SCALE = 256.0
 """Factor on the loss at the start, and its inverse on the gradients: small ones would vanish in float16."""
 GOOD_STEPS_BEFORE_DOUBLING = 1000
@@ -50,14 +53,28 @@ def check_dtype(dtype: str) -> None:
     """Refuse what this machine cannot train in.
 
     Raises:
-        BortError: ``dtype`` is unknown, or float16 without a GPU.
+        BortError: ``dtype`` is unknown, float16 without a GPU, or bfloat16 on a processor that would emulate
+            it.
     """
     if dtype not in DTYPES:
         raise BortError(f"--dtype {dtype!r}: training computes in {' or '.join(DTYPES)}")
+    if dtype == "bfloat16":
+        if mx.context.num_gpus():
+            raise BortError("--dtype bfloat16 is for CPUs; take float16 on a GPU")
+        try:
+            mxnet_compiled.check_dtype(dtype)
+        except BortError as error:
+            raise BortError(f"--dtype {error}") from error
     if dtype == "float16" and not mx.context.num_gpus():
         raise BortError(
             "--dtype float16: MXNet computes in float16 on a GPU only and sees none here; leave it out"
         )
+
+
+def products_of(dtype: str) -> str:
+    """What the linear layers of a training in ``dtype`` multiply in, for
+    :func:`bort.models.precision.products_in`."""
+    return "bfloat16" if dtype == "bfloat16" else "float32"
 
 
 def dropout_seed(seed: int, step: int, rank: int, stream: Sequence[int] = ()) -> int:

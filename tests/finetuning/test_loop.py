@@ -14,6 +14,7 @@ from bort.json_files import read_jsonl
 from bort.training.run_folder import RunFolder
 from bort.training.step import Diverged
 from tests.finetuning.common import classifier, learnable, loss_of, train
+from tests.tiny import needs_bfloat16
 
 
 def test_accumulation_equals_the_large_batch():
@@ -56,16 +57,30 @@ def train_one(seed, data):
     return model
 
 
-@pytest.mark.parametrize("stop_after", [1, 7, 15, 16, 29])
-def test_a_killed_run_goes_on_to_the_same_figures(tmp_path, stop_after):
-    data = learnable()
+@needs_bfloat16
+def test_bfloat16_learns_what_float32_does_and_leaves_a_float32_network():
+    data, models = learnable(300), {}
+    for dtype in ("float32", "bfloat16"):
+        models[dtype] = classifier()
+        settings = Settings(lr=5e-3, epochs=4, batch_size=16, dtype=dtype)
+        outcome = fine_tune(models[dtype], data, loss_of, settings, 1)
+        models[dtype] = [row["loss"] for row in outcome.history], score(models[dtype], data.token_ids, 1)
+    (exact, logits), (rounded, found) = models["float32"], models["bfloat16"]
+    assert exact[-1] < exact[0] - 0.1 and rounded == pytest.approx(exact, abs=0.02) and rounded != exact
+    assert (found.argmax(1) == logits.argmax(1)).mean() > 0.97
+
+
+@pytest.mark.parametrize("dtype, stop_after", [("float32", stop) for stop in (1, 7, 15, 16, 29)] + [
+    pytest.param("bfloat16", 7, marks=needs_bfloat16)])
+def test_a_killed_run_goes_on_to_the_same_figures(tmp_path, dtype, stop_after):
+    data, settings = learnable(), Settings(lr=1e-3, epochs=2, batch_size=4, dtype=dtype)
     whole = classifier(dropout=0.1)
     with RunFolder(tmp_path / "whole", {}) as run:
         expected = fine_tune(
             whole,
             data,
             loss_of,
-            Settings(lr=1e-3, epochs=2, batch_size=4),
+            settings,
             1,
             run,
             LoopOptions(checkpoint_interval=4),
@@ -81,7 +96,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(tmp_path, stop_after):
             classifier(dropout=0.1),
             data,
             loss_of,
-            Settings(lr=1e-3, epochs=2, batch_size=4),
+            settings,
             1,
             run,
             LoopOptions(checkpoint_interval=4, stop_when=stop),
@@ -95,7 +110,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(tmp_path, stop_after):
             model,
             data,
             loss_of,
-            Settings(lr=1e-3, epochs=2, batch_size=4),
+            settings,
             1,
             run,
             LoopOptions(checkpoint_interval=4),

@@ -11,6 +11,7 @@ import pytest
 import bort
 from bort.architecture import Architecture
 from bort.checkpoints.model_folder import parameter_arrays
+from bort.checkpoints.params_file import read_ndarrays
 from bort.errors import BortError
 from bort.masked_lm.losses import LossWeights
 from bort.masked_lm.teacher import LiveTeacher
@@ -19,7 +20,7 @@ from bort.pretraining.settings import Intervals, Settings
 from bort.training.run_folder import RunFolder
 from bort.training.step import Diverged
 from tests.pretraining.common import assert_close, assert_identical, corpus, metrics, student, train
-from tests.tiny import TINY_TEACHER, tiny_bert
+from tests.tiny import TINY_TEACHER, needs_bfloat16, tiny_bert
 
 
 def test_accumulation_equals_the_large_batch(tmp_path):
@@ -101,6 +102,38 @@ def test_tensorboard_events(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(BortError, match=r"pip install 'bort\[tensorboard\]'"):
         train(tmp_path / "other", {"steps": 2}, tensorboard=True)
+
+
+@needs_bfloat16
+def test_bfloat16_learns_as_float32_does_and_resumes_exactly(tmp_path):
+    settings = {"steps": 40, "batch_size": 16, "lr": 1e-2, "loss": LossWeights(0.5, 0.5)}
+    data, teacher, small = corpus(200), tiny_bert(3, TINY_TEACHER), Architecture(1, 2, 32, 32)
+
+    def run(name, dtype="bfloat16", **arguments):
+        model = student(dropout=0.1, architecture=small)
+        return train(tmp_path / name, {**settings, "dtype": dtype}, model, LiveTeacher(teacher, 2.0),
+                     data=data, evaluate=20, checkpoint=10, **arguments)
+
+    def kill(step):
+        if step == 27:
+            raise Interrupted
+
+    arrays, results = run("whole")
+    with pytest.raises(Interrupted):
+        run("killed", after_step=kill)
+    stored = next((tmp_path / "killed" / "checkpoints").glob("*20*")) / "model.params"
+    assert {array.dtype for array in read_ndarrays(stored).values()} == {np.dtype("float32")}
+    assert_identical(arrays, run("killed", resume=True)[0])
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
+    exact, expected = run("float32", "float32")
+    losses = [np.array([row["loss"] for row in metrics(tmp_path / name) if "loss" in row])
+              for name in ("whole", "float32")]
+    assert len(losses[0]) == 40 and losses[1][-1] < losses[1][0] - 0.3
+    assert 0 < np.abs(losses[0] - losses[1]).max() < 0.03
+    assert results["eval_mlm_loss"] == pytest.approx(expected["eval_mlm_loss"], abs=0.03)
+    # Evaluations are float32's: another process, without bfloat16, finds the same.
+    again = Pretraining(bort.load(tmp_path / "whole" / "model"), data, Settings()).evaluate(0)
+    assert again["eval_mlm_loss"] == results["eval_mlm_loss"]
 
 
 class Interrupted(Exception):
@@ -269,7 +302,7 @@ def test_impossible_intervals_are_refused(wrong, option):
         ({"steps": 0}, "--steps"),
         ({"batch_size": 0}, "--batch-size"),
         ({"clip": -1.0}, "--clip"),
-        ({"dtype": "bfloat16"}, "float32 or float16"),
+        ({"dtype": "float64"}, "float32 or bfloat16 or float16"),
         ({"schedule": "cosine"}, "cosine"),
         ({"lr": 0.0}, "rate"),
     ],

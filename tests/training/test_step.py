@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bort.backend.mxnet import mx, nd
+from bort.engines import mxnet_compiled
 from bort.errors import BortError
 from bort.training.optimizer import Sgd
 from bort.training.step import (
@@ -103,6 +104,17 @@ def test_dropout_differs_by_seed_step_rank_and_stream():
 
 
 def test_types_that_cannot_be_trained_in_are_refused():
-    with pytest.raises(BortError, match="float32 or float16"):
-        check_dtype("bfloat16")
+    with pytest.raises(BortError, match="float32 or bfloat16 or float16"):
+        check_dtype("float64")
     check_dtype("float32")
+
+
+@pytest.mark.skipif(mx.context.num_gpus() > 0, reason="there is a GPU")
+def test_bfloat16_is_refused_where_it_would_be_emulated(monkeypatch):
+    monkeypatch.setattr(mxnet_compiled, "cpu_flags", lambda: frozenset({"avx2", "avx512f"}))
+    reason = "^--dtype bfloat16 needs a CPU with avx512_bf16 or amx_bf16"
+    with pytest.raises(BortError, match=reason) as refusal:
+        check_dtype("bfloat16")
+    assert "\n" not in str(refusal.value)
+    monkeypatch.setattr(mxnet_compiled, "cpu_flags", lambda: frozenset({"avx512f", "avx512_bf16"}))
+    check_dtype("bfloat16")
