@@ -1,6 +1,7 @@
 """Table 1's latency, in every engine a user would pick, with the same weights and inputs.
 
-    python -m benchmarks.latency  # everything; about 15 minutes on 2 quiet cores
+    python -m benchmarks.latency --minutes 12  # everything, in about 30 minutes on 2 quiet cores
+    python -m benchmarks.latency --architectures bort --minutes 6  # without the paper's other networks
     python -m benchmarks.latency --architectures bort --engines mxnet,onnxruntime-hf --batch-sizes 1
     python -m benchmarks.latency --architectures 2,4,256,512 --lengths 64 --trials 5
 
@@ -19,9 +20,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 import numpy as np
 
-from benchmarks.harness import common, engines, latency_report, records
-from benchmarks.harness.engines import Shape
+from benchmarks.harness import common, engines, latency_report, records, shapes
 from benchmarks.harness.latency_report import show_shape
+from benchmarks.harness.shapes import Shape
 from benchmarks.harness.workers import Worker
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, parse
 from bort.errors import BortError, run_command
@@ -29,7 +30,8 @@ from bort.errors import BortError, run_command
 ARCHITECTURES = ("bort", "a2", "a3", "bert-base", "roberta-large")
 ENGINES_OF_TABLE_1 = (
     "mxnet",
-    "mxnet-int8",
+    "openvino",
+    "openvino-int8",
     "onnx",
     "gluonnlp",
     "gluonnlp-tuned",
@@ -45,14 +47,15 @@ then."""
 
 
 class Measured(NamedTuple):
-    """One engine on one architecture and shape; seconds of every timed call, and how far its output is
-    off."""
+    """One engine on one architecture and shape: seconds of every timed call, how far its output is off at
+    most, and the output's correlation with the network's."""
 
     architecture: str
     shape: Shape
     engine: str
     seconds: List[float]
     difference: float
+    correlation: float = 1.0
 
 
 class Planned(NamedTuple):
@@ -90,7 +93,7 @@ def measure(
         raise BortError(f"{plan.name}: no engine can be measured here: {'; '.join(notes)}")
     results = []
     for number, shape in enumerate(plan.shapes):
-        differences, first = compare(
+        differences, first, correlations = compare(
             {engine: workers[engine] for engine in ready},
             shape,
             plan.vocab_size,
@@ -107,7 +110,8 @@ def measure(
         count = max(LEAST_TRIALS, min(trials, int(budget / max(first.values()))))
         seconds = _rounds(workers, ready, shape, count, first)
         results += [
-            Measured(plan.name, shape, engine, seconds[engine], differences[engine]) for engine in ready
+            Measured(plan.name, shape, engine, seconds[engine], differences[engine], correlations[engine])
+            for engine in ready
         ]
         print(
             "".join(f"  {engine} {np.median(seconds[engine]) * 1000:.1f}" for engine in ready),
@@ -145,8 +149,9 @@ def _prepare(
 
 def compare(
     workers: Mapping[str, Any], shape: Shape, vocab_size: int, expected: np.ndarray, folder: Path
-) -> Tuple[Dict[str, float], Dict[str, float]]:
-    """Every engine's largest difference from the ``expected`` output (B, T, H), and a first timing.
+) -> Tuple[Dict[str, float], Dict[str, float], Dict[str, float]]:
+    """Every engine's largest difference from the ``expected`` output (B, T, H), a first timing, and the
+    correlation with that output.
 
     float32 engines must agree to :data:`FLOAT32_TOLERANCE` of the largest output; others must correlate.
     Padding is not compared.
@@ -154,23 +159,24 @@ def compare(
     Raises:
         BortError: an engine is wrong.
     """
-    _, valid = engines.make_batch(shape, vocab_size)
+    _, valid = shapes.make_batch(shape, vocab_size)
     real = np.arange(shape[1]) < valid[:, None]
     expected = expected[real]
-    differences, first = {}, {}
+    differences, first, correlations = {}, {}, {}
     for engine, worker in workers.items():
         first[engine] = worker.ask(first=shape, output=str(folder / "output.npy"))["seconds"][0]
         output = np.load(folder / "output.npy")[real]
         differences[engine] = float(np.abs(output - expected).max())
-        if engines.number_format(engine) == "float32":
+        correlations[engine] = float(np.corrcoef(output.ravel(), expected.ravel())[0, 1])
+        if shapes.number_format(engine) == "float32":
             right = differences[engine] <= FLOAT32_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         else:
-            right = np.corrcoef(output.ravel(), expected.ravel())[0, 1] >= CORRELATION
+            right = correlations[engine] >= CORRELATION
         if not right:  # so that NaN is wrong too
             raise BortError(
                 f"{engine} is wrong: its output for {show_shape(shape)} is off by {differences[engine]:.3g}"
             )
-    return differences, first
+    return differences, first, correlations
 
 
 def _rounds(
@@ -192,7 +198,7 @@ def peaks(workers: Mapping[str, Any], size: int) -> Dict[str, Tuple[float, str]]
     engine."""
     best: Dict[str, Tuple[float, str]] = {}
     for engine, worker in workers.items():
-        rate, kind = worker.ask(peak=size).get("rate"), engines.number_format(engine)
+        rate, kind = worker.ask(peak=size).get("rate"), shapes.number_format(engine)
         if rate and rate > best.get(kind, (0.0, ""))[0]:
             best[kind] = (rate, engine)
     return best
@@ -263,13 +269,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget", type=float, default=8.0, help="seconds for an engine and shape (default: 8)"
     )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="that all timed calls may take together, instead of --budget; exports, conversions and the "
+        f"{LEAST_TRIALS} calls that everything gets take some minutes more",
+    )
     parser.add_argument("--threads", type=int, default=common.usable_cores(), help="default: all cores")
     parser.add_argument(
         "--vocab-size", type=int, default=ROBERTA_VOCAB_SIZE, help="of D,A,H,I (presets have their own)"
     )
     parser.add_argument("--peak-size", type=int, default=2048, help="of the matrices that measure the floor")
     parser.add_argument("--results", type=Path, default=common.RESULTS, help="folder to write to")
-    parser.add_argument("--name", default="latency", help="of the result's files")
+    parser.add_argument("--name", default="latency", help="of the result's files, with the kind of CPU")
     return parser
 
 
@@ -281,6 +293,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     if not 1 <= args.threads <= common.usable_cores():
         raise BortError(f"--threads {args.threads}: this process has {common.usable_cores()} cores")
     load, plan, notes = common.load_average(), _plan(args), []
+    name = records.file_name(args.name, args.results)
+    if args.minutes is not None:
+        args.budget = 60 * args.minutes / sum(len(each.shapes) * len(each.engines) for each in plan)
     wanted = list(dict.fromkeys(engine for planned in plan for engine in planned.engines))
     workers: Dict[str, Worker] = {}
     results: List[Measured] = []
@@ -303,6 +318,10 @@ def main(argv: Optional[List[str]] = None) -> int:
         "Gluon model's on every shape before it was timed."
     )
     notes.append(
+        "Peers are what users run transformers' model with; 'ours' are this project's engines. gluonnlp is "
+        "the paper's baseline and no peer."
+    )
+    notes.append(
         "Targets: 'at the peak' is the ratio if the faster side ran at the machine's peak rate of "
         "matrix products, an upper bound; 'of the work' is how many times more operations the other "
         "network has, which no engine that computes both equally well can exceed."
@@ -310,16 +329,16 @@ def main(argv: Optional[List[str]] = None) -> int:
     report = latency_report.Report(
         results, {planned.name: parse(planned.architecture) for planned in plan}, rates
     )
-    image = report.chart(args.results / f"{args.name}.png")
+    image = report.chart(args.results / f"{name}.png")
     settings = {
         "threads": args.threads,
         "trials": args.trials,
-        "budget": args.budget,
+        "seconds for an engine and shape": round(args.budget, 1),
         "lengths": args.lengths,
         "batch sizes": args.batch_sizes,
     }
     path = records.record(
-        args.name,
+        name,
         report.tables(),
         settings,
         notes,

@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from benchmarks.harness import common, engines, records
+from benchmarks.harness import common, records, shapes
 from bort.architecture import ROBERTA_VOCAB_SIZE, parse
 from bort.errors import BortError, run_command
 
@@ -108,7 +108,7 @@ def check(name: str, found: np.ndarray, expected: np.ndarray) -> float:
 
 def measure(model: Any, shape: Shape, trials: int) -> Tuple[Dict[str, float], Dict[str, float]]:
     """Median milliseconds and largest differences of every variant on a full batch of ``shape``."""
-    batch = engines.make_batch((*shape, False), model.vocab_size)
+    batch = shapes.make_batch((*shape, False), model.vocab_size)
     calls = dict(variants(model, batch))
     expected = next(iter(calls.values()))()
     differences = {name: check(name, call(), expected) for name, call in calls.items()}
@@ -167,7 +167,7 @@ def worker(args: argparse.Namespace) -> None:
     from bort.engines.mxnet_compiled import compile_for_inference
 
     compiled = compile_for_inference(network(args.architecture, args.vocab_size))
-    ids, valid = engines.make_batch((*args.shapes[0], False), args.vocab_size)
+    ids, valid = shapes.make_batch((*args.shapes[0], False), args.vocab_size)
     seconds = common.interleaved({"compiled": lambda: compiled(ids, valid).asnumpy()}, args.trials)[
         "compiled"
     ]

@@ -15,7 +15,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -32,6 +32,9 @@ PACKAGES = (
     "transformers",
     "onnx",
     "onnxruntime",
+    "openvino",
+    "nncf",
+    "ctranslate2",
     "tokenizers",
     "sentencepiece",
     "scipy",
@@ -63,6 +66,12 @@ def cpu_info() -> Dict[str, Any]:
             flags = set(value.split())
             break
     return {"model": model, "flags": flags}
+
+
+def cpu_kind(flags: Collection[str]) -> str:
+    """The kind of CPU that records of speed are kept for: amx, avx512 or avx2, else the machine's name."""
+    kinds = (("amx_bf16", "amx"), ("avx512f", "avx512"), ("avx2", "avx2"))
+    return next((kind for flag, kind in kinds if flag in flags), platform.machine())
 
 
 def usable_cores() -> int:

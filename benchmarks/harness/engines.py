@@ -7,52 +7,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 
-from benchmarks.harness import common
+from benchmarks.harness import peers
+from benchmarks.harness.shapes import Run, Unavailable, make_batch, threads
 from bort.errors import BortError
-
-BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
-"""As in ``bort.engines.mxnet_compiled``, which a process with PyTorch must not import: MXNet would come with
-it."""
-
-Shape = Tuple[int, int, bool]
-"""Batch, length, and whether the batch is padded."""
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""``run(token_ids (B, T) int64, valid_length (B,) float32)`` -> hidden states (B, T, H) float32."""
-
-
-class Unavailable(BortError):
-    """This machine cannot run the engine: it is left out with the reason. Everything else that fails is an
-    error."""
-
-
-def make_batch(shape: Shape, vocab_size: int, seed: int = 0) -> Tuple[np.ndarray, np.ndarray]:
-    """The same ``token_ids`` (B, T) int64 and ``valid_length`` (B,) float32 for every engine.
-
-    Padded batches have lengths from half of T to T; the first sequence is whole.
-    """
-    batch, length, padded = shape
-    rng = np.random.default_rng([seed, batch, length])
-    ids = rng.integers(0, vocab_size, (batch, length))
-    valid = rng.integers(max(1, length // 2), length + 1, batch) if padded else np.full(batch, length)
-    valid[0] = length
-    ids[np.arange(length) >= valid[:, None]] = 1
-    return ids, valid.astype("float32")
-
-
-def threads() -> int:
-    """What the worker was started with."""
-    return int(os.environ["BORT_BENCHMARK_THREADS"])
-
-
-def attention_mask(ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """(B, T) int64, as the peers want it."""
-    return (np.arange(ids.shape[1]) < valid[:, None]).astype("int64")
 
 
 def _model(folder: Path) -> Any:
@@ -167,189 +129,6 @@ def _make_onnx(method: Optional[str]) -> Callable[[Path], None]:
     return make
 
 
-def _torch_model(folder: Path) -> Any:
-    import torch
-    from transformers import BertModel
-
-    torch.set_num_threads(threads())
-    return torch, BertModel.from_pretrained(str(folder / "huggingface"), add_pooling_layer=False).eval()
-
-
-def check_bfloat16() -> None:
-    """Refuse bfloat16 where it is emulated: a hundred times slower, it would leave no time for the others.
-
-    Raises:
-        Unavailable: the processor has no instructions for it.
-    """
-    if not set(BFLOAT16_FLAGS).intersection(common.cpu_info()["flags"]):
-        raise Unavailable(
-            f"bfloat16 needs a CPU with {' or '.join(BFLOAT16_FLAGS)}; without them it is emulated"
-        )
-
-
-def _pytorch(dtype: str) -> Callable[[Path], Run]:
-    def load(folder: Path) -> Run:
-        if dtype == "bfloat16":
-            check_bfloat16()
-        torch, model = _torch_model(folder)
-        if dtype == "int8":
-            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
-        elif dtype == "bfloat16":
-            model = model.to(torch.bfloat16)
-
-        def run(ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                mask = torch.from_numpy(attention_mask(ids, valid))
-                return (
-                    model(input_ids=torch.from_numpy(ids), attention_mask=mask)
-                    .last_hidden_state.float()
-                    .numpy()
-                )
-
-        return run
-
-    return load
-
-
-def _pytorch_compiled(dtype: str) -> Callable[[Path], Run]:
-    """``torch.compile``, which needs a C++ compiler; shapes are compiled as they come."""
-
-    def load(folder: Path) -> Run:
-        if dtype == "bfloat16":
-            check_bfloat16()
-        torch, model = _torch_model(folder)
-        compiled = torch.compile(model.to(torch.bfloat16) if dtype == "bfloat16" else model)
-
-        def run(ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                mask = torch.from_numpy(attention_mask(ids, valid))
-                states = compiled(input_ids=torch.from_numpy(ids), attention_mask=mask).last_hidden_state
-                return states.float().numpy()
-
-        try:
-            run(*make_batch((1, 8, False), 8))
-        except Exception as error:  # dynamo's and the compiler's own exceptions
-            raise Unavailable(f"torch.compile fails here: {str(error).splitlines()[0]}") from error
-        return run
-
-    return load
-
-
-def openvino_network(path: Path, precision: str) -> Any:
-    """OpenVINO on an ONNX file of transformers' model, called with ``input_ids`` and ``attention_mask``.
-
-    int8 is NNCF's post-training quantization, as OpenVINO's documentation shows it, on random batches like
-    ours.
-    """
-    from bort.engines.cpu import cpu_flags
-    from bort.engines.openvino_int8 import import_nncf
-    from bort.engines.openvino_model import import_openvino
-
-    openvino = import_openvino()
-    if precision == "bfloat16":
-        check_bfloat16()
-    core = openvino.Core()
-    model = core.read_model(str(path))
-    if precision == "int8":
-        nncf = import_nncf()
-        batches = [make_batch((4, length, False), 1000, 1) for length in (32, 128)]
-        feeds = [{"input_ids": ids, "attention_mask": attention_mask(ids, valid)} for ids, valid in batches]
-        model = nncf.quantize(model, nncf.Dataset(feeds), model_type=nncf.ModelType.TRANSFORMER)
-    low = precision == "bfloat16" or (precision == "int8" and "amx_bf16" in cpu_flags())
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads(),
-        "INFERENCE_PRECISION_HINT": "bf16" if low else "f32",
-    }
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
-    return lambda ids, mask: next(iter(request.infer({"input_ids": ids, "attention_mask": mask}).values()))
-
-
-def _openvino_hf(precision: str) -> Callable[[Path], Run]:
-    def load(folder: Path) -> Run:
-        network = openvino_network(folder / "huggingface.onnx", precision)
-        return lambda ids, valid: network(ids, attention_mask(ids, valid)).copy()
-
-    return load
-
-
-def session(path: Path) -> Any:
-    """An ONNX Runtime session as a user would open it, with our number of threads."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads()
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _onnxruntime_hf(name: str) -> Callable[[Path], Run]:
-    def load(folder: Path) -> Run:
-        opened = session(folder / name)
-        return lambda ids, valid: opened.run(
-            None, {"input_ids": ids, "attention_mask": attention_mask(ids, valid)}
-        )[0]
-
-    return load
-
-
-def _make_hf(folder: Path) -> None:
-    """transformers' BertModel through PyTorch's own exporter."""
-    import onnxruntime  # noqa: F401
-
-    torch, model = _torch_model(folder)
-    export_torch(torch, model, "last_hidden_state", folder / "huggingface.onnx")
-
-
-def _make_hf_once(folder: Path) -> None:
-    if not (folder / "huggingface.onnx").exists():
-        _make_hf(folder)
-
-
-def _make_hf_int8(folder: Path) -> None:
-    from onnxruntime import quantization
-
-    whole = folder / "huggingface.onnx"
-    _make_hf_once(folder)
-    quantization.quantize_dynamic(
-        whole, folder / "huggingface-int8.onnx", per_channel=True, weight_type=quantization.QuantType.QInt8
-    )
-
-
-def export_torch(torch: Any, model: Any, output: str, path: Path) -> None:
-    """``path``: the ONNX form of a transformers model with dynamic batch and length.
-
-    Args:
-        output: which of its outputs, by attribute.
-    """
-
-    class Wrapped(torch.nn.Module):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids: Any, mask: Any) -> Any:
-            return getattr(self.model(input_ids=input_ids, attention_mask=mask), output)
-
-    sample = torch.ones(2, 16, dtype=torch.long)
-    axes = {
-        "input_ids": {0: "batch", 1: "length"},
-        "attention_mask": {0: "batch", 1: "length"},
-        output: {0: "batch"},
-    }
-    if output == "last_hidden_state":
-        axes[output][1] = "length"
-    torch.onnx.export(
-        Wrapped(),
-        (sample, sample),
-        str(path),
-        input_names=["input_ids", "attention_mask"],
-        output_names=[output],
-        opset_version=17,
-        dynamo=False,
-        dynamic_axes=axes,
-    )
-
-
 def prepare(folder: Path, architecture: Any, vocab_size: int, seed: int = 0) -> None:
     """Write the same random weights for all engines: ``folder/model`` and ``folder/huggingface``.
 
@@ -383,23 +162,27 @@ ENGINES: Dict[str, Callable[[Path], Run]] = {
     "openvino-bf16": _openvino("bfloat16"),
     "gluonnlp": _gluonnlp,
     "gluonnlp-tuned": _gluonnlp,
-    "pytorch": _pytorch("float32"),
-    "pytorch-int8": _pytorch("int8"),
-    "pytorch-bf16": _pytorch("bfloat16"),
-    "pytorch-compile": _pytorch_compiled("float32"),
-    "pytorch-compile-bf16": _pytorch_compiled("bfloat16"),
-    "onnxruntime-hf": _onnxruntime_hf("huggingface.onnx"),
-    "onnxruntime-hf-int8": _onnxruntime_hf("huggingface-int8.onnx"),
-    "openvino-hf": _openvino_hf("float32"),
-    "openvino-hf-int8": _openvino_hf("int8"),
-    "openvino-hf-bf16": _openvino_hf("bfloat16"),
+    "pytorch": peers.pytorch("float32"),
+    "pytorch-int8": peers.pytorch("int8"),
+    "pytorch-bf16": peers.pytorch("bfloat16"),
+    "pytorch-compile": peers.pytorch_compiled("float32"),
+    "pytorch-compile-bf16": peers.pytorch_compiled("bfloat16"),
+    "onnxruntime-hf": peers.onnxruntime_hf("huggingface.onnx"),
+    "onnxruntime-hf-int8": peers.onnxruntime_hf("huggingface-int8.onnx"),
+    "openvino-hf": peers.openvino_hf("float32"),
+    "openvino-hf-int8": peers.openvino_hf("int8"),
+    "openvino-hf-bf16": peers.openvino_hf("bfloat16"),
+    "ctranslate2": peers.ctranslate2_encoder("float32"),
+    "ctranslate2-int8": peers.ctranslate2_encoder("int8"),
 }
 MAKERS: Dict[str, Callable[[Path], None]] = {
     "onnx": _make_onnx(None),
     "onnx-int8": _make_onnx("dynamic"),
-    "onnxruntime-hf": _make_hf,
-    "onnxruntime-hf-int8": _make_hf_int8,
-    **dict.fromkeys(("openvino-hf", "openvino-hf-int8", "openvino-hf-bf16"), _make_hf_once),
+    "onnxruntime-hf": peers.make_hf_once,
+    "onnxruntime-hf-int8": peers.make_hf_int8,
+    **dict.fromkeys(("openvino-hf", "openvino-hf-bf16"), peers.make_openvino),
+    "openvino-hf-int8": peers.make_openvino_int8,
+    **dict.fromkeys(("ctranslate2", "ctranslate2-int8"), peers.make_ctranslate2),
 }
 DESCRIPTIONS = {
     "mxnet": "this project, float32 (bort.engines.mxnet_compiled)",
@@ -419,9 +202,11 @@ DESCRIPTIONS = {
     "pytorch-compile-bf16": "the same in bfloat16",
     "onnxruntime-hf": "transformers' model through torch.onnx in ONNX Runtime, float32",
     "onnxruntime-hf-int8": "the same, dynamic int8 per channel",
-    "openvino-hf": "transformers' model through torch.onnx in OpenVINO, float32",
+    "openvino-hf": "transformers' model through openvino.convert_model, as optimum-intel does, float32",
     "openvino-hf-int8": "the same, int8 by NNCF as its documentation shows",
     "openvino-hf-bf16": "the same in bfloat16",
+    "ctranslate2": "transformers' model through CTranslate2's converter, float32",
+    "ctranslate2-int8": "the same in int8",
 }
 OURS = (
     "reference",
@@ -434,9 +219,3 @@ OURS = (
     "openvino-int8",
     "openvino-bf16",
 )
-INT8_PEERS = ("pytorch-int8", "onnxruntime-hf-int8", "openvino-hf-int8")
-
-
-def number_format(engine: str) -> str:
-    """float32, int8 or bfloat16: of the linear layers."""
-    return "int8" if engine.endswith("int8") else "bfloat16" if engine.endswith("bf16") else "float32"

@@ -16,12 +16,23 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
-from benchmarks.harness.common import RESULTS, ROOT, commit, load_average, machine, versions
+from benchmarks.harness.common import (
+    RESULTS,
+    ROOT,
+    commit,
+    cpu_info,
+    cpu_kind,
+    load_average,
+    machine,
+    versions,
+)
 from bort.files import atomic_write
 from bort.json_files import read_json, write_json
 
 Row = Mapping[str, Any]
 Tables = Mapping[str, Sequence[Row]]
+PER_CPU = ("latency", "growth", "streaming", "optimizations", "int8_accuracy", "throughput")
+"""Records that every kind of CPU has a page of its own for."""
 _PATH = re.compile(r"(?<![\w./~…-])(?:~|\.\.)?(?:/[\w.+-]+)+/?")
 
 
@@ -70,6 +81,12 @@ def markdown_table(rows: Sequence[Row], columns: Optional[Sequence[str]] = None)
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in cells])
 
 
+def file_name(name: str, folder: Optional[Path] = None) -> str:
+    """``name``, or ``name-KIND`` of this CPU for a record of speed among the recorded results."""
+    ours = folder is None or Path(folder).resolve() == RESULTS
+    return f"{name}-{cpu_kind(cpu_info()['flags'])}" if ours and name in PER_CPU else name
+
+
 def record(
     name: str,
     rows: Union[Sequence[Row], Tables],
@@ -84,7 +101,7 @@ def record(
     """Write ``results/NAME.json`` and ``results/NAME.md``; each appears whole or not at all.
 
     Args:
-        name: file name without its ending.
+        name: file name without its ending; :data:`PER_CPU` get the kind of CPU behind it.
         rows: rows of one table, or several tables by heading. Values must be JSON (NaN and infinities become
             null).
         settings: what the run was asked to do.
@@ -97,7 +114,7 @@ def record(
     Returns:
         The path of the Markdown file.
     """
-    folder = Path(folder or RESULTS)
+    name, folder = file_name(name, folder), Path(folder or RESULTS)
     facts = {
         "name": name,
         "title": title or name,

@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 
-from benchmarks.harness import engines, workers
+from benchmarks.harness import peers, shapes, workers
 from bort.errors import BortError
 
 CHECKED = 256
@@ -48,7 +48,7 @@ def _predictor(engine: str, dtype: str = "float32") -> Callable[[Path], Classify
                 folder / "model", engine="onnx" if file else engine, precision=dtype, **file
             )
         except BortError as error:
-            raise engines.Unavailable(str(error)) from error
+            raise shapes.Unavailable(str(error)) from error
         last = str(predictor.task.spell(1))
 
         def classify(sentences: Iterator[str]) -> Iterator[float]:
@@ -82,7 +82,7 @@ def _pipeline(batch_size: int) -> Callable[[Path], Classify]:
         import torch
         from transformers import pipeline
 
-        torch.set_num_threads(engines.threads())
+        torch.set_num_threads(shapes.threads())
         run = pipeline(
             "text-classification",
             str(folder / "huggingface"),
@@ -113,7 +113,7 @@ def _loop(batch_size: int, openvino: str = "") -> Callable[[Path], Classify]:
         import tokenizers
 
         path = folder / "huggingface.onnx"
-        network = engines.openvino_network(path, openvino) if openvino else _session(path)
+        network = peers.openvino_network(path, openvino) if openvino else _session(path)
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "huggingface" / "tokenizer.json"))
         settings = json.loads((folder / "huggingface" / "config.json").read_text())
         tokenizer.enable_padding(pad_id=settings["pad_token_id"])
@@ -133,7 +133,7 @@ def _loop(batch_size: int, openvino: str = "") -> Callable[[Path], Classify]:
 
 
 def _session(path: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    opened = engines.session(path)
+    opened = peers.session(path)
     return lambda ids, mask: opened.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
@@ -142,7 +142,7 @@ def _make_hf(folder: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(str(folder / "huggingface")).eval()
-    engines.export_torch(torch, model, "logits", folder / "huggingface.onnx")
+    peers.export_torch(torch, model, "logits", folder / "huggingface.onnx")
 
 
 def prepare(

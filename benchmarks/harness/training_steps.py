@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional
 
 import numpy as np
 
-from benchmarks.harness import engines, workers
+from benchmarks.harness import shapes, workers
 from bort.architecture import Architecture
 
 TUNED = {
@@ -135,7 +135,7 @@ def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
         return torch.nn.ModuleDict({"body": body, "head": head})
 
     torch.manual_seed(0)
-    torch.set_num_threads(engines.threads())
+    torch.set_num_threads(shapes.threads())
     student, teacher = network(part.student), network(part.teacher).eval() if distil else None
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=1e-4, eps=1e-6, **({"fused": True} if fused else {})

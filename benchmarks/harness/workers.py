@@ -25,7 +25,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
-from benchmarks.harness import common, engines
+from benchmarks.harness import common, engines, peers, shapes
 from bort.errors import BortError
 
 Answers = Callable[[str, Dict[str, Any], Dict[str, Any]], Dict[str, Any]]
@@ -139,7 +139,7 @@ def serve(engine: str, answers: Answers, ours: bool) -> int:
         answer: Dict[str, Any]
         try:
             answer = answers(engine, command, state)
-        except (ImportError, engines.Unavailable) as error:
+        except (ImportError, shapes.Unavailable) as error:
             answer = {"left_out": str(error)}
         except BortError as error:
             answer = {"error": str(error)}
@@ -170,14 +170,14 @@ def _answer(engine: str, command: Dict[str, Any], state: Dict[str, Any]) -> Dict
         return {}
     if "peak" in command:
         return {"rate": peak(engine, command["peak"])}
-    ids, valid = engines.make_batch(tuple(command.get("first") or command["time"]), state["vocab_size"])
+    ids, valid = shapes.make_batch(tuple(command.get("first") or command["time"]), state["vocab_size"])
     if "time" in command:
         return {"seconds": _timed(state["run"], ids, valid, command["count"], command["warmup"])}
     np.save(command["output"], state["run"](ids, valid))
     return {"seconds": _timed(state["run"], ids, valid, 1, 0)}
 
 
-def _timed(run: engines.Run, ids: np.ndarray, valid: np.ndarray, count: int, warmup: int) -> List[float]:
+def _timed(run: shapes.Run, ids: np.ndarray, valid: np.ndarray, count: int, warmup: int) -> List[float]:
     seconds = []
     for number in range(-warmup, count):
         start = time.perf_counter()
@@ -195,13 +195,13 @@ def peak(engine: str, size: int, seconds: float = 1.5) -> Optional[float]:
     rng = np.random.default_rng(0)
     left, right = rng.standard_normal((2, size, size), dtype="float32")
     if engine in ("mxnet", "mxnet-int8", "mxnet-bf16"):
-        call = _mxnet_product(engines.number_format(engine), left, right)
+        call = _mxnet_product(shapes.number_format(engine), left, right)
     elif engine in ("pytorch", "pytorch-bf16"):
         if engine.endswith("bf16"):
-            engines.check_bfloat16()
+            shapes.check_bfloat16()
         import torch
 
-        torch.set_num_threads(engines.threads())
+        torch.set_num_threads(shapes.threads())
         kind = torch.bfloat16 if engine.endswith("bf16") else torch.float32
         first, second = torch.from_numpy(left).to(kind), torch.from_numpy(right).to(kind)
         call = lambda: torch.mm(first, second)  # noqa: E731
@@ -226,7 +226,7 @@ def _mxnet_product(dtype: str, left: np.ndarray, right: np.ndarray) -> Callable[
     try:
         check_dtype(dtype)
     except BortError as error:
-        raise engines.Unavailable(str(error)) from error
+        raise shapes.Unavailable(str(error)) from error
     symbol = mx.sym.FullyConnected(
         mx.sym.var("x"), mx.sym.var("w_weight"), no_bias=True, num_hidden=len(right), name="w"
     )
@@ -268,7 +268,7 @@ def _onnx_product(whole_numbers: bool, left: np.ndarray, right: np.ndarray) -> C
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "product.onnx"
         path.write_bytes(model.SerializeToString())
-        opened = engines.session(path)
+        opened = peers.session(path)
     return lambda: opened.run(None, {"x": left})
 
 

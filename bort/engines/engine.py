@@ -28,7 +28,7 @@ logger = logging.getLogger("bort.engines")
 FASTEST: Dict[str, Tuple[str, ...]] = {"float32": ("openvino", "onnxruntime", "mxnet"),
                                        "bfloat16": ("openvino", "mxnet"),
                                        "int8": ("openvino", "mxnet", "onnxruntime")}
-"""Engines by precision, the fastest first (``benchmarks/results/latency.md``)."""
+"""Engines by precision, the fastest first (``benchmarks/results/latency-*.md``)."""
 LOWEST_FIRST = ("int8", "bfloat16", "float32")
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from benchmarks import latency, optimizations, preparation, streaming
-from benchmarks.harness import agora_rows, common, engines, streams, workers
+from benchmarks.harness import agora_rows, common, engines, shapes, streams, workers
 from bort.errors import BortError
 
 SHAPE = (2, 8, True)
@@ -34,7 +34,7 @@ class Answering:
 def test_a_wrong_engine_is_never_timed(tmp_path):
     rng = np.random.default_rng(0)
     expected = rng.standard_normal((2, 8, 4)).astype("float32")
-    _, valid = engines.make_batch(SHAPE, VOCAB)
+    _, valid = shapes.make_batch(SHAPE, VOCAB)
     padding = np.arange(SHAPE[1]) >= valid[:, None]
 
     def compare(**outputs):
@@ -63,9 +63,9 @@ def test_a_wrong_engine_is_never_timed(tmp_path):
 
 
 def test_emulated_bfloat16_is_left_out(monkeypatch, tmp_path):
-    monkeypatch.setattr(engines.common, "cpu_info", lambda: {"model": "any", "flags": {"avx2", "avx512f"}})
+    monkeypatch.setattr(shapes.common, "cpu_info", lambda: {"model": "any", "flags": {"avx2", "avx512f"}})
     for asked in (lambda: engines.ENGINES["pytorch-bf16"](tmp_path), lambda: workers.peak("pytorch-bf16", 8)):
-        with pytest.raises(engines.Unavailable, match="emulated"):
+        with pytest.raises(shapes.Unavailable, match="emulated"):
             asked()
 
 
