@@ -19,6 +19,7 @@ from bort.errors import BortError
 from bort.files import PathLike, sha256_file
 from bort.masked_lm.batches import MaskedLMBatch
 from bort.masked_lm.losses import Teacher
+from bort.masked_lm.vocabulary_product import vocabulary_logits
 from bort.models import Bert
 
 
@@ -203,15 +204,21 @@ class LiveTeacher:
         vocab_size: rows of the student's vocabulary, where it has another number of them.
         states: what computes :func:`masked_states` in the network's place, from and to NumPy arrays: an
             engine (``bort.engines``) of its part "masked_states".
+        products: "bfloat16" to multiply with the vocabulary matrix in, where the engine computes in it too;
+            takes a copy of the matrix.
     """
 
     def __init__(self, model: Bert, temperature: float, vocab_size: Optional[int] = None,
-                 states: Optional[Callable[..., np.ndarray]] = None) -> None:
+                 states: Optional[Callable[..., np.ndarray]] = None, products: str = "float32") -> None:
         self.model, self.temperature, self.states = model, temperature, states
         self.vocab_size = vocab_size or model.vocab_size
         for parameter in model._collect_params_with_prefix().values():
             parameter.grad_req = "null"
         model.hybridize(static_alloc=True)
+        projection = model.vocabulary_projection
+        rows = min(self.vocab_size, model.vocab_size)  # beyond them, rows stand for no token of the student's
+        weight, bias = (parameter.data()[:rows] for parameter in (projection.weight, projection.bias))
+        self._logits = vocabulary_logits(weight, bias, products)
 
     def targets(self, batch: MaskedLMBatch) -> Teacher:
         """The function that :func:`bort.masked_lm.losses.head_backward` asks for probabilities."""
@@ -220,15 +227,10 @@ class LiveTeacher:
         else:
             states = nd.array(self.states(batch.token_ids, batch.valid_length, batch.rows),
                               ctx=distributed.context())
-        projection = self.model.vocabulary_projection
-        weight, bias, scale = projection.weight.data(), projection.bias.data(), 1 / self.temperature
-        rows = min(self.vocab_size, self.model.vocab_size)
-        if rows < self.model.vocab_size:
-            weight, bias = weight[:rows], bias[:rows]
+        scale = 1 / self.temperature
 
         def probabilities(start: int, stop: int) -> Any:
-            logits = nd.FullyConnected(states[start:stop], weight, bias, num_hidden=rows)
-            logits = logits.astype("float32", copy=False)
+            logits = self._logits(states[start:stop])
             if scale != 1:
                 logits *= scale
             return fit_vocabulary(nd.softmax(logits, axis=-1, out=logits), self.vocab_size)

@@ -5,7 +5,7 @@ Shapes: n positions, H hidden, V vocabulary.
 """
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -127,6 +127,19 @@ class RoundedProduct(VocabularyProduct):
 def product_of(projection: Any, dtype: str) -> VocabularyProduct:
     """The product with ``projection`` in ``dtype``, one of ``bort.models.precision.PRODUCT_DTYPES``."""
     return (RoundedProduct if dtype == "bfloat16" else VocabularyProduct)(projection)
+
+
+def vocabulary_logits(weight: Any, bias: Any, dtype: str) -> Callable[[Any], Any]:
+    """A function from states (n, H) to float32 logits (n, V) with parameters (V, H) and (V,) that stay."""
+    low = dtype == "bfloat16"
+    if low:
+        weight, bias = _low(weight), _low(bias)
+
+    def logits(states: Any) -> Any:
+        found = nd.FullyConnected(_low(states) if low else states, weight, bias, num_hidden=weight.shape[0])
+        return nd.amp_cast(found, dtype="float32") if low else found.astype("float32", copy=False)
+
+    return logits
 
 
 def _low(array: Any) -> Any:

@@ -29,6 +29,7 @@ from bort.pretraining.warm_start import warm_started
 from bort.text.shards.dataset import ShardDataset, read_index
 from bort.text.tokenizers.loading import load_tokenizer
 from bort.training.console import say
+from bort.training.step import products_of
 
 PAPER_BATCH = 1024
 MICRO_BATCH = 8
@@ -237,7 +238,7 @@ def live_teacher(
             some = range(0, len(corpus.train), max(1, len(corpus.train) // EXAMPLES))
             calibration = batches_of([corpus.train[index] for index in some], corpus.pad_id, length)
     engine = open_engine(model, "masked_states", None, calibration, work)
-    return LiveTeacher(model, temperature, vocab_size, engine)
+    return LiveTeacher(model, temperature, vocab_size, engine, products_of(engine.report.precision))
 
 
 @dataclass(frozen=True)

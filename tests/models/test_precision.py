@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from bort.backend.mxnet import autograd, gluon, nd
+from bort.masked_lm.batches import make_batch
 from bort.masked_lm.losses import BackwardOptions, LossWeights, head_backward
+from bort.masked_lm.teacher import LiveTeacher
 from bort.masked_lm.vocabulary_product import product_of
 from bort.models.precision import Linear, products_in, set_products
-from tests.tiny import VOCAB, needs_bfloat16, tiny_batch, tiny_bert
+from tests.pretraining.common import corpus
+from tests.tiny import MAX_LENGTH, TINY_TEACHER, VOCAB, needs_bfloat16, tiny_batch, tiny_bert
 
 ROUNDING = 2.0**-8
 """The largest relative error of one number in bfloat16."""
@@ -125,3 +128,17 @@ def test_nothing_is_compiled_again_where_nothing_changes():
         assert net._cached_op is compiled
     assert set_products(net, "bfloat16") == "float32" and net._cached_op is None
     assert set_products(net, "float32") == "bfloat16"
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("vocab_size", [VOCAB, VOCAB - 7, VOCAB + 3])
+def test_a_teacher_in_bfloat16_answers_within_rounding(vocab_size):
+    model = tiny_bert(3, TINY_TEACHER)
+    batch = make_batch(corpus().train, np.arange(6), corpus().policy, 0, 0, 1, MAX_LENGTH)
+    found, expected = (
+        LiveTeacher(model, 2.0, vocab_size, None, dtype).targets(batch)(0, len(batch.rows)).asnumpy()
+        for dtype in ("bfloat16", "float32")
+    )
+    assert found.shape == expected.shape == (len(batch.rows), vocab_size) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    assert 0 < relative(found, expected) < 2 * ROUNDING
