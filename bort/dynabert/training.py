@@ -39,8 +39,6 @@ from bort.training.step import StepOptions, StepState, TrainingStep
 
 WEIGHTS: Dict[str, LossWeights] = {"width": LossWeights(1.0, 0.1), "depth": LossWeights(1.0, 1.0),
                                   "finetune": LossWeights(hard=True)}
-LENGTH_MULTIPLE = 16
-"""Batches are padded to a multiple of this: every shape is compiled once for every sub-network."""
 
 
 @dataclass
@@ -188,8 +186,7 @@ class AdaptiveTraining:
                        step.state.step)
 
         def backward(part: np.ndarray) -> Dict[str, float]:
-            ids, valid = pad_batch([data.token_ids[index] for index in part], pad_id, self.model.max_length,
-                                   LENGTH_MULTIPLE)
+            ids, valid = pad_batch([data.token_ids[index] for index in part], pad_id, self.model.max_length)
             context = distributed.context()
             inputs = nd.array(ids, dtype="int32", ctx=context), nd.array(valid, ctx=context)
             labels = nd.array(data.labels[part], dtype="float32", ctx=context)
@@ -219,7 +216,7 @@ class AdaptiveTraining:
     def _count(self, stage: str, trained: List[Multipliers], batch: np.ndarray, data: TrainingData) -> None:
         """Note what a step has computed, as if its batch were padded as a whole."""
         longest = max(len(data.token_ids[index]) for index in batch)
-        length = padded_length(longest, self.model.max_length, LENGTH_MULTIPLE)
+        length = padded_length(longest, self.model.max_length)
         taught = {teacher.chosen: None for teacher in map(self._teachers.get, trained) if teacher is not None}
         for role, networks in (("teacher", list(taught)), ("student", trained)):
             for one in networks:

@@ -8,8 +8,10 @@ import pytest
 
 from bort.dynabert.grid import DEPTHS, WIDTHS, Multipliers, grid
 from bort.dynabert.sampling import draw
+from bort.finetuning.loop import TrainingData
 from tests.dynabert.test_importance import FULL, examples
 from tests.dynabert.test_training import OPTIONS, SETTINGS, training
+from tests.tiny import VOCAB
 
 NETWORKS = grid(WIDTHS, DEPTHS, FULL)
 
@@ -36,7 +38,8 @@ def test_a_draw_depends_on_seed_stage_and_step_alone():
 
 
 def test_passes_are_counted_as_they_were_run(tmp_path):
-    data = examples(10)  # of at most 11 tokens: every batch is padded to 16
+    rows = np.random.default_rng(0).integers(6, VOCAB, (10, 12)).astype(np.int32)
+    data = TrainingData(list(rows), np.zeros(10, int))  # 12 tokens are padded to 16
     loop, run = training(tmp_path, data, replace(OPTIONS, sampled=1),
                          replace(SETTINGS, epochs=1, batch_size=4))
     with run:
