@@ -26,24 +26,26 @@ def torch_model(folder: Path) -> Any:
     return torch, BertModel.from_pretrained(str(folder / "huggingface"), add_pooling_layer=False).eval()
 
 
+def in_precision(torch: Any, model: Any, precision: str) -> Any:
+    """A module in "float32", dynamic "int8" or "bfloat16"."""
+    if precision == "bfloat16":
+        check_bfloat16()
+        return model.to(torch.bfloat16)
+    if precision == "int8":
+        return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    return model
+
+
 def pytorch(dtype: str) -> Callable[[Path], Run]:
     def load(folder: Path) -> Run:
-        if dtype == "bfloat16":
-            check_bfloat16()
         torch, model = torch_model(folder)
-        if dtype == "int8":
-            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
-        elif dtype == "bfloat16":
-            model = model.to(torch.bfloat16)
+        model = in_precision(torch, model, dtype)
 
         def run(ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 mask = torch.from_numpy(attention_mask(ids, valid))
-                return (
-                    model(input_ids=torch.from_numpy(ids), attention_mask=mask)
-                    .last_hidden_state.float()
-                    .numpy()
-                )
+                states = model(input_ids=torch.from_numpy(ids), attention_mask=mask).last_hidden_state
+                return states.float().numpy()
 
         return run
 
@@ -54,10 +56,8 @@ def pytorch_compiled(dtype: str) -> Callable[[Path], Run]:
     """``torch.compile``, which needs a C++ compiler; shapes are compiled as they come."""
 
     def load(folder: Path) -> Run:
-        if dtype == "bfloat16":
-            check_bfloat16()
         torch, model = torch_model(folder)
-        compiled = torch.compile(model.to(torch.bfloat16) if dtype == "bfloat16" else model)
+        compiled = torch.compile(in_precision(torch, model, dtype))
 
         def run(ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
@@ -215,12 +215,16 @@ def make_hf_once(folder: Path) -> None:
 
 
 def make_hf_int8(folder: Path) -> None:
+    make_hf_once(folder)
+    quantize_onnx(folder / "huggingface.onnx", folder / "huggingface-int8.onnx")
+
+
+def quantize_onnx(source: Path, path: Path) -> None:
+    """``path``: ONNX Runtime's dynamic 8-bit form of ``source``, per channel."""
     from onnxruntime import quantization
 
-    whole = folder / "huggingface.onnx"
-    make_hf_once(folder)
     quantization.quantize_dynamic(
-        whole, folder / "huggingface-int8.onnx", per_channel=True, weight_type=quantization.QuantType.QInt8
+        source, path, per_channel=True, weight_type=quantization.QuantType.QInt8
     )
 
 

@@ -25,6 +25,8 @@ from bort.errors import BortError
 CHECKED = 256
 """Sentences on which the engines are compared before anything is timed."""
 Classify = Callable[[Iterator[str]], Iterator[float]]
+Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Logits (B, 2) of ``input_ids`` and ``attention_mask``, both (B, T) int64."""
 
 
 def _predictor(engine: str, dtype: str = "float32") -> Callable[[Path], Classify]:
@@ -102,18 +104,17 @@ def _pipeline(batch_size: int) -> Callable[[Path], Classify]:
     return load
 
 
-def _loop(batch_size: int, openvino: str = "") -> Callable[[Path], Classify]:
-    """The loop that one writes around ONNX Runtime: batches as they come, padded to their longest.
+def _loop(batch_size: int, engine: str, precision: str = "float32") -> Callable[[Path], Classify]:
+    """The loop that one writes around an engine: batches as they come, padded to their longest.
 
     Args:
-        openvino: the precision of OpenVINO in its place.
+        engine: "onnxruntime", "openvino" or "pytorch", with transformers' model.
     """
 
     def load(folder: Path) -> Classify:
         import tokenizers
 
-        path = folder / "huggingface.onnx"
-        network = peers.openvino_network(path, openvino) if openvino else _session(path)
+        network = NETWORKS[engine](folder, precision)
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "huggingface" / "tokenizer.json"))
         settings = json.loads((folder / "huggingface" / "config.json").read_text())
         tokenizer.enable_padding(pad_id=settings["pad_token_id"])
@@ -132,17 +133,72 @@ def _loop(batch_size: int, openvino: str = "") -> Callable[[Path], Classify]:
     return load
 
 
-def _session(path: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    opened = peers.session(path)
+def _onnxruntime(folder: Path, precision: str) -> Network:
+    opened = peers.session(folder / ("huggingface-int8.onnx" if precision == "int8" else "huggingface.onnx"))
     return lambda ids, mask: opened.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
-def _make_hf(folder: Path) -> None:
+def _openvino(folder: Path, precision: str) -> Network:
+    name = "openvino-int8.xml" if precision == "int8" else "openvino.xml"
+    return peers.openvino_network(folder / name, precision)
+
+
+def _pytorch(folder: Path, precision: str) -> Network:
+    torch, model = _torch_classifier(folder)
+    model = peers.in_precision(torch, model, precision)
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            logits = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits
+            return logits.float().numpy()
+
+    return run
+
+
+NETWORKS: Dict[str, Callable[[Path, str], Network]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "pytorch": _pytorch,
+}
+
+
+def _torch_classifier(folder: Path) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(str(folder / "huggingface")).eval()
-    peers.export_torch(torch, model, "logits", folder / "huggingface.onnx")
+    torch.set_num_threads(shapes.threads())
+    return torch, AutoModelForSequenceClassification.from_pretrained(str(folder / "huggingface")).eval()
+
+
+def _make_hf(folder: Path) -> None:
+    if not (folder / "huggingface.onnx").exists():
+        torch, model = _torch_classifier(folder)
+        peers.export_torch(torch, model, "logits", folder / "huggingface.onnx")
+
+
+def _make_hf_int8(folder: Path) -> None:
+    _make_hf(folder)
+    peers.quantize_onnx(folder / "huggingface.onnx", folder / "huggingface-int8.onnx")
+
+
+def _make_openvino(folder: Path) -> None:
+    if not (folder / "openvino.xml").exists():
+        torch, model = _torch_classifier(folder)
+        peers.convert_openvino(model, folder / "openvino.xml", torch)
+
+
+def _make_openvino_int8(folder: Path) -> None:
+    """Calibrated on the sentences on which ours is."""
+    import tokenizers
+
+    _make_openvino(folder)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "huggingface" / "tokenizer.json"))
+    lines = (folder / "sentences.txt").read_text(encoding="utf-8").splitlines()[:CHECKED]
+    feeds = [
+        {"input_ids": np.array([row.ids]), "attention_mask": np.array([row.attention_mask])}
+        for row in tokenizer.encode_batch(lines)
+    ]
+    peers.quantize_openvino(folder / "openvino.xml", folder / "openvino-int8.xml", feeds)
 
 
 def prepare(
@@ -216,16 +272,23 @@ ENGINES: Dict[str, Callable[[Path], Classify]] = {
     "openvino-bf16": _predictor("openvino", "bfloat16"),
     "pipeline-1": _pipeline(1),
     "pipeline-32": _pipeline(32),
-    "onnxruntime-1": _loop(1),
-    "onnxruntime-32": _loop(32),
-    "openvino-32": _loop(32, "float32"),
-    "openvino-32-bf16": _loop(32, "bfloat16"),
+    "onnxruntime-1": _loop(1, "onnxruntime"),
+    "onnxruntime-32": _loop(32, "onnxruntime"),
+    "onnxruntime-32-int8": _loop(32, "onnxruntime", "int8"),
+    "openvino-32": _loop(32, "openvino"),
+    "openvino-32-int8": _loop(32, "openvino", "int8"),
+    "openvino-32-bf16": _loop(32, "openvino", "bfloat16"),
+    "pytorch-32": _loop(32, "pytorch"),
+    "pytorch-32-int8": _loop(32, "pytorch", "int8"),
+    "pytorch-32-bf16": _loop(32, "pytorch", "bfloat16"),
 }
 MAKERS: Dict[str, Callable[[Path], None]] = {
     "onnx": _make_onnx("onnx", None),
     "onnx-int8": _make_onnx("onnx-int8", "dynamic"),
-    "onnxruntime-1": _make_hf,
-    **dict.fromkeys(("onnxruntime-32", "openvino-32", "openvino-32-bf16"), _make_hf),
+    **dict.fromkeys(("onnxruntime-1", "onnxruntime-32"), _make_hf),
+    "onnxruntime-32-int8": _make_hf_int8,
+    **dict.fromkeys(("openvino-32", "openvino-32-bf16"), _make_openvino),
+    "openvino-32-int8": _make_openvino_int8,
 }
 DESCRIPTIONS = {
     "mxnet": "bort.predict --engine mxnet",
@@ -240,8 +303,13 @@ DESCRIPTIONS = {
     "pipeline-32": "transformers' pipeline, batches of 32 as they come",
     "onnxruntime-1": "a loop around ONNX Runtime with the export of transformers' model, batches of 1",
     "onnxruntime-32": "the same, batches of 32 as they come, padded to their longest",
-    "openvino-32": "the same with OpenVINO in its place",
+    "onnxruntime-32-int8": "the same in dynamic int8, per channel",
+    "openvino-32": "the same loop around OpenVINO, with transformers' model as optimum-intel converts it",
+    "openvino-32-int8": "the same in int8 by NNCF, calibrated on 256 of the sentences",
     "openvino-32-bf16": "the same in bfloat16",
+    "pytorch-32": "the same loop around transformers' model in PyTorch",
+    "pytorch-32-int8": "the same in dynamic int8",
+    "pytorch-32-bf16": "the same in bfloat16",
 }
 OURS = (
     "mxnet",

@@ -85,6 +85,19 @@ def test_a_wrong_stream_is_refused():
             streaming.check(engine, found, expected)
 
 
+def test_streams_are_held_against_the_best_of_the_same_accuracy():
+    rates = {"openvino": 30, "openvino-int8": 90, "openvino-32": 10, "pytorch-32": 16, "pipeline-32": 5}
+    rates["onnxruntime-32-int8"] = 40
+    rows = streaming.compared([{"engine": engine, "samples/s": rate} for engine, rate in rates.items()])
+    found = [tuple(row.values()) for row in rows]
+    assert {(row[0], row[3]): row[-3::2] for row in found} == {
+        ("float32", "pytorch-32"): (1.88, False),
+        ("float32", "pipeline-32"): (6.0, True),
+        ("reduced precision", "onnxruntime-32-int8"): (2.25, True),
+        ("reduced precision", "pipeline-32"): (18.0, True),
+    }
+
+
 def test_latency_in_miniature(tmp_path, capsys):
     assert (
         latency.main(
@@ -207,8 +220,10 @@ def test_streaming_in_miniature(tmp_path):
         == 0
     )
     record = json.loads((tmp_path / "streaming.json").read_text())
-    assert [row["engine"] for row in record["rows"]] == ["mxnet", "onnx"]
-    assert all(row["equal labels %"] == 100 and row["samples/s"] > 0 for row in record["rows"])
+    rows = record["rows"]["Engines"]
+    assert [row["engine"] for row in rows] == ["mxnet", "onnx"]
+    assert all(row["equal labels %"] == 100 and row["samples/s"] > 0 for row in rows)
+    assert record["settings"]["sentences"] == 40
     for arguments, message in ((["--engines", "none"], "unknown"), (["--slices", "0"], "positive")):
         with pytest.raises(BortError, match=message):
             streaming.main(arguments)
