@@ -11,14 +11,16 @@ from bort.backend.mxnet import gluon
 from bort.dynabert.grid import Multipliers
 from bort.models import Classifier
 from bort.models.layers import TransformerCell
+from bort.models.precision import Linear, linear
 
 
-class SlicedDense(gluon.nn.Dense):
+class SlicedLinear(Linear):
     """The first rows and columns of another linear layer's weight, cut in the graph: nothing is copied."""
 
-    def __init__(self, dense: gluon.nn.Dense, rows: int, columns: int, **kwargs: Any) -> None:
-        full_rows, full_columns = dense.weight.shape
-        super().__init__(full_rows, flatten=False, in_units=full_columns, params=dense.params, **kwargs)
+    def __init__(self, whole: Linear, rows: int, columns: int, **kwargs: Any) -> None:
+        full_rows, full_columns = whole.weight.shape
+        super().__init__(full_rows, in_units=full_columns, params=whole.params, **kwargs)
+        self.product_dtype = whole.product_dtype
         self._rows, self._columns = rows, columns
         self._cut_rows, self._cut_columns = rows < full_rows, columns < full_columns
 
@@ -29,7 +31,7 @@ class SlicedDense(gluon.nn.Dense):
             bias = F.slice_axis(bias, axis=0, begin=0, end=self._rows)
         if self._cut_columns:
             weight = F.slice_axis(weight, axis=1, begin=0, end=self._columns)
-        return F.FullyConnected(x, weight, bias, num_hidden=self._rows, flatten=False)
+        return linear(F, x, weight, bias, self._rows, self.product_dtype)
 
 
 def sliced_cell(cell: TransformerCell, architecture: Architecture, dropout: float,
@@ -39,12 +41,12 @@ def sliced_cell(cell: TransformerCell, architecture: Architecture, dropout: floa
     units = architecture.heads * architecture.head_size
     small = TransformerCell(architecture, dropout, epsilon)
     attention, own = small.attention_cell, cell.attention_cell
-    attention.proj_query = SlicedDense(own.proj_query, units, hidden)
-    attention.proj_key = SlicedDense(own.proj_key, units, hidden)
-    attention.proj_value = SlicedDense(own.proj_value, units, hidden)
-    small.proj = SlicedDense(cell.proj, hidden, units)
-    small.ffn.ffn_1 = SlicedDense(cell.ffn.ffn_1, inner, hidden)
-    small.ffn.ffn_2 = SlicedDense(cell.ffn.ffn_2, hidden, inner)
+    attention.proj_query = SlicedLinear(own.proj_query, units, hidden)
+    attention.proj_key = SlicedLinear(own.proj_key, units, hidden)
+    attention.proj_value = SlicedLinear(own.proj_value, units, hidden)
+    small.proj = SlicedLinear(cell.proj, hidden, units)
+    small.ffn.ffn_1 = SlicedLinear(cell.ffn.ffn_1, inner, hidden)
+    small.ffn.ffn_2 = SlicedLinear(cell.ffn.ffn_2, hidden, inner)
     small.layer_norm, small.ffn.layer_norm = cell.layer_norm, cell.ffn.layer_norm
     return small
 
