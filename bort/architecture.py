@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 from bort.errors import BortError
-from bort.json_files import read_json
+from bort.json_files import read_json, shown
 
 ROBERTA_VOCAB_SIZE = 50265
 BERT_CASED_VOCAB_SIZE = 28996
@@ -50,7 +50,7 @@ class Architecture:
                  if name != "head_size" or value is not None}
         for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, int):
-                raise BortError(f"architecture: {name} must be an integer, not {value!r}")
+                raise BortError(f"architecture: {name} must be an integer, not {shown(value)}")
             if value < 1:
                 raise BortError(f"architecture: {name} must be positive, not {value}")
             if value > MAX_DIMENSION:
@@ -220,8 +220,8 @@ def search_space(depths: Sequence[int] = PAPER_SPACE["depths"], heads: Sequence[
                          ("intermediate", intermediate)):
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise BortError(f"search space: {name} holds {value!r}; every value must be a positive "
-                                "integer")
+                raise BortError(f"search space: {name} holds {shown(value)}; every value must be a "
+                                "positive integer")
     product = itertools.product(sorted(set(depths)), sorted(set(heads)), sorted(set(hidden)),
                                 sorted(set(intermediate)))
     space = [Architecture(*values) for values in product if values[2] % values[1] == 0]

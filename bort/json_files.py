@@ -159,9 +159,25 @@ def read_jsonl(path: PathLike, fields: Mapping[str, Any] = {}, remedy: str = "",
 
 def _check_fields(row: Any, fields: Mapping[str, Any], where: str) -> None:
     if fields and not isinstance(row, dict):
-        raise BortError(f"{where}: not an object, but {str(row)[:40]!r}")
+        raise BortError(f"{where}: not an object, but {shorten(row, 40)!r}")
     for name, types in fields.items():
         if name not in row:
             raise BortError(f"{where}: has no {name!r}")
         if not isinstance(row[name], types):
-            raise BortError(f"{where}: its {name!r} is {str(row[name])[:40]!r}")
+            raise BortError(f"{where}: its {name!r} is {shorten(row[name], 40)!r}")
+
+
+def shorten(value: Any, limit: int = 60) -> str:
+    """A value out of a file for an error message: a text as it is, anything else as JSON has it; on one line,
+    without surrogates, and at most ``limit`` characters long."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError):
+        return "a deeply nested value"
+    line = " ".join(_LONE_SURROGATE.sub("\ufffd", text[: 4 * limit]).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """:func:`shorten` with a text in quotation marks, which tells ``'3'`` from ``3``."""
+    return repr(shorten(value, limit)) if isinstance(value, str) else shorten(value, limit)

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 import bort
+from bort import json_files
 from bort.errors import BortError, run_command
 from bort.files import atomic_write, open_regular, read_npy, sha256_file
-from bort.json_files import append_jsonl, parse_json, read_json, read_jsonl, write_json
+from bort.json_files import append_jsonl, parse_json, read_json, read_jsonl, shorten, write_json
 from tests.tiny import ROOT
 
 
@@ -349,3 +350,22 @@ def test_onednn_is_told_of_amx_only_where_the_system_allows_it():
     # the latter where there is no Linux
     assert run(kernel % 0) in (["True", "AVX512_CORE_AMX"], ["False", "None"])
     assert run(kernel % 0, DNNL_MAX_CPU_ISA="AVX2")[1] == "AVX2"
+
+
+@pytest.mark.parametrize("value, shown", [
+    ("a\ntext", "a text"), ("\ud800", "\ufffd"),
+    ({"garbage": 1}, '{"garbage": 1}'), (True, "true"), (None, "null"),
+    ([1, "é", None], '[1, "é", null]'), (float("nan"), "NaN"), (2.5, "2.5"), ("x" * 99, "x" * 57 + "..."),
+    ({"k": "v" * 99}, '{"k": "' + "v" * 50 + "...")])
+def test_values_out_of_files_are_shown_as_json_has_them(value, shown):
+    assert shorten(value) == shown
+    assert json_files.shown(value) == (repr(shown) if isinstance(value, str) else shown)
+
+
+def test_values_nested_without_end_are_shown_at_once():
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert shorten(nested) == "a deeply nested value"
+    nested.append(nested)
+    assert shorten(nested) == "a deeply nested value"

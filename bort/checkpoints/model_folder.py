@@ -52,7 +52,7 @@ from bort.checkpoints.locate import (
 from bort.checkpoints.params_file import write_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, sha256_file
-from bort.json_files import write_json
+from bort.json_files import shorten, shown, write_json
 from bort.models import Bert, Classifier, initialize
 
 Model = Union[Bert, Classifier]
@@ -80,7 +80,7 @@ def build(config: Mapping[str, Any], where: str, dropout: Optional[float] = None
             whole = key in ("vocab_size", "max_length")
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not (
                     1 <= value <= 1 << 28 if whole else 0 <= value < 1):
-                raise BortError(f"{key} is {value!r}")
+                raise BortError(f"{key} is {shown(value, 80)}")
         number.update(_embedding_options(config, number["vocab_size"]))
         bert = Bert(Architecture.from_dict(config.get("architecture")), **number)
         head = config.get("head")
@@ -101,17 +101,17 @@ def _embedding_options(config: Mapping[str, Any], vocab_size: int) -> Dict[str, 
     types, separator = config.get("token_types", 0), config.get("separator_id")
     pooler = config.get("pooler", False)
     if type(types) is not int or not 0 <= types <= MAX_TOKEN_TYPES:
-        raise BortError(f"token_types is {str(types)[:80]!r}")
+        raise BortError(f"token_types is {shorten(types, 80)!r}")
     if separator is not None and (type(separator) is not int or not 0 <= separator < vocab_size):
-        raise BortError(f"separator_id is {str(separator)[:80]!r}, not a token id below {vocab_size}")
+        raise BortError(f"separator_id is {shorten(separator, 80)!r}, not a token id below {vocab_size}")
     if type(pooler) is not bool:
-        raise BortError(f"pooler is {str(pooler)[:80]!r}")
+        raise BortError(f"pooler is {shorten(pooler, 80)!r}")
     return {"token_types": types, "separator_id": separator, "pooler": pooler}
 
 
 def _check_head(head: Any) -> None:
     if not isinstance(head, Mapping):
-        raise BortError(f"head is {str(head)[:80]!r}")
+        raise BortError(f"head is {shorten(head, 80)!r}")
     labels, dropout = head.get("labels"), head.get("dropout", 0.1)
     wrong = [key for key in ("kind", "task", "encoding") if not isinstance(head.get(key, ""),
                                                                            (str, type(None)))]
@@ -121,7 +121,7 @@ def _check_head(head: Any) -> None:
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         wrong.append("dropout")
     for key in wrong:
-        raise BortError(f"the head's {key} is {str(head.get(key))[:80]!r}")
+        raise BortError(f"the head's {key} is {shorten(head.get(key), 80)!r}")
 
 
 def expected_shapes(model: Model) -> Dict[str, Tuple[int, ...]]:
@@ -206,7 +206,8 @@ def read(path: PathLike, architecture: Optional[Union[str, Architecture]] = None
     else:
         config = located.config
         if config.get("format_version") != FORMAT_VERSION:
-            raise BortError(f"{located.config_file}: format_version {config.get('format_version')!r}; this "
+            found = shown(config.get("format_version"))
+            raise BortError(f"{located.config_file}: format_version {found}; this "
                             f"version of bort reads {FORMAT_VERSION}")
         recorded = config.get("sha256")
         if verify and recorded is not None and sha256_file(located.parameters) != recorded:

@@ -24,7 +24,7 @@ from bort.engines.base import POSITION_INPUTS, Batch, Engine, Report, Unavailabl
 from bort.engines.cpu import openmp_threads
 from bort.errors import BortError
 from bort.files import PathLike, open_regular
-from bort.json_files import parse_json
+from bort.json_files import parse_json, shown
 from bort.probabilities import softmax
 from bort.tasks.encoding import encode_pair
 from bort.text.tokenizers.loading import Tokenizer, load_tokenizer
@@ -192,7 +192,7 @@ class OnnxRunner(OnnxRuntimeEngine):
         for name, value in wanted.items():
             if self.settings.get(name) != value:
                 what = "was made from other parameters than" if name == "parameters" else \
-                    f"has the {name} {self.settings.get(name)!r} instead of {value!r} of"
+                    f"has the {name} {shown(self.settings.get(name))} instead of {shown(value)} of"
                 raise BortError(f"{self.path}: {what} this model; export it again: python -m bort.export "
                                 f"MODEL {self.path}")
 
@@ -222,7 +222,7 @@ class OnnxRunner(OnnxRuntimeEngine):
             BortError: the file holds no classifier, or there is no tokenizer beside it.
         """
         if self.part != "classifier":
-            raise BortError(f"{self.path}: holds the part {self.part!r}, not a classifier")
+            raise BortError(f"{self.path}: holds the part {shown(self.part)}, not a classifier")
         results: List[Dict[str, Any]] = []
         for start in range(0, len(texts), batch_size):
             scores = self(*self.encode(texts[start:start + batch_size])).astype("float64")

@@ -19,7 +19,7 @@ from bort.backend import distributed
 from bort.errors import BortError
 from bort.files import PathLike
 from bort.finetuning.task_data import Encoded, TaskData
-from bort.json_files import read_json, write_json
+from bort.json_files import read_json, shorten, write_json
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.encoding import EncodedSplit
 from bort.training.run_folder import on_root
@@ -127,7 +127,7 @@ def read_split(path: PathLike, task: Task) -> EvaluationSplit:
             "it and train the teacher again"
         )
     if content.get("task") != task.name:
-        raise BortError(f"{path}: is an evaluation set of {content.get('task')}, not of {task.name}")
+        raise BortError(f"{path}: is an evaluation set of {shorten(content.get('task'))}, not of {task.name}")
     return split
 
 

@@ -19,7 +19,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from bort.errors import BortError
 from bort.files import PathLike
-from bort.json_files import read_json
+from bort.json_files import read_json, shown
 
 
 class Theta(NamedTuple):
@@ -216,7 +216,7 @@ def _numbers(values: Any, name: str, where: str) -> List[Any]:
             or (name == "lr" and value == 0)
         ):
             raise BortError(
-                f"{where}: {name} {value!r} is not "
+                f"{where}: {name} {shown(value)} is not "
                 f"{'a whole number' if name == 'seed' else 'a number'} from {limits[0]} to "
                 f"{limits[1]}"
             )

@@ -17,6 +17,7 @@ from bort.checkpoints.inspection import mlm_head_state
 from bort.checkpoints.vocabulary import fingerprint_in, fits
 from bort.errors import BortError
 from bort.files import PathLike, sha256_file
+from bort.json_files import shown
 from bort.masked_lm.batches import MaskedLMBatch
 from bort.masked_lm.losses import Teacher
 from bort.masked_lm.vocabulary_product import vocabulary_logits
@@ -129,7 +130,8 @@ def open_teacher(
     vocab_size, max_length = config.get("vocab_size"), config.get("max_length")
     if not isinstance(vocab_size, int) or not isinstance(max_length, int):
         raise BortError(
-            f"{located.config_file}: vocab_size and max_length are {vocab_size!r} and {max_length!r}"
+            f"{located.config_file}: vocab_size and max_length are {shown(vocab_size)} and "
+            f"{shown(max_length)}"
         )
     return MaskedLMTeacher(
         path=Path(path),

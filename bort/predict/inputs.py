@@ -11,10 +11,11 @@ from typing import IO, Any, Iterable, Iterator, List, Optional, Tuple, Union
 
 from bort.errors import BortError
 from bort.files import open_regular
+from bort.json_files import shorten
 from bort.predict.records import PlainTask, Record, example_split, text_names
 from bort.tasks.base import Task
 from bort.tasks.race import RaceTask, passage_files, read_passage
-from bort.tasks.reading import MAX_LINE_BYTES, BadRow, parse_record, shorten
+from bort.tasks.reading import MAX_LINE_BYTES, BadRow, parse_record
 from bort.text.reading import Line, numbered_lines
 
 FORMATS = ("auto", "lines", "tsv", "csv", "jsonl")

@@ -4,10 +4,11 @@ from __future__ import annotations
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from bort.errors import BortError
+from bort.json_files import shorten
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.jsonl import JsonlTask, is_idx
 from bort.tasks.race import RaceTask
-from bort.tasks.reading import BadRow, listed, shorten
+from bort.tasks.reading import BadRow, listed
 
 GENERIC = (("sentence",), ("text",), ("sentence1", "sentence2"))
 """Columns and members that any task of one or two texts takes, beside the names of its own files."""

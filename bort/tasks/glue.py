@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
+from bort.json_files import shorten
 from bort.tasks.base import Example, Label, Split, Task
-from bort.tasks.reading import BadRow, column_positions, numbered_lines, read_rows, shorten, whole_number
+from bort.tasks.reading import BadRow, column_positions, numbered_lines, read_rows, whole_number
 from bort.tasks.submission import Tsv
 
 ENTAILMENT = ("entailment", "not_entailment")

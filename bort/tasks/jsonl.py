@@ -4,8 +4,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
+from bort.json_files import shorten, shown
 from bort.tasks.base import Example, Label, Split, Task
-from bort.tasks.reading import BadRow, parse_record, read_rows, shorten
+from bort.tasks.reading import BadRow, parse_record, read_rows
 from bort.tasks.text import clean, sanitize
 
 Record = Dict[str, Any]
@@ -110,4 +111,5 @@ class JsonlTask(Task):
             if type(value) is type(known) and value == known:
                 return index
         found = f"found {shorten(value)!r}" if "label" in record else "there is none"
-        raise BadRow(f"expected {' or '.join(repr(known) for known in values)} in 'label', {found}")
+        wanted = [shown(known) for known in values]
+        raise BadRow(f"expected {' or '.join(wanted)} in 'label', {found}")

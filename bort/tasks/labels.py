@@ -23,8 +23,8 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files import PathLike
+from bort.json_files import shorten
 from bort.tasks.base import Task
-from bort.tasks.reading import shorten
 from bort.tasks.registry import get_task
 
 logger = logging.getLogger("bort.tasks")

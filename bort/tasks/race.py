@@ -17,11 +17,12 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files import PathLike, read_bytes
+from bort.json_files import shorten
 from bort.tasks.base import Example, Prediction, Split, Task, balanced_indices
 from bort.tasks.glue import FALSE_TRUE_SYNONYMS
 from bort.tasks.grouped import GroupedTask
 from bort.tasks.jsonl import take, take_list, take_text
-from bort.tasks.reading import MAX_LINE_BYTES, BadRow, RowCounter, parse_record, shorten
+from bort.tasks.reading import MAX_LINE_BYTES, BadRow, RowCounter, parse_record
 from bort.tasks.submission import Kind
 from bort.tasks.text import flatten
 

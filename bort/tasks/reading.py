@@ -11,9 +11,9 @@ from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, 
 
 from bort.errors import BortError
 from bort.files import open_regular
+from bort.json_files import shorten
 from bort.text import reading as text_reading
 from bort.text.reading import MAX_LINE_BYTES
-from bort.text.tokenizers.base import without_surrogates
 
 logger = logging.getLogger("bort.tasks")
 
@@ -202,12 +202,3 @@ def without_collection() -> Iterator[None]:
 def listed(names: Iterable[str]) -> str:
     """Names of columns or members for a message: in quotation marks, as some hold blanks."""
     return ", ".join(f"'{name}'" for name in names)
-
-
-def shorten(text: Any, limit: int = 60) -> str:
-    """A value for an error message: on one line, printable, and at most ``limit`` characters long."""
-    try:
-        line = " ".join(without_surrogates(str(text)[: 4 * limit]).split())
-    except RecursionError:
-        return "a deeply nested value"
-    return line if len(line) <= limit else line[: limit - 3] + "..."

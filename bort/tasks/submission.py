@@ -7,7 +7,8 @@ from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 from bort.errors import BortError
 from bort.files import PathLike, atomic_write
-from bort.tasks.reading import MAX_ROWS, BadRow, numbered_lines, parse_record, shorten
+from bort.json_files import shorten
+from bort.tasks.reading import MAX_ROWS, BadRow, numbered_lines, parse_record
 
 MAX_PROBLEMS = 10
 """Problems named in one report; a file of the wrong kind has one on every line."""

@@ -18,12 +18,13 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from bort.json_files import shorten
 from bort.tasks import metrics as metric_functions
 from bort.tasks.base import Example, Split
 from bort.tasks.glue import ENTAILMENT, ENTAILMENT_SYNONYMS, FALSE_TRUE_SYNONYMS, MNLI_SYNONYMS
 from bort.tasks.grouped import GroupedTask
 from bort.tasks.jsonl import JsonlTask, Record, take, take_int, take_text
-from bort.tasks.reading import BadRow, shorten
+from bort.tasks.reading import BadRow
 from bort.tasks.submission import JsonLines
 from bort.tasks.text import locate_span, mark
 

@@ -14,12 +14,13 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
+from bort.json_files import shorten
 from bort.tasks import metrics as metric_functions
 from bort.tasks.base import Example, Prediction, Split, Task, balanced_indices
 from bort.tasks.glue import FALSE_TRUE_SYNONYMS
 from bort.tasks.grouped import GroupedTask
 from bort.tasks.jsonl import JsonlTask, Record, is_idx, take, take_int, take_list, take_text
-from bort.tasks.reading import MAX_ROW_CHARACTERS, BadRow, parse_record, shorten
+from bort.tasks.reading import MAX_ROW_CHARACTERS, BadRow, parse_record
 from bort.tasks.submission import JsonLines, Kind
 from bort.tasks.text import clean, tidy
 

@@ -14,7 +14,7 @@ from bort.backend import distributed
 from bort.engines.base import hold, installed, preferred
 from bort.engines.engine import first_choice
 from bort.errors import BortError
-from bort.json_files import read_json
+from bort.json_files import read_json, shown
 
 NEWER_SETTINGS: Dict[str, Any] = {"eval_interval": None, "eval_sequences": None, "train": "all", "subset": 0,
                                   "trials": 0, "sampled": 0}
@@ -104,5 +104,4 @@ def hold_to_engines(config: Path) -> None:
 
 def _short(value: Any) -> str:
     """A setting in a message: of long ones, the beginning."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return "unset" if value is None else shown(value, 80)

@@ -92,7 +92,7 @@ def test_the_runner_reads_shards_masks_whole_words_and_bounds_tokens(tmp_path, s
     assert config["whole_words"] and config["max_tokens"] == 96
     assert on_shards(shards, tmp_path / "run", *options, "--resume") == 0
     assert on_shards(shards, tmp_path / "run", *options[:2], "--steps", 4, "--resume") == 2
-    assert "whole_words was True and is False" in capsys.readouterr().err
+    assert "whole_words was true and is false" in capsys.readouterr().err
 
 
 def test_a_broken_shard_stops_a_training_which_keeps_its_checkpoint(tmp_path, shards, capsys, monkeypatch):

@@ -240,7 +240,7 @@ def test_json_rows_that_are_not_as_expected(tmp_path, caplog):
                      "train.jsonl:22: expected a JSON object, found '[1]'",
                      "train.jsonl:23: expected a text in 'passage', there is none",
                      "train.jsonl:24: expected a text in 'question', found '3'",
-                     "train.jsonl:25: expected False or True in 'label', found '1'"):
+                     "train.jsonl:25: expected false or true in 'label', found '1'"):
         assert expected in caplog.text
 
 

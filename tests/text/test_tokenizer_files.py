@@ -19,7 +19,7 @@ from tests.text.tokenizer_files import RELEASED, needs_released, small_bpe_files
         ("merges.txt", "d o\n", "q o\n", r"merge 4, 'q o', needs the token 'qo'"),
         ("vocab.json", '"<s>": 0', '"<s>": 1', r"vocab\.json: .*share the id 1"),
         ("vocab.json", '"<s>": 0', '"<s>": 99999', r"vocab\.json: '<s>' has the id 99999"),
-        ("vocab.json", '"<s>": 0', '"<s>": true', r"'<s>' has the id True"),
+        ("vocab.json", '"<s>": 0', '"<s>": true', r"'<s>' has the id true"),
         ("vocab.json", '"<mask>"', '"mask"', r"vocab\.json: the vocabulary has no '<mask>'"),
         ("vocab.json", '"!"', '"!!!"', r"not a byte-level vocabulary"),
         ("vocab.json", "{", "[", r"vocab\.json: not valid JSON"),

@@ -252,7 +252,7 @@ def test_settings_that_earlier_versions_did_not_record_are_not_held_against_a_ru
     with RunFolder(tmp_path, {"lr": 1}) as run:
         run.log({"step": 1})
     RunFolder(tmp_path, {"lr": 1, "eval_interval": 500}, resume=True).close()
-    with pytest.raises(BortError, match="batch_size was None and is 8"):
+    with pytest.raises(BortError, match="batch_size was unset and is 8"):
         RunFolder(tmp_path, {"lr": 1, "batch_size": 8}, resume=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from bort.errors import BortError
 from bort.files import PathLike, open_regular
-from bort.json_files import read_json, write_json
+from bort.json_files import read_json, shorten, write_json
 from bort.text.corpus.sources import DOCUMENTS, FORMATS, ReadOptions, Source
 from bort.text.shards.dataset import FORMAT_VERSION, split_ratios
 from bort.text.tokenizers.loading import find_default_tokenizer, load_tokenizer
@@ -139,7 +139,7 @@ def claim(output: Path, plan: Dict[str, Any]) -> None:
         raise BortError(f"{file}: damaged; remove {output} and start again")
     names = [name for name in ("format", "tokenizer", "inputs") if old.get(name) != plan[name]]
     names += [
-        f"{name} {old['options'].get(name)} -> {value}"
+        f"{name} {shorten(old['options'].get(name))} -> {shorten(value)}"
         for name, value in plan["options"].items()
         if old["options"].get(name) != value
     ]

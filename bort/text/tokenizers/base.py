@@ -13,7 +13,7 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files import PathLike, read_bytes
-from bort.json_files import write_json
+from bort.json_files import shown, write_json
 
 SETTINGS_FILE = "bort_tokenizer.json"
 FORMAT_VERSION = 1
@@ -232,7 +232,7 @@ def tokens_in_order(ids: Any, where: str) -> List[str]:
     for token, index in ids.items():
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(tokens):
             raise BortError(
-                f"{where}: {token!r} has the id {index!r}, not a whole number from 0 to "
+                f"{where}: {token!r} has the id {shown(index)}, not a whole number from 0 to "
                 f"{len(tokens) - 1}; the file is damaged or incomplete"
             )
         if tokens[index] is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from bort.errors import BortError
-from bort.json_files import read_json
+from bort.json_files import read_json, shorten, shown
 from bort.text.tokenizers.base import Tokenizer, read_lines, tokens_in_order
 from bort.text.tokenizers.bpe import BytePairTokenizer, read_merges
 from bort.text.tokenizers.tokenizer_json import from_content
@@ -63,7 +63,7 @@ class Configuration:
         """
         value = self.settings.get(name, default)
         if not (isinstance(value, bool) or value is default):
-            raise BortError(f"{self.path}: {name} is {value!r}, not true or false")
+            raise BortError(f"{self.path}: {name} is {shown(value)}, not true or false")
         return value
 
 
@@ -77,7 +77,7 @@ def read_configuration(folder: Path) -> Configuration:
     settings = _object(path)
     name = settings.get("tokenizer_class") or ""
     if not isinstance(name, str):
-        raise BortError(f"{path}: tokenizer_class is {name!r}, not a name")
+        raise BortError(f"{path}: tokenizer_class is {shown(name)}, not a name")
     name = name[:-4] if name.endswith("Fast") and name not in _GENERIC else name
     model = _object(folder / "config.json").get("model_type")
     if name:
@@ -124,11 +124,13 @@ def _added_tokens(folder: Path, settings: Mapping[str, Any], path: Path) -> List
     entries: Dict[int, Dict[str, Any]] = {}
     for key, value in listed.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10 and _spelling(value)):
-            raise BortError(f"{path}: added_tokens_decoder has {str(key)[:40]!r}, not an id with a token")
+            raise BortError(f"{path}: added_tokens_decoder has {shorten(key, 40)!r}, not an id with a token")
         entries[int(key)] = dict(value) if isinstance(value, dict) else {"content": value}
     for token, index in _object(folder / "added_tokens.json").items():
         if isinstance(index, bool) or not isinstance(index, int):
-            raise BortError(f"{folder / 'added_tokens.json'}: {token!r} has the id {index!r}, not a number")
+            raise BortError(
+                f"{folder / 'added_tokens.json'}: {token!r} has the id {shown(index)}, not a number"
+            )
         entries.setdefault(index, {"content": token})
     # Transformers' defaults for what an entry leaves out.
     return [

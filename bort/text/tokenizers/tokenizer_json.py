@@ -16,6 +16,7 @@ import tokenizers
 
 from bort.errors import BortError
 from bort.files import atomic_write
+from bort.json_files import shorten, shown
 from bort.text.tokenizers.base import Tokenizer, fixed_specials, tokens_in_order
 from bort.text.tokenizers.bpe import BytePairTokenizer, starts_word_in_bytes
 from bort.text.tokenizers.wordpiece import MARKERS, WordPieceTokenizer
@@ -90,7 +91,7 @@ class FileTokenizer(Tokenizer):
             raise BortError(f"{where}: its vocabulary has no {unknown!r}, which the file names as unk_token")
         if kind == "BPE" and self._model.get("end_of_word_suffix"):
             raise BortError(
-                f"{where}: its BPE marks the ends of words ({self._model['end_of_word_suffix']!r}), "
+                f"{where}: its BPE marks the ends of words ({shown(self._model['end_of_word_suffix'])}), "
                 "which this project's models do not use"
             )
 
@@ -147,8 +148,8 @@ def engine_of(content: Mapping[str, Any], where: str) -> Any:
         given, found = entry.get("id"), engine.token_to_id(entry.get("content"))
         if given != found:
             raise BortError(
-                f"{where}: the added token {entry.get('content')!r} has the id {given!r}, which the "
-                f"tokenizers library makes {found!r}; the file is damaged or another program's"
+                f"{where}: the added token {shown(entry.get('content'))} has the id {shown(given)}, "
+                f"which the tokenizers library makes {found!r}; the file is damaged or another program's"
             )
     return engine
 
@@ -225,7 +226,7 @@ def _merges(model: Mapping[str, Any], where: str) -> List[Tuple[str, str]]:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise BortError(
-                f"{where}: model.merges, entry {number}: {str(merge)[:60]!r} is not a pair of tokens"
+                f"{where}: model.merges, entry {number}: {shorten(merge)!r} is not a pair of tokens"
             )
         merges.append((pair[0], pair[1]))
     return merges
