@@ -76,6 +76,7 @@ def measure(
     threads: int,
     notes: List[str],
     folder: Path,
+    mib: Optional[Dict[Tuple[str, Shape], float]] = None,
 ) -> List[Measured]:
     """All engines on one architecture.
 
@@ -83,6 +84,7 @@ def measure(
         trials: timed calls of each engine and shape at most; ``budget``: seconds that one of them may take,
             warm-up apart, beyond the least number of calls.
         notes: collects what was left out, and why.
+        mib: collects the most memory that an engine's process held during a shape's timed calls.
 
     Raises:
         BortError: an engine's output is not the model's.
@@ -108,7 +110,7 @@ def measure(
             flush=True,
         )
         count = max(LEAST_TRIALS, min(trials, int(budget / max(first.values()))))
-        seconds = _rounds(workers, ready, shape, count, first)
+        seconds = _rounds(workers, ready, shape, count, first, {} if mib is None else mib)
         results += [
             Measured(plan.name, shape, engine, seconds[engine], differences[engine], correlations[engine])
             for engine in ready
@@ -180,7 +182,12 @@ def compare(
 
 
 def _rounds(
-    workers: Mapping[str, Worker], timed: Sequence[str], shape: Shape, count: int, first: Mapping[str, float]
+    workers: Mapping[str, Worker],
+    timed: Sequence[str],
+    shape: Shape,
+    count: int,
+    first: Mapping[str, float],
+    mib: Dict[Tuple[str, Shape], float],
 ) -> Dict[str, List[float]]:
     seconds: Dict[str, List[float]] = {engine: [] for engine in timed}
     done = 0
@@ -189,6 +196,7 @@ def _rounds(
         for engine in timed:
             answer = workers[engine].ask(time=shape, count=batch, warmup=1 if first[engine] < SHORT else 0)
             seconds[engine] += answer["seconds"]
+            mib[engine, shape] = max(mib.get((engine, shape), 0.0), answer["mib"])
         done += batch
     return seconds
 

@@ -323,15 +323,6 @@ OURS = (
 )
 
 
-def memory_mib(field: str) -> float:
-    """``VmHWM``, the most memory this process has held, or ``VmRSS``, what it holds; in MiB.
-
-    getrusage would count what the parent held when it started this process.
-    """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return round(int(status.split(f"{field}:")[1].split()[0]) / 1024, 1)
-
-
 def _answer(engine: str, command: Dict[str, Any], state: Dict[str, Any]) -> Dict[str, Any]:
     if "prepare" in command:
         folder = Path(command.pop("prepare"))
@@ -341,7 +332,7 @@ def _answer(engine: str, command: Dict[str, Any], state: Dict[str, Any]) -> Dict
     elif "load" in command:
         start = time.perf_counter()
         state["classify"] = ENGINES[engine](Path(command["load"]))
-        return {"seconds": time.perf_counter() - start, "mib": memory_mib("VmRSS")}
+        return {"seconds": time.perf_counter() - start, "mib": workers.memory_mib("VmRSS")}
     elif "start" in command:
         lines = Path(command["start"]).read_text(encoding="utf-8").splitlines()[: command["count"]]
         state["found"], state["stream"] = [], state["classify"](iter(lines))
@@ -355,7 +346,7 @@ def _answer(engine: str, command: Dict[str, Any], state: Dict[str, Any]) -> Dict
         if rest:
             raise BortError(f"{len(rest)} predictions more than there are sentences")
         np.save(command["finish"], np.array(state["found"]))
-    return {"mib": memory_mib("VmHWM")}
+    return {"mib": workers.memory_mib("VmHWM")}
 
 
 if __name__ == "__main__":

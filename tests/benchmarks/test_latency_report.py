@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import growth
 from benchmarks.harness.latency_report import Report
 from benchmarks.latency import Measured
 from bort.architecture import PRESETS, parse
@@ -68,3 +69,22 @@ def test_ours_is_held_against_the_best_peer_of_the_same_accuracy(tmp_path):
     image = pyplot.imread(str(tmp_path / report.chart(tmp_path / "chart.png")))
     columns = (image[:, :, :3].min(axis=2) < 0.9).any(axis=0)
     assert columns[int(len(columns) * 0.6) :].any()  # no half of it is blank
+
+
+def test_growth_shows_time_and_memory_of_every_shape(tmp_path):
+    shapes = [(1, 16, False), (1, 32, False), (4, 16, False)]
+    results = [
+        Measured("bort", shape, engine, [0.01 * shape[0], 0.02 * shape[0]], 0.0)
+        for engine in ("openvino", "pytorch")
+        for shape in shapes
+    ]
+    mib = {(result.engine, result.shape): 100.0 + result.shape[0] for result in results}
+    rows = growth.rows_of(results, mib)
+    assert [row["tokens/s"] for row in rows[:3]] == [1067, 2133, 1067] and rows[2]["peak MiB"] == 104
+    tables = {
+        "16 tokens": [row for row in rows if row["length"] == 16],
+        "one sequence": [row for row in rows if row["batch"] == 1],
+    }
+    pytest.importorskip("matplotlib")
+    assert growth.chart(tables, "bort", tmp_path / "growth.png") == "growth.png"
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
