@@ -2,15 +2,15 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from typing import Any, List, Mapping, Optional
 
 from bort.checkpoints.inspection import inspect, verify
 from bort.errors import BortError, run_command
-from bort.files import open_regular
 from bort.huggingface.importing import inspect_folder, is_foreign
-from bort.text.reading import numbered_lines
+from bort.text.compressed import file_lines
 
 EXAMPLES = """examples:
   python -m bort.checkpoints inspect runs/cola/model
@@ -61,8 +61,7 @@ def _sentences(path: Optional[str]) -> Optional[List[str]]:
     """The first lines of a text that are not blank."""
     if path is None:
         return None
-    with open_regular(path) as stream:
-        lines = [line for line, _ in zip(numbered_lines(stream), range(MAX_SENTENCES))]
+    lines = list(itertools.islice(file_lines(path), MAX_SENTENCES))
     wrong = next((line for line in lines if line.problem), None)
     if wrong is not None:
         raise BortError(f"{path}, line {wrong.number}: {wrong.problem}")

@@ -9,10 +9,10 @@ import numpy as np
 from bort.batching import pad_batch
 from bort.engines.base import Batch
 from bort.errors import BortError
-from bort.files import PathLike, open_regular
+from bort.files import PathLike
 from bort.tasks.base import Task
 from bort.tasks.encoding import encode, encode_pair
-from bort.text.reading import numbered_lines
+from bort.text.compressed import file_lines
 from bort.text.tokenizers.loading import Tokenizer
 
 EXAMPLES = 256
@@ -52,8 +52,7 @@ def calibration_batches(source: PathLike, tokenizer: Tokenizer, max_length: int,
         chosen = rng.permutation(len(split))[:count]
         encoded = encode(task, split.subset(chosen), tokenizer, max_length)
         return batches_of(encoded.token_ids, tokenizer.pad_id, max_length)
-    with open_regular(source) as stream:
-        found = list(numbered_lines(stream))
+    found = list(file_lines(source))
     wrong = next((line for line in found if line.problem), None)
     if wrong is not None:
         raise BortError(f"{source}, line {wrong.number}: {wrong.problem}")

@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
                         help="a model folder or a .params file with a head ('fill-mask' as "
                         "MODEL: see fill-mask --help)")
     result.add_argument("--input", required=True, metavar="FILE",
-                        help="a file, a folder of the task's official files, or - for standard input")
+                        help="a file (also .gz, .bz2, .xz), a folder of the task's official files, or - for "
+                        "standard input")
     result.add_argument("--task", help="the task whose format and labels to use (default: the model's own)")
     result.add_argument("--encoding", choices=ENCODINGS,
                         help="input format of the task (default: as the model was fine-tuned)")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import IO, Any, Iterable, Iterator, List, Optional, Tuple, Union
 
 from bort.errors import BortError
-from bort.files import open_regular
 from bort.json_files import shorten
 from bort.predict.records import PlainTask, Record, example_split, text_names
 from bort.tasks.base import Task
 from bort.tasks.race import RaceTask, passage_files, read_passage
 from bort.tasks.reading import MAX_LINE_BYTES, BadRow, parse_record
+from bort.text.compressed import inner_name, named_faults, open_text_file
 from bort.text.reading import Line, numbered_lines
 
 FORMATS = ("auto", "lines", "tsv", "csv", "jsonl")
@@ -56,7 +56,7 @@ def guess_format(name: str, first: str, task: Optional[Task] = None) -> str:
     JSON."""
     if task is not None and not text_names(task):
         return "jsonl"
-    known = _SUFFIXES.get(Path(name).suffix.lower())
+    known = _SUFFIXES.get(Path(inner_name(name)).suffix.lower())
     if known == "lines" and task is not None and Columns(task).header(first.split("\t")):
         return "tsv"  # such as MRPC's msr_paraphrase_test.txt
     if known:
@@ -159,10 +159,10 @@ def passage_records(folders: Iterable[Any], task: RaceTask) -> Iterator[Record]:
 @contextmanager
 def open_records(name: str, task: Task, form: str = "auto") -> Iterator[Iterator[Record]]:
     """The records of a file, of standard input ("-"), or of a folder: of the task's official test files, or
-    of RACE's passages.
+    of RACE's passages. Files that end in .gz, .bz2, .xz or .lzma are unpacked.
 
     Raises:
-        BortError: it cannot be opened, or is no regular file.
+        BortError: it cannot be opened, is no regular file, or (while the records are taken) is damaged.
     """
     if name == "-":
         yield read_records(sys.stdin.buffer, task, form)
@@ -174,5 +174,5 @@ def open_records(name: str, task: Task, form: str = "auto") -> Iterator[Iterator
         name = str(task.files(name, "test")[0])
     if os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name):
         raise BortError(f"{name}: is not a regular file; give a stream as --input -")
-    with open_regular(name) as stream:
-        yield read_records(stream, task, form, name)
+    with open_text_file(name) as stream:
+        yield named_faults(read_records(stream, task, form, name), name)

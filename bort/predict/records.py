@@ -1,6 +1,7 @@
 """Inputs of a prediction as examples of its task: texts, pairs of texts, or the task's official records."""
 from __future__ import annotations
 
+import sys
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from bort.errors import BortError
@@ -12,8 +13,9 @@ from bort.tasks.reading import BadRow, listed
 
 GENERIC = (("sentence",), ("text",), ("sentence1", "sentence2"))
 """Columns and members that any task of one or two texts takes, beside the names of its own files."""
-WINDOW_CHARACTERS = 8_000_000
-"""Characters of text after which a window is full, however few its records are."""
+WINDOW_BYTES = 8 << 20
+"""Memory of texts after which a window is full, however few its records are: a character takes one byte to
+four, by the widest of its text."""
 Texts = Union[str, Sequence[str], Mapping[str, Any]]
 
 
@@ -108,17 +110,18 @@ def given_records(task: Task, inputs: Iterable[Texts]) -> Iterator[Record]:
 def in_windows(records: Iterable[Record], size: int) -> Iterator[List[Record]]:
     """Consecutive records with about ``size`` examples together; never fewer than one record.
 
-    Long texts end a window sooner, after :data:`WINDOW_CHARACTERS`.
+    Long texts end a window sooner, after :data:`WINDOW_BYTES`.
     """
     window: List[Record] = []
-    count = characters = 0
+    count = size_in_memory = 0
     for record in records:
         window.append(record)
         if record.split:
             count += len(record.split)
-            characters += sum(len(text) for example in record.split.examples for text in example.segments)
-        if count >= size or len(window) >= size or characters >= WINDOW_CHARACTERS:
+            size_in_memory += sum(sys.getsizeof(text) for example in record.split.examples
+                                  for text in example.segments)
+        if count >= size or len(window) >= size or size_in_memory >= WINDOW_BYTES:
             yield window
-            window, count, characters = [], 0, 0
+            window, count, size_in_memory = [], 0, 0
     if window:
         yield window

@@ -1,9 +1,13 @@
 """What predictions read and write: formats, encodings, folders, and output that cannot be written."""
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
+import re
 import subprocess
 import sys
 
@@ -20,6 +24,7 @@ from bort.predict.outputs import JsonWriter, TsvWriter
 from bort.predict.predictor import Predictor
 from bort.predict.records import PlainTask, Record, example_split, in_windows
 from bort.tasks.registry import get_task
+from bort.text import compressed
 from bort.text.tokenizers.loading import train_sentencepiece
 from tests.tiny import ROOT, tiny_bert
 from tests.tiny_tasks import make_task
@@ -90,11 +95,38 @@ def test_members_with_blanks_in_their_names_are_quoted():
 
 
 def test_a_window_of_long_texts_is_bounded(monkeypatch):
-    monkeypatch.setattr(records, "WINDOW_CHARACTERS", 100)
+    monkeypatch.setattr(records, "WINDOW_BYTES", 10_000)
     task = PlainTask(None, 2)
-    rows = [Record(number, example_split(task, "x" * length, 0))
-            for number, length in enumerate([60, 60, 10, 10, 300, 5])]
-    assert [[row.line for row in window] for window in in_windows(rows, 50)] == [[0, 1], [2, 3, 4], [5]]
+    for character, memory in (("x", 1), ("\u4e00", 2), ("\U0001f600", 4)):
+        rows = [Record(number, example_split(task, character * (length // memory), 0))
+                for number, length in enumerate([6000, 6000, 1000, 1000, 30000, 500])]
+        assert [[row.line for row in window] for window in in_windows(rows, 50)] == [[0, 1], [2, 3, 4], [5]]
+
+
+@pytest.mark.parametrize("suffix, pack", [(".gz", gzip.compress), (".bz2", bz2.compress),
+                                          (".xz", lzma.compress)])
+def test_compressed_inputs_are_read_like_corpora(make, tmp_path, capsys, monkeypatch, suffix, pack):
+    folder = make(2)
+    content = "label,text\n1,the cat\n0,\"a dog, a\ncat\"\n".encode()
+    (tmp_path / "rows.csv").write_bytes(content)
+    packed = tmp_path / f"rows.csv{suffix}"
+    packed.write_bytes(pack(content))
+    answers = []
+    for path in (tmp_path / "rows.csv", packed):
+        assert run_command(command.main, [str(folder), "--input", str(path)]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] and len(answers[0].splitlines()) == 2
+    packed.write_bytes(pack(content)[:-9])
+    assert run_command(command.main, [str(folder), "--input", str(packed), "--output",
+                                      str(tmp_path / "o")]) == 2
+    error = capsys.readouterr().err
+    assert f"rows.csv{suffix}: damaged or incomplete (" in error and error.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+    monkeypatch.setattr(compressed, "FREE_BYTES", 1000)
+    packed.write_bytes(pack(b"a" * 3_000_000))
+    assert run_command(command.main, [str(folder), "--input", str(packed), "--format", "lines", "--output",
+                                      str(tmp_path / "o")]) == 2
+    assert re.search(r"refused \(it unpacks to more than .* bytes\); pack it anew", capsys.readouterr().err)
 
 
 def test_race_takes_its_own_files_and_folders(make, tmp_path, capsys):

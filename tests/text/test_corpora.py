@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from bort.errors import BortError
 from bort.files import LFS_POINTER
-from bort.text.corpus import compressed, readers
+from bort.text import compressed
+from bort.text.corpus import readers
 from bort.text.corpus.cleaning import clean_document
 from bort.text.corpus.readers import read_documents
 from bort.text.corpus.segmentation import count_words

@@ -6,14 +6,12 @@ import csv
 import io
 import itertools
 import json
-import lzma
-import zlib
 from pathlib import Path
 from typing import IO, Iterator, List, Optional, Sequence
 from xml.parsers import expat
 
 from bort.errors import BortError
-from bort.text.corpus.compressed import TooLarge, open_text_file
+from bort.text.compressed import BROKEN, explain, fault, open_text_file
 from bort.text.corpus.dumps import read_pages
 from bort.text.corpus.sources import ReadCounts, ReadOptions, Source
 from bort.text.reading import utf8_stream
@@ -22,7 +20,7 @@ MAX_DOCUMENT = 4_000_000
 """Characters of one document held in memory; a longer one continues as another document."""
 
 _MAX_LINE = 1_000_000
-_BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError, expat.ExpatError, csv.Error)
+_BROKEN = (*BROKEN, expat.ExpatError, csv.Error)
 
 
 def read_documents(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[str]:
@@ -56,18 +54,11 @@ def read_documents(source: Source, options: ReadOptions, counts: ReadCounts) -> 
                 )
                 yield from reader(_as_text(stream), source, options, counts)
     except _BROKEN as error:
-        fault = "refused" if isinstance(error, TooLarge) else "damaged or incomplete"
-        remedy = "pack it anew" if isinstance(error, TooLarge) else "get it again"
         if not options.skip_broken:
             raise BortError(
-                f"{source.path}: {fault} ({_explain(error)}); {remedy}, or keep what can be read of it with "
-                "--skip-broken"
+                f"{source.path}: {fault(error)}, or keep what can be read of it with --skip-broken"
             ) from error
-        counts.broken.append(f"{source.name}: {_explain(error)}")
-
-
-def _explain(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+        counts.broken.append(f"{source.name}: {explain(error)}")
 
 
 def _as_text(stream: IO[bytes]) -> io.TextIOWrapper:

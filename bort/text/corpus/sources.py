@@ -10,7 +10,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from bort.errors import BortError
 from bort.files import PathLike
-from bort.text.corpus.compressed import UNPACKERS
+from bort.text.compressed import UNPACKERS, inner_name
 
 FORMATS = ("auto", "text", "sentences", "wikipedia", "wiktionary", "urbandictionary", "csv", "tsv", "jsonl")
 PAPER_MIN_WORDS = {"wiktionary": 11, "urbandictionary": 11}
@@ -105,7 +105,7 @@ def find_sources(
             for path in _files_below(given, avoid):
                 name = path.relative_to(given).as_posix()
                 if path.is_file() and (
-                    _inner_suffix(path) in _TEXT_SUFFIXES or _ONE_BILLION.match(_inner_name(path))
+                    _inner_suffix(path) in _TEXT_SUFFIXES or _ONE_BILLION.match(inner_name(path))
                 ):
                     sources.append(_source(path, name, format))
                 else:
@@ -132,18 +132,14 @@ def _files_below(folder: Path, avoid: Optional[Path]) -> Iterator[Path]:
         yield from (Path(root) / name for name in sorted(names) if not name.startswith("."))
 
 
-def _inner_name(path: Path) -> str:
-    return path.stem if path.suffix in UNPACKERS else path.name
-
-
 def _inner_suffix(path: Path) -> str:
-    return Path(_inner_name(path)).suffix.lower()
+    return Path(inner_name(path)).suffix.lower()
 
 
 def _source(path: Path, name: str, format: str) -> Source:
     if _inner_suffix(path) in _ARCHIVES:
         raise BortError(f"{path}: {_inner_suffix(path)} files are not read; unpack it first")
-    if format == "auto" and _ONE_BILLION.match(_inner_name(path)):
+    if format == "auto" and _ONE_BILLION.match(inner_name(path)):
         format = "sentences"
     elif format == "auto" and _URBAN_DICTIONARY.search(path.name):
         format = "urbandictionary"

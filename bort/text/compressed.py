@@ -6,10 +6,16 @@ import bz2
 import gzip
 import io
 import lzma
+import os
+import zlib
 from pathlib import Path
-from typing import IO, Any, Callable, Dict
+from typing import IO, Any, Callable, Dict, Iterable, Iterator, TypeVar
 
-from bort.files import open_regular
+from bort.errors import BortError
+from bort.files import PathLike, open_regular
+from bort.text.reading import MAX_LINE_BYTES, Line, numbered_lines
+
+T = TypeVar("T")
 
 MAX_XZ_MEMORY = 256 << 20
 """Bytes that unpacking .xz may take: ``xz -9`` asks for 65 MiB, a file can ask for 4 GiB."""
@@ -17,6 +23,8 @@ MAX_RATIO = 200
 FREE_BYTES = 16 << 20
 """Unpacked to packed size that is allowed, from 16 MiB on, as in :mod:`bort.downloads.archives`; text shrinks
 to a tenth at best."""
+BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError)
+"""What reading such a file may raise."""
 _BLOCK = 1 << 16
 
 
@@ -24,7 +32,49 @@ class TooLarge(OSError):
     """A file unpacks to far more than text does, or asks for more memory than it may take."""
 
 
-def open_text_file(path: Path) -> IO[bytes]:
+def inner_name(path: PathLike) -> str:
+    """The name of the file that is in a compressed one; another file's own."""
+    name = Path(os.fspath(path))
+    return name.stem if name.suffix in UNPACKERS else name.name
+
+
+def fault(error: BaseException) -> str:
+    """One of :data:`BROKEN`, and what to do, for a message."""
+    what, remedy = ("refused", "pack it anew") if isinstance(error, TooLarge) else (
+        "damaged or incomplete",
+        "get it again",
+    )
+    return f"{what} ({explain(error)}); {remedy}"
+
+
+def explain(error: BaseException) -> str:
+    """What an error says, in a few words."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def named_faults(items: Iterable[T], path: PathLike) -> Iterator[T]:
+    """``items`` as they are read from ``path``.
+
+    Raises:
+        BortError: one of :data:`BROKEN` came up in reading them.
+    """
+    try:
+        yield from items
+    except BROKEN as error:
+        raise BortError(f"{path}: {fault(error)}") from error
+
+
+def file_lines(path: PathLike, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
+    """:func:`bort.text.reading.numbered_lines` of a file, which may be compressed.
+
+    Raises:
+        BortError: as :func:`open_text_file` and :func:`named_faults`.
+    """
+    with open_text_file(path) as stream:
+        yield from named_faults(numbered_lines(stream, max_bytes), path)
+
+
+def open_text_file(path: PathLike) -> IO[bytes]:
     """The unpacked bytes of a regular file: .gz, .bz2, .xz and .lzma by the name's end, others as they are.
 
     Reading raises :class:`TooLarge` once more than :data:`FREE_BYTES` and more than :data:`MAX_RATIO` times
@@ -34,10 +84,10 @@ def open_text_file(path: Path) -> IO[bytes]:
         BortError: it is no regular file, or cannot be opened.
     """
     packed = open_regular(path)
-    unpacker = UNPACKERS.get(path.suffix)
+    unpacker = UNPACKERS.get(Path(os.fspath(path)).suffix)
     if unpacker is None:
         return packed
-    allowed = max(FREE_BYTES, path.stat().st_size * MAX_RATIO)
+    allowed = max(FREE_BYTES, os.fstat(packed.fileno()).st_size * MAX_RATIO)
     return io.BufferedReader(_Bounded(unpacker(packed), packed, allowed), _BLOCK)
 
 
