@@ -1,16 +1,18 @@
 """Training throughput: a masked-LM step and a distillation step against PyTorch, two ranks against one, peak
 memory.
 
-    python -m benchmarks.throughput  # everything; about 6 minutes on 2 cores
-    python -m benchmarks.throughput --parts small  # a minute
+    python -m benchmarks.throughput  # everything; about 12 minutes on 2 quiet cores
+    python -m benchmarks.throughput --minutes 4 --no-scaling  # the steps alone, in less time
+    python -m benchmarks.throughput --parts small  # two minutes
     python -m benchmarks.throughput --trials 10 --parts bort
     python -m benchmarks.throughput --only-ranks  # the ranks alone, recorded by themselves as scaling
 
 A step is what training does: masking the batch, forward and backward pass, clipping, optimizer. PyTorch runs
 transformers' own modules (BertModel, its MLM head at the masked positions only) with AdamW, on the same
-batches, in turns with ours and in a process of its own (training_steps.py). Architectures and vocabulary are
-the paper's where the part is
-called bort: the student <4, 8, 1024, 768> with RoBERTa-large as its teacher, 8 sequences of 128 tokens.
+batches, in turns with ours and in a process of its own (training_steps.py). Ours trains in float32 and in
+bfloat16 (``--dtype``), with the teacher in float32 and in bfloat16 (``--precision``); PyTorch in float32, as
+it comes and tuned, and in bfloat16. Architectures and vocabulary are the paper's where the part is called
+bort: the student <4, 8, 1024, 768> with RoBERTa-large as its teacher, 8 sequences of 128 tokens.
 """
 
 from __future__ import annotations
@@ -22,58 +24,111 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from benchmarks.harness import common, records, workers
-from benchmarks.harness.training_steps import ENGINES, OURS, PARTS, TUNED, mxnet_step
+from benchmarks.harness.training_steps import (
+    ENGINES,
+    OF_OURS,
+    OURS,
+    OURS_BFLOAT16,
+    OURS_TEACHER,
+    PARTS,
+    TORCH,
+    TORCH_BFLOAT16,
+    TUNED,
+    mxnet_step,
+)
 from bort.errors import BortError, run_command
 
+LEAST_ROUNDS = 3
 STEPS = "benchmarks.harness.training_steps"
 
 
-def compare(name: str, methods: List[str], trials: int, torch_too: bool) -> List[Dict[str, Any]]:
+class Rounds(NamedTuple):
+    """How often every engine makes a step: ``most`` times, or as often as ``seconds`` allow, but at least
+    :data:`LEAST_ROUNDS` times."""
+
+    most: int
+    seconds: float
+
+
+def compare(name: str, distil: bool, engines: Sequence[str], rounds: Rounds) -> List[Dict[str, Any]]:
     """Steps of every engine in turns, each in a process of its own that is stopped meanwhile; rows for the
     table."""
     part, rows = PARTS[name], []
-    for distil in (method == "kd" for method in methods):
-        with contextlib.ExitStack() as stack:
-            running = {
-                engine: stack.enter_context(workers.Worker(engine, common.usable_cores(), STEPS, **variables))
-                for engine, variables in ENGINES.items()
-                if torch_too or engine == OURS
-            }
-            for worker in list(running.values()):
-                reason = worker.ask(make=name, distil=distil).get("left_out")
-                if reason:
-                    print(f"{worker.engine}: left out: {reason}", flush=True)
-                    running.pop(worker.engine)
-                else:
-                    worker.ask(steps=2)
-            answers = [
-                {engine: worker.ask(steps=1) for engine, worker in running.items()} for _ in range(trials)
-            ]
-        seconds, processor = (
-            {engine: [answer[engine][kind][0] for answer in answers] for engine in running}
-            for kind in ("seconds", "processor")
-        )
-        ours = float(np.median(seconds[OURS]))
-        for engine, values in seconds.items():
-            middle = float(np.median(values))
-            rows.append(
-                {
-                    "part": name,
-                    "step": "distillation" if distil else "masked LM",
-                    "engine": engine,
-                    **common.summarize(values),
-                    "tokens/s": round(part.batch * part.length / middle),
-                    "CPU ms": round(1000 * float(np.median(processor[engine]))),
-                    "ours is faster by": None if engine == OURS else round(middle / ours, 3),
-                }
+    answers: List[Dict[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        running: Dict[str, workers.Worker] = {}
+        for engine in engines:
+            worker = stack.enter_context(
+                workers.Worker(engine, common.usable_cores(), STEPS, **ENGINES[engine])
             )
-            print(rows[-1], flush=True)
+            reason = worker.ask(make=name, distil=distil).get("left_out")
+            if reason:
+                print(f"{engine}: left out: {reason}", flush=True)
+                worker.close()
+            else:
+                running[engine] = worker
+                worker.ask(steps=2)
+        end = time.perf_counter() + rounds.seconds
+        while len(answers) < rounds.most and (len(answers) < LEAST_ROUNDS or time.perf_counter() < end):
+            answers.append({engine: worker.ask(steps=1) for engine, worker in running.items()})
+    seconds, processor = (
+        {engine: [answer[engine][kind][0] for answer in answers] for engine in running}
+        for kind in ("seconds", "processor")
+    )
+    for engine, values in seconds.items():
+        middle = float(np.median(values))
+        rows.append(
+            {
+                "part": name,
+                "step": "distillation" if distil else "masked LM",
+                "engine": engine,
+                **common.summarize(values),
+                "tokens/s": round(part.batch * part.length / middle),
+                "CPU ms": round(1000 * float(np.median(processor[engine]))),
+                **{
+                    f"{ours} is faster by": round(middle / float(np.median(seconds[ours])), 3)
+                    if ours in seconds and engine not in OF_OURS
+                    else None
+                    for ours in (OURS, OURS_BFLOAT16)
+                },
+            }
+        )
+        print(rows[-1], flush=True)
     return rows
+
+
+def targets(rows: Sequence[Dict[str, Any]], amx: bool) -> List[Dict[str, Any]]:
+    """What the rows of :func:`compare` say to the project's targets, as ratios of tokens/s to PyTorch's with
+    tuned memory and threads; those that were not measured are left out."""
+    speed = {(row["part"], row["step"], row["engine"]): row["tokens/s"] for row in rows}
+    found = []
+    for step, ours, peer, least in (
+        ("masked LM", OURS, TORCH, 0.95),
+        ("masked LM", OURS_BFLOAT16, TORCH_BFLOAT16, 0.9),
+        ("distillation", OURS_TEACHER, TORCH, 1.3 if amx else 1.0),
+        ("distillation", OURS, TORCH, None),
+        ("distillation", OURS_BFLOAT16, TORCH_BFLOAT16, None),
+    ):
+        for part in dict.fromkeys(row["part"] for row in rows):
+            if (part, step, ours) in speed and (part, step, peer) in speed:
+                ratio = speed[part, step, ours] / speed[part, step, peer]
+                found.append(
+                    {
+                        "part": part,
+                        "step": step,
+                        "ours": ours,
+                        "peer": peer,
+                        "of the peer's tokens/s": round(ratio, 3),
+                        "target": least,
+                        "met": None if least is None else ratio >= least,
+                    }
+                )
+    return found
 
 
 def worker(arguments: argparse.Namespace) -> None:
@@ -234,6 +289,21 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=sorted(PARTS), default=["bort", "small"])
     parser.add_argument("--methods", nargs="+", choices=("mlm", "kd"), default=["mlm", "kd"])
     parser.add_argument("--trials", type=int, default=5, help="timed steps of each (default 5)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=60.0,
+        help=f"for the timed steps of all engines, shared among parts and methods; the first {LEAST_ROUNDS} "
+        "rounds are always made, and opening the engines takes a minute or two for each (default 60)",
+    )
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        choices=sorted(ENGINES),
+        metavar="ENGINE",
+        default=list(ENGINES),
+        help="only these: " + "; ".join(ENGINES),
+    )
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     parser.add_argument("--no-scaling", action="store_true", help="leave the ranks out")
     parser.add_argument(
@@ -276,6 +346,10 @@ def main(argv: Optional[List[str]] = None) -> int:
             "that is stopped meanwhile; masking, clipping and optimizer "
             "included. CPU ms is processor time of a step over all threads, "
             "spinning ones included.",
+            "bfloat16: ours multiplies in it (linear layers, vocabulary), PyTorch's student runs under "
+            "torch.autocast and its teacher is cast; weights, LayerNorm, softmax, losses and optimizer of "
+            "the students are float32 in both. The teacher of ours computes in OpenVINO where that is "
+            "installed.",
             "Losses and gradients are the same function. Ours computes of "
             "the last layer only keys and values everywhere and the rest at "
             "the masked positions, transformers' modules compute it whole; "
@@ -297,11 +371,16 @@ def main(argv: Optional[List[str]] = None) -> int:
             )
     tables: Dict[str, Any] = {}
     if not arguments.only_ranks:
-        tables["Steps"] = [
-            row
-            for part in arguments.parts
-            for row in compare(part, arguments.methods, arguments.trials, torch_too)
-        ]
+        tables["Steps"] = []
+        chosen = [engine for engine in arguments.engines if torch_too or engine in OF_OURS]
+        share = 60 * arguments.minutes / len(arguments.parts) / len(arguments.methods)
+        for part in arguments.parts:
+            for distil in (method == "kd" for method in arguments.methods):
+                some = [engine for engine in chosen if distil or engine != OURS_TEACHER]
+                tables["Steps"] += compare(part, distil, some, Rounds(arguments.trials, share))
+        met = targets(tables["Steps"], "amx_bf16" in common.cpu_info()["flags"])
+        if met:
+            tables["Targets"] = met
     if arguments.only_ranks or not arguments.no_scaling:
         rows = scaling(
             arguments.parts[0],

@@ -26,13 +26,22 @@ TUNED = {
 """What makes PyTorch faster here than it is by default: spinning threads as ours, and memory kept between
 steps, which glibc otherwise gives back and asks for again, page by page (half a million pages in each step of
 Bort)."""
-OURS, TORCH = "ours", "PyTorch, AdamW"
+OURS, OURS_TEACHER, OURS_BFLOAT16 = "ours", "ours, bfloat16 teacher", "ours, bfloat16"
+TORCH, TORCH_AS_IT_COMES, TORCH_BFLOAT16 = (
+    "PyTorch, fused AdamW",
+    "PyTorch as it comes, fused AdamW",
+    "PyTorch, bfloat16, fused AdamW",
+)
+OF_OURS = {OURS: ("float32", "float32"), OURS_TEACHER: ("float32", "bfloat16"),
+           OURS_BFLOAT16: ("bfloat16", "bfloat16")}
+"""What a step of ours trains in (``--dtype``) and its teacher computes in (``--precision``)."""
 ENGINES: Dict[str, Dict[str, str]] = {
     OURS: {},
+    OURS_TEACHER: {},
+    OURS_BFLOAT16: {},
     TORCH: TUNED,
-    "PyTorch, fused AdamW": TUNED,
-    "PyTorch as it comes, AdamW": {},
-    "PyTorch as it comes, fused AdamW": {},
+    TORCH_AS_IT_COMES: {},
+    TORCH_BFLOAT16: TUNED,
 }
 """Every engine with the variables that it runs with."""
 
@@ -76,29 +85,43 @@ def masking(part: Part) -> Any:
 
 
 def mxnet_step(
-    part: Part, distil: bool, batch: Optional[int] = None, accumulate: int = 1
+    part: Part, distil: bool, batch: Optional[int] = None, accumulate: int = 1, engine: str = OURS
 ) -> Callable[[], None]:
-    """A function that makes one training step of this project and waits for it."""
+    """A function that makes one training step of this project and waits for it.
+
+    Raises:
+        Unavailable: this processor has no bfloat16.
+    """
     from bort.backend.mxnet import mx
+    from bort.engines.base import EngineOptions
+    from bort.engines.engine import open_engine
     from bort.masked_lm.losses import LossWeights
     from bort.masked_lm.teacher import LiveTeacher
     from bort.models import Bert, initialize
     from bort.pretraining.loop import Pretraining
     from bort.pretraining.settings import Corpus, Settings
+    from bort.training.step import products_of
 
+    dtype, precision = OF_OURS[engine]
+    if "bfloat16" in (dtype, precision):
+        shapes.check_bfloat16()
     student = Bert(part.student, part.vocab_size)
     initialize(student, 0)
     teacher = None
     if distil:
         model = Bert(part.teacher, part.vocab_size)
         initialize(model, 1)
-        teacher = LiveTeacher(model, 2.0)
+        model.collect_params().setattr("grad_req", "null")
+        states = open_engine(model, "masked_states", EngineOptions(precision=precision))
+        teacher = LiveTeacher(model, 2.0, None, states, products_of(precision))
+        print(f"{engine}: the teacher's engine is {states.report}", file=sys.stderr)
+        del model
     loss = LossWeights(0.5, 0.5) if distil else LossWeights(1.0, 0.0)
     data = RandomCorpus(part)
     training = Pretraining(
         student,
         Corpus(data, data, masking(part), 1),
-        Settings(batch_size=batch or part.batch, loss=loss, accumulate=accumulate),
+        Settings(batch_size=batch or part.batch, loss=loss, accumulate=accumulate, dtype=dtype),
         teacher,
     )
 
@@ -109,9 +132,18 @@ def mxnet_step(
     return step
 
 
-def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
-    """The same step in PyTorch: transformers' modules, AdamW, gradient clipping, the head at masked positions
-    only."""
+def torch_step(part: Part, distil: bool, dtype: str) -> Callable[[], None]:
+    """The same step in PyTorch: transformers' modules, fused AdamW, gradient clipping, the head at masked
+    positions only.
+
+    In bfloat16 the student is trained by ``torch.autocast``, as PyTorch's documentation shows it, and the
+    teacher is cast as a whole.
+
+    Raises:
+        Unavailable: this processor has no bfloat16.
+    """
+    if dtype == "bfloat16":
+        shapes.check_bfloat16()
     import torch
     from transformers import BertConfig, BertModel
     from transformers.models.bert.modeling_bert import BertLMPredictionHead
@@ -137,9 +169,10 @@ def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
     torch.manual_seed(0)
     torch.set_num_threads(shapes.threads())
     student, teacher = network(part.student), network(part.teacher).eval() if distil else None
-    optimizer = torch.optim.AdamW(
-        student.parameters(), lr=1e-4, eps=1e-6, **({"fused": True} if fused else {})
-    )
+    low = dtype == "bfloat16"
+    if teacher is not None and low:
+        teacher = teacher.to(torch.bfloat16)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, eps=1e-6, fused=True)
     functional = torch.nn.functional
     stream = BatchStream(RandomCorpus(part), masking(part), 1, 512, BatchPlan(seed=0, batch_size=part.batch))
 
@@ -151,11 +184,13 @@ def torch_step(part: Part, distil: bool, fused: bool) -> Callable[[], None]:
         (batch,) = stream.next()
         ids, rows = torch.from_numpy(batch.token_ids).long(), torch.from_numpy(batch.rows).long()
         mask = (torch.arange(ids.shape[1])[None] < torch.from_numpy(batch.valid_length)[:, None]).long()
-        scores = logits(student, ids, mask, rows)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            scores = logits(student, ids, mask, rows)
+        scores = scores.float()
         loss = functional.cross_entropy(scores, torch.from_numpy(batch.labels).long())
         if teacher is not None:
             with torch.inference_mode():
-                target = torch.softmax(logits(teacher, ids, mask, rows) / 2, -1)
+                target = torch.softmax(logits(teacher, ids, mask, rows).float() / 2, -1)
             loss = 0.5 * loss + 0.5 * 4 * functional.cross_entropy(scores / 2, target.clone())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -171,9 +206,9 @@ def answer(engine: str, command: Dict[str, Any], state: Dict[str, Any]) -> Dict[
     if "make" in command:
         part = PARTS[command["make"]]
         state["step"] = (
-            mxnet_step(part, command["distil"])
-            if engine == OURS
-            else torch_step(part, command["distil"], "fused" in engine)
+            mxnet_step(part, command["distil"], engine=engine)
+            if engine in OF_OURS
+            else torch_step(part, command["distil"], "bfloat16" if engine == TORCH_BFLOAT16 else "float32")
         )
         return {}
     seconds, processor = [], []
@@ -186,4 +221,4 @@ def answer(engine: str, command: Dict[str, Any], state: Dict[str, Any]) -> Dict[
 
 
 if __name__ == "__main__":
-    sys.exit(workers.serve(sys.argv[1], answer, sys.argv[1] == OURS))
+    sys.exit(workers.serve(sys.argv[1], answer, sys.argv[1] in OF_OURS))

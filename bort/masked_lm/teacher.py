@@ -205,14 +205,15 @@ class LiveTeacher:
         temperature: T.
         vocab_size: rows of the student's vocabulary, where it has another number of them.
         states: what computes :func:`masked_states` in the network's place, from and to NumPy arrays: an
-            engine (``bort.engines``) of its part "masked_states".
+            engine (``bort.engines``) of its part "masked_states". The network is let go then.
         products: "bfloat16" to multiply with the vocabulary matrix in, where the engine computes in it too;
             takes a copy of the matrix.
     """
 
     def __init__(self, model: Bert, temperature: float, vocab_size: Optional[int] = None,
                  states: Optional[Callable[..., np.ndarray]] = None, products: str = "float32") -> None:
-        self.model, self.temperature, self.states = model, temperature, states
+        self.model = model if states is None else None
+        self.temperature, self.states = temperature, states
         self.vocab_size = vocab_size or model.vocab_size
         for parameter in model._collect_params_with_prefix().values():
             parameter.grad_req = "null"
