@@ -87,6 +87,7 @@ class Plan:
         self.search_counts = [few, *(int(self.scaled(count, few + 1)) for count in SEARCH_STEPS[1:])]
         self.found = self.output / f"search-{self.search_counts[-1]}" / "best.json"
         self.shards = self.output / "shards"
+        self.bfloat16 = bool(cpu_flags() & set(BFLOAT16_FLAGS))  # for teachers, which are large
         self.tasks = [
             name for name in args.tasks if get_task(name).available(str(self.data_of(name)), "train")
         ]
@@ -107,7 +108,7 @@ class Plan:
             *self.teacher_steps(),
             *self.search_steps(),
             *self.pretraining_steps(),
-            *(step for task in self.tasks for step in self.task_steps(task)),
+            *(step for steps in zip(*map(self.task_steps, self.tasks)) for step in steps),
             *self.ablation_steps(),
             *self.deployment_steps(),
         ]
@@ -194,7 +195,7 @@ class Plan:
         )
         distil = (
             *("--method", "kd", "--teacher", str(self.teacher), "--kd-weight", "1", "--temperature", "1"),
-            *(("--precision", "bfloat16") if cpu_flags() & set(BFLOAT16_FLAGS) else ()),
+            *(("--precision", "bfloat16") if self.bfloat16 else ()),
         )
         warm = ("--warm-start", str(self.teacher))
         student = ("--architecture", self.args.student or str(self.found))
@@ -295,6 +296,7 @@ class Plan:
             (
                 *(*self.shared(task, 0), "--model", str(self.teacher), "--lr", plan.teacher_lr),
                 *("--epochs", str(plan.teacher_epochs), "--output", str(output)),
+                *(("--dtype", "bfloat16") if self.bfloat16 else ()),
             ),
             output / "results.json",
             after=("teacher",),

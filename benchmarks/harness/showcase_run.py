@@ -71,16 +71,17 @@ class Run:
             jobs: how many at once; each has its share of the cores.
 
         Raises:
-            BortError: a step failed; the end of what it printed is in the message. Others are ended too, and
-                go on with the next call.
+            BortError: a step failed; the end of what it printed is in the message. Those that do not need it
+                are run first.
         """
         running: Dict[int, Begun] = {}
+        failed: Dict[str, str] = {}
         try:
             while True:
                 waiting = [step for step in steps() if step.name in chosen and self.state(step) != "done"]
                 busy = {begun.step.name for begun in running.values()}
-                waiting = [step for step in waiting if step.name not in busy]
                 pending = busy | {step.name for step in waiting}
+                waiting = [step for step in waiting if step.name not in busy and step.name not in failed]
                 ready = [step for step in waiting if not any(_needs(step, name) for name in pending)]
                 while ready and len(running) < jobs and not any(b.step.alone for b in running.values()):
                     step = ready.pop(0)
@@ -89,15 +90,22 @@ class Run:
                     begun = self.begin(step, 1 if step.alone else jobs)
                     running[begun.process.pid] = begun
                 if not running:
-                    return
+                    break
                 pid, status, usage = os.wait4(-1, 0)
                 if pid in running:
-                    self.end(running.pop(pid), status, usage.ru_maxrss / 2**10)
+                    ended = running.pop(pid)
+                    try:
+                        self.end(ended, status, usage.ru_maxrss / 2**10)
+                    except BortError as error:
+                        failed[ended.step.name] = str(error)
+                        print(f"{time.strftime('%H:%M')} {ended.step.name}: failed", flush=True)
         finally:  # by a failure, Ctrl-C or a signal: the others save themselves and end too
             for begun in running.values():
                 begun.process.terminate()
             for begun in running.values():
                 begun.process.wait()
+        if failed:
+            raise BortError("\n".join(failed.values()))
 
     def begin(self, step: Step, jobs: int) -> Begun:
         """Start a step's process, with what it prints going to its log."""

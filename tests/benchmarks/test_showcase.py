@@ -70,8 +70,12 @@ def test_a_step_that_ended_is_left_alone_and_a_failure_is_shown(tmp_path):
     ends.unlink()
     assert run.state(step) == "cut off"
     bad = Step("two", "a step", ("-c", "import sys; sys.exit('no luck')"), tmp_path / "two" / "x", False)
+    third = tmp_path / "three" / "end.txt"
+    other = Step("three", "a step", ("-c", code.replace("one", "three")), third, False)
+    needs = other._replace(name="four", after=("two",))
     with pytest.raises(BortError, match="step two failed(.|\n)*no luck"):
-        run.execute(lambda: [bad], ["two"])
+        run.execute(lambda: [bad, other, needs], ["two", "three", "four"])
+    assert (run.state(other), run.state(needs)) == ("done", "to do")
     assert showcase.Run(tmp_path).state(bad) == "cut off"
 
 
