@@ -110,12 +110,13 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     add("--batch-size", type=int, default=defaults.batch_size, help=f"default {defaults.batch_size}")
     add("--max-length", type=int, default=defaults.max_length, help=f"default {defaults.max_length}")
     add("--dropout", type=float, default=defaults.dropout, help="in training (default: the teacher's own)")
+    add("--dtype", default=defaults.dtype, help="float32, or bfloat16 where the processor has it")
     add(
         "--setting",
         action="append",
         default=[],
         metavar="TASK:NAME=VALUE,...",
-        help="of one task: any of the eight options above, as RTE:limit=1000,max_length=128",
+        help="of one task: any of the nine options above, as RTE:limit=1000,max_length=128",
     )
     add("--trials", type=int, default=20, help="timed passes of the latency table (0: none)")
     add("--no-record", action="store_true", help="print the tables only")
@@ -144,6 +145,7 @@ def benches(args: argparse.Namespace) -> List[Bench]:
         args.batch_size,
         args.max_length,
         args.dropout,
+        args.dtype,
     )
     chosen = dict.fromkeys(teachers, shared)
     for text in args.setting:

@@ -42,16 +42,18 @@ class TaskSettings:
         copies: augmented ones of every example; ``augment`` names the tau-functions (with "+" between them).
         epochs: of every stage.
         dropout: None for the teacher's own.
+        dtype: of all trainings, alone or not.
     """
 
     limit: int = 0
     copies: int = 1
     augment: str = "embedding"
     epochs: int = 1
-    lr: float = 5e-5
+    lr: float = 2e-5
     batch_size: int = 32
     max_length: int = 64
     dropout: Optional[float] = None
+    dtype: str = "float32"
 
     def changed(self, text: str) -> "TaskSettings":
         """With ``"limit=1000,max_length=128"``.
@@ -165,6 +167,7 @@ class Bench:
             *("--batch-size", str(chosen.batch_size), "--max-length", str(chosen.max_length)),
             *("--limit", str(chosen.limit), "--warmup", "0.1", "--resume"),
             *(() if chosen.dropout is None else ("--dropout", str(chosen.dropout))),
+            *("--dtype", chosen.dtype),
         ]
 
     def adaptive(

@@ -4,14 +4,14 @@ Shapes: B batch, T length, H hidden, D layers of the full network, n of the sub-
 """
 from __future__ import annotations
 
-from typing import Any, List, Sequence, Tuple
+from typing import Any, ContextManager, List, Sequence, Tuple
 
 from bort.architecture import Architecture
 from bort.backend.mxnet import gluon
 from bort.dynabert.grid import Multipliers
 from bort.models import Classifier
 from bort.models.layers import TransformerCell
-from bort.models.precision import Linear, linear
+from bort.models.precision import Linear, linear, products_in
 
 
 class SlicedLinear(Linear):
@@ -96,6 +96,10 @@ class SubNetwork:
         self.vocab_size = body.vocab_size
         self._encoder = SubEncoder(body.encoder, body.architecture, chosen, body.dropout, body.layer_norm_eps)
         self._encoder.hybridize(static_alloc=True)
+
+    def products_in(self, dtype: str) -> ContextManager[None]:
+        """See :func:`bort.models.precision.products_in`; other sub-networks are not concerned."""
+        return products_in(self._encoder, dtype)
 
     def states(self, token_ids: Any, valid_length: Any) -> List[Any]:
         """Hidden states, n + 1 arrays (B, T, H), embeddings first; rows of padding are undefined."""

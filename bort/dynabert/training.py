@@ -11,6 +11,7 @@ highest sum over its sub-networks of the task's first metric.
 """
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -35,7 +36,7 @@ from bort.training.console import progress
 from bort.training.optimizer import BertAdam
 from bort.training.run_folder import RunFolder
 from bort.training.schedules import make_schedule
-from bort.training.step import StepOptions, StepState, TrainingStep
+from bort.training.step import StepOptions, StepState, TrainingStep, products_of
 
 WEIGHTS: Dict[str, LossWeights] = {"width": LossWeights(1.0, 0.1), "depth": LossWeights(1.0, 1.0),
                                   "finetune": LossWeights(hard=True)}
@@ -74,6 +75,8 @@ class AdaptiveTraining:
                  evaluate: Callable[[SubNetwork], Dict[str, float]], settings: Settings,
                  options: AdaptiveOptions, run: RunFolder) -> None:
         self.model, self.teacher, self.data, self.evaluate = model, teacher, data, evaluate
+        if settings.dtype == "float16":
+            raise BortError("--algorithm dynabert trains in float32 or bfloat16, not in float16")
         self.settings, self.options, self.run = settings, options, run
         self.position, self.best = Position(), {}  # type: Position, Dict[str, np.ndarray]
         full = model.architecture
@@ -107,10 +110,13 @@ class AdaptiveTraining:
             self.position = Position(**{**state, "step": StepState(**state["step"])})
             set_parameters(self.model, checkpoint.arrays["model.params"], str(self.run.path))
             self.best = dict(checkpoint.arrays.get("best.params", {}))
-        while self.position.stage < len(self.options.stages):
-            moments = checkpoint.arrays.get("optimizer.params") if checkpoint is not None else None
-            self._stage(pad_id, checkpoint_interval, moments, stop_when)
-            checkpoint = None
+        with contextlib.ExitStack() as training:
+            for network in self.networks.values():  # teachers and evaluations stay in float32
+                training.enter_context(network.products_in(products_of(self.settings.dtype)))
+            while self.position.stage < len(self.options.stages):
+                moments = checkpoint.arrays.get("optimizer.params") if checkpoint is not None else None
+                self._stage(pad_id, checkpoint_interval, moments, stop_when)
+                checkpoint = None
         return self.position.history
 
     def _stage(self, pad_id: int, checkpoint_interval: int, moments: Optional[Mapping[str, np.ndarray]],
@@ -125,7 +131,7 @@ class AdaptiveTraining:
         optimizer = BertAdam(self.model._collect_params_with_prefix(), settings.weight_decay, settings.clip)
         if moments:
             optimizer.load_state_arrays(moments)
-        seed = StepOptions(seed=settings.seed, stream=(3, position.stage),
+        seed = StepOptions(seed=settings.seed, stream=(3, position.stage), dtype=settings.dtype,
                            advice=f"use a smaller --lr (it is {settings.lr:g}) or a longer --warmup")
         step = TrainingStep(optimizer, make_schedule(settings.schedule, settings.lr, total, settings.warmup),
                             seed, ("loss",), position.step)
@@ -235,8 +241,11 @@ class AdaptiveTraining:
 
     def _end_epoch(self, name: str, bar: Any) -> None:
         position = self.position
-        metrics = {one: {key: float(value) for key, value in self.evaluate(self.networks[one]).items()}
-                   for one in self.chosen[name]}
+        metrics = {}
+        for one in self.chosen[name]:
+            with self.networks[one].products_in("float32"):
+                found = self.evaluate(self.networks[one])
+            metrics[one] = {key: float(value) for key, value in found.items()}
         first = [next(iter(found.values())) for found in metrics.values()]
         value = sum(number if math.isfinite(number) else 0.0 for number in first)
         loss = position.loss_sum / max(1, position.losses)

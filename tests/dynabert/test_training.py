@@ -16,13 +16,14 @@ from bort.errors import BortError
 from bort.finetuning.loop import Settings, TrainingData
 from bort.training.run_folder import RunFolder
 from tests.dynabert.test_importance import FULL, batch, classifier, examples
+from tests.tiny import needs_bfloat16
 
 OPTIONS = AdaptiveOptions(widths=(1.0, 0.5), depths=(1.0, 0.5), stages=("width", "depth", "finetune"))
 SETTINGS = Settings(lr=5e-3, weight_decay=0.01, warmup=0.1, batch_size=4, epochs=2)
 
 
-def training(folder, data, options=OPTIONS, settings=SETTINGS, teacher_seed=3, resume=False):
-    model, teacher = classifier(3, dropout=0.1), classifier(teacher_seed)
+def training(folder, data, options=OPTIONS, settings=SETTINGS, dropout=0.1, resume=False):
+    model, teacher = classifier(3, dropout=dropout), classifier(3)
     run = RunFolder(folder, {"x": 1}, resume)
     from bort.finetuning.scoring import score
 
@@ -138,6 +139,61 @@ def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, kill_after, sampl
     expected = parameter_arrays(loop.model)
     for name, array in parameter_arrays(loop_three.model).items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_only_dropout_moves_the_full_network_from_its_teacher(tmp_path, dropout):
+    """By itself it begins at the minimum of its loss, where the gradient is zero but for the masks' noise."""
+    for stage in ("width", "depth"):
+        loop, run = training(tmp_path / stage, examples(12),
+                             replace(OPTIONS, widths=(1.0,), depths=(1.0,), stages=(stage,)),
+                             replace(SETTINGS, epochs=1, batch_size=12), dropout)
+        with run:
+            loop.train(pad_id=1)  # one step
+        gradients = [parameter.grad() for parameter in loop.model._collect_params_with_prefix().values()
+                     if parameter.grad_req != "null"]
+        norm = sum(float((gradient ** 2).sum().asscalar()) for gradient in gradients) ** 0.5
+        assert norm < 1e-4 if dropout == 0 else norm > 0.05
+
+
+def test_teachers_answer_without_dropout(tmp_path):
+    """That of the depth stage was a student with dropout before."""
+    from bort.backend.mxnet import autograd
+
+    loop, run = training(tmp_path, examples(4), replace(OPTIONS, stages=("depth",)), dropout=0.5)
+    with run:
+        taught_by = loop._teachers_of("depth")
+    ids, valid = batch(2, 4, 8)
+    for chosen, teacher in taught_by.items():
+        assert teacher.chosen == Multipliers(chosen.width, 1)
+        alike = SubNetwork(classifier(3, dropout=0.0), teacher.chosen).states(ids, valid)
+        for own, other in zip(teacher.states(ids, valid), alike):
+            np.testing.assert_allclose(own[:, :2].asnumpy(), other[:, :2].asnumpy(), rtol=1e-5, atol=1e-6)
+    with autograd.record():  # the student's masks are those of training
+        assert np.abs(loop.networks[Multipliers()].states(ids, valid)[0].asnumpy()
+                      - alike[0].asnumpy()).max() > 0.1
+
+
+@needs_bfloat16
+def test_bfloat16_learns_what_float32_does(tmp_path):
+    data, seen, found = examples(12), set(), {}
+    for dtype in ("float32", "bfloat16"):
+        loop, run = training(tmp_path / dtype, data, settings=replace(SETTINGS, epochs=1, dtype=dtype))
+        evaluate = loop.evaluate
+
+        def asked(network, evaluate=evaluate):
+            seen.add(network._encoder.cells[0].ffn.ffn_1.product_dtype)
+            return evaluate(network)
+
+        loop.evaluate = asked
+        step, loop._step = loop._step, lambda *args, loop=loop: products.append(
+            loop.networks[Multipliers(0.5, 1)]._encoder.cells[0].proj.product_dtype) or step(*args)
+        products = []
+        with run:
+            found[dtype] = [row["loss"] for row in loop.train(pad_id=1)]
+        assert set(products) == {dtype} and seen == {"float32"}
+    assert found["bfloat16"] != found["float32"]
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=2e-2)
 
 
 def test_options_are_checked():
