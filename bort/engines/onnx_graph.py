@@ -25,6 +25,9 @@ from bort.errors import BortError
 
 PARTS = ("encoder", "classifier", "mlm")
 """What a file may hold. Engines also build the part "masked_states"."""
+ONLY = {"classifier": "first", "masked_states": "rows"}
+"""Part to the positions at which its last layer is computed beyond the keys and values, where these are not
+all."""
 OPSET = 17
 IR_VERSION = 8
 MASKED_SCORE = -1e4
@@ -145,7 +148,7 @@ class _Builder:
         x = self.embed()
         depth = self.network.architecture.depth
         for index in range(depth):
-            x = self.layer(index, x, self.part == "classifier" and index == depth - 1)
+            x = self.layer(index, x, ONLY.get(self.part, "") if index == depth - 1 else "")
         inputs = [helper.make_tensor_value_info("token_ids", TensorProto.INT64, ["batch", "length"]),
                   helper.make_tensor_value_info("valid_length", TensorProto.FLOAT, ["batch"])]
         shape: List[Union[str, int, None]] = ["batch", "length", self.hidden]
@@ -214,8 +217,9 @@ class _Builder:
         return self.op("Transpose", f"{name}_heads", [self.op("Reshape", f"{name}_split", [x, shape])],
                        perm=list(axes))
 
-    def layer(self, index: int, x: str, first_only: bool) -> str:
-        """(B, T, H) to (B, T, H), or to (B, 1, H) for position 0."""
+    def layer(self, index: int, x: str, only: str = "") -> str:
+        """(B, T, H) to (B, T, H); or to (B, 1, H), position 0, with ``only`` "first", and to (N, H), the
+        positions asked for, with "rows"."""
         here, cell = f"layer{index}_", f"encoder.transformer_cells.{index}."
         scale = math.sqrt(self.head_size)
         given = {name: {part: self.arrays[f"{cell}attention_cell.proj_{name}.{part}"] for part in ("weight",
@@ -223,7 +227,7 @@ class _Builder:
                  for name in ("query", "key", "value")}
         given["query"] = {part: array / np.float32(scale) for part, array in given["query"].items()}
         kept = x
-        if first_only:
+        if only == "first":
             kept = self.op("Slice", f"{here}first", [x, self.integers("start", 0), self.integers("stop", 1),
                                                      self.integers("axis_one", 1)])
             query = self.linear(kept, f"{here}query", given["query"]["weight"], given["query"]["bias"])
@@ -238,6 +242,9 @@ class _Builder:
                           [weights, self.split_heads(value, f"{here}value", (0, 2, 1, 3))])
         rows = self.op("Transpose", f"{here}context_rows", [context], perm=[0, 2, 1, 3])
         merged = self.op("Reshape", f"{here}merged", [rows, self.integers("merged_shape", 0, 0, self.units)])
+        if only == "rows":
+            merged, kept = (self.at_rows(values, f"{here}{name}", width) for values, name, width in (
+                (merged, "merged", self.units), (x, "kept", self.hidden)))
         attended = self.stored(merged, f"{here}proj", f"{cell}proj")
         x = self.norm(self.op("Add", f"{here}sum1", [attended, kept]), f"{here}norm1", f"{cell}layer_norm",
                       self.network.epsilon)
@@ -283,9 +290,12 @@ class _Builder:
         return self.op("Add", "logits", [product, self.constant("vocab_bias", self.arrays["decoder.3.bias"])])
 
     def states_at_rows(self, x: str) -> str:
-        flat = self.op("Reshape", "all_rows", [x, self.integers("flat_shape", -1, self.hidden)])
-        states = self.masked_lm_dense(self.op("Gather", f"{HEAD_PREFIX}hidden", [flat, "rows"], axis=0))
-        return self.op("Identity", "states", [states])
+        return self.op("Identity", "states", [self.masked_lm_dense(x)])
+
+    def at_rows(self, x: str, name: str, width: int) -> str:
+        """(B, T, ``width``) to (N, ``width``) at the positions ``rows``."""
+        flat = self.op("Reshape", f"{name}_flat", [x, self.integers(f"{name}_flat_shape", -1, width)])
+        return self.op("Gather", f"{name}_at_rows", [flat, "rows"], axis=0)
 
     def masked_lm_dense(self, x: str) -> str:
         x = self.gelu(self.stored(x, f"{HEAD_PREFIX}dense", "decoder.0"), f"{HEAD_PREFIX}gelu")
