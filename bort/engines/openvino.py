@@ -124,5 +124,5 @@ def make(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str,
     if precision == "int8":
         model = openvino_int8.quantized(facts, arrays, part, calibration)
     else:
-        model = read(facts, arrays, part)
+        model = read(facts, arrays, part, precision)
     return OpenVinoEngine(model, part, facts.vocab_size, facts.max_length, precision, openmp_threads())

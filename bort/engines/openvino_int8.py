@@ -27,7 +27,7 @@ from bort.engines.openvino_model import import_openvino, read
 logger = logging.getLogger("bort.engines")
 MAX_CACHE_BYTES = 4 << 30
 """The longest unused forms are deleted beyond this."""
-FORMAT = "1"
+FORMAT = "2"
 """Changes with what this module makes of the same network."""
 
 
@@ -48,7 +48,7 @@ def quantized(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part:
     known = _read(folder)
     if known is not None:
         return known
-    model = quantize(read(facts, arrays, part), part, calibration, kept)
+    model = quantize(read(facts, arrays, part, "int8"), part, calibration, kept)
     _keep(model, folder)
     return model
 

@@ -29,10 +29,12 @@ def import_openvino() -> ModuleType:
     return openvino
 
 
-def read(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str) -> Any:
-    """The ``openvino.Model`` of a network's part, which shares memory with ``arrays`` where it can."""
+def read(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str, precision: str = "float32"
+         ) -> Any:
+    """The ``openvino.Model`` of a network's part, which shares memory with ``arrays`` where it can, in the
+    form that is fastest in ``precision``."""
     openvino = import_openvino()
-    graph, weights = onnx_graph.split_weights(facts, arrays, part)
+    graph, weights = onnx_graph.split_weights(facts, arrays, part, precision == "float32")
     model = openvino.Core().read_model(graph.SerializeToString())
     for parameter in list(model.get_parameters()):
         name = parameter.get_friendly_name()

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from bort.architecture import Architecture
+from bort.checkpoints.model_folder import parameter_arrays
 from bort.engines import engine as door
+from bort.engines import onnx_graph
 from bort.engines import openvino as openvino_engine
 from bort.engines.base import EngineOptions, Unavailable, Work
 from bort.engines.engine import open_engine, padded_batch, plain_outputs
@@ -204,3 +206,19 @@ def test_options_are_checked():
     for precision in ("int8", "auto"):
         with pytest.raises(BortError, match="needs calibration inputs"):
             open_engine(tiny_bert(0), None, EngineOptions(precision=precision))
+
+
+def test_openvino_gets_its_own_form_of_the_graph():
+    pytest.importorskip("onnx")
+    network = tiny_bert(2)
+    facts, arrays = onnx_graph.network_of(network), parameter_arrays(network)
+
+    def kinds(model):
+        return [node.op_type for node in model.graph.node]
+
+    file = kinds(onnx_graph.build(facts, arrays, "encoder", {}))
+    exact = kinds(onnx_graph.split_weights(facts, arrays, "encoder", clip=True)[0])
+    fewer_bits = kinds(onnx_graph.split_weights(facts, arrays, "encoder")[0])
+    depth = network.architecture.depth
+    assert "Clip" not in file and file.count("Split") == depth and "Split" not in exact
+    assert exact.count("Clip") == 5 * depth and "Clip" not in fewer_bits
