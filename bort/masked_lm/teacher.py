@@ -225,9 +225,10 @@ class LiveTeacher:
 
     def targets(self, batch: MaskedLMBatch) -> Teacher:
         """The function that :func:`bort.masked_lm.losses.head_backward` asks for probabilities."""
-        if self.states is None:
+        if self.model is not None:
             states = masked_states(self.model, *on_device(batch))
         else:
+            assert self.states is not None
             states = nd.array(self.states(batch.token_ids, batch.valid_length, batch.rows),
                               ctx=distributed.context())
         scale = 1 / self.temperature

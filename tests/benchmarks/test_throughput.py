@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import throughput
-from benchmarks.harness import shapes, training_steps
+from benchmarks.harness import shapes, training_rounds, training_steps
 from benchmarks.harness.training_steps import (
     OF_OURS,
     OURS,
@@ -33,14 +32,14 @@ def test_targets_are_ratios_to_pytorch_in_the_same_numbers():
         row("distillation", OURS_TEACHER, 36),
         row("distillation", TORCH, 30),
     ]
-    found = {(one["step"], one["ours"]): one for one in throughput.targets(rows, amx=False)}
+    found = {(one["step"], one["ours"]): one for one in training_rounds.targets(rows, amx=False)}
     assert found["masked LM", OURS]["of the peer's tokens/s"] == 0.96 and found["masked LM", OURS]["met"]
     assert found["masked LM", OURS_BFLOAT16]["met"] is False
     kd = found["distillation", OURS_TEACHER]
     assert (kd["of the peer's tokens/s"], kd["target"], kd["met"]) == (1.2, 1.0, True)
     assert found["distillation", OURS]["met"] is None, "no target"
     assert len(found) == 4, "PyTorch's distillation in bfloat16 was not measured"
-    (kd,) = [one for one in throughput.targets(rows, amx=True) if one["ours"] == OURS_TEACHER]
+    (kd,) = [one for one in training_rounds.targets(rows, amx=True) if one["ours"] == OURS_TEACHER]
     assert (kd["target"], kd["met"]) == (1.3, False)
 
 
