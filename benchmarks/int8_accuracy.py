@@ -179,7 +179,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     )
     parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
     args = parser.parse_args(argv)
-    load, notes = common.load_average(), []  # type: ignore[var-annotated]
+    load = common.load_average()
+    notes: List[str] = []
     flags = sorted(common.cpu_info()["flags"])
     rows: List[Dict[str, Any]] = []
     for given in args.models:

@@ -176,9 +176,9 @@ def worker(args: argparse.Namespace) -> None:
 
 def _shapes(text: str) -> List[Shape]:
     try:
-        pairs = [tuple(int(number) for number in part.split("x")) for part in text.split(",")]
+        pairs = [[int(number) for number in part.split("x")] for part in text.split(",")]
         if pairs and all(len(pair) == 2 and min(pair) > 0 for pair in pairs):
-            return pairs  # type: ignore[return-value]
+            return [(batch, length) for batch, length in pairs]
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is not BATCHxLENGTH, several with commas: 1x512,8x128")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import signal
@@ -43,9 +44,10 @@ def run_command(main: Callable[[Optional[List[str]]], Optional[int]], argv: Opti
     Args:
         interrupted: the line for an interrupt that says nothing itself, such as :data:`RESUME`.
     """
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # None, or replaced by a test or notebook
-        # What the terminal lacks, and lone surrogates out of a user's JSON, are printed as escapes.
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # else None, or replaced by a test or notebook
+        with contextlib.suppress(OSError, ValueError):
+            # What the terminal lacks, and lone surrogates out of a user's JSON, are printed as escapes.
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _sigterm_interrupts(), _notices_on_a_line():
             code = int(main(argv) or 0)

@@ -15,7 +15,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence, Set
 
 import numpy as np
 
@@ -53,7 +53,8 @@ RESULT_PREFIX = "BENCHMARK-RESULT "
 
 def cpu_info() -> Dict[str, Any]:
     """``{"model": str, "flags": set of str}`` of the first processor, as the kernel reports it."""
-    model, flags = platform.processor() or platform.machine(), set()  # type: ignore[var-annotated]
+    model = platform.processor() or platform.machine()
+    flags: Set[str] = set()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

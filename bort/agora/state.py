@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+import inspect
+from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
 from bort.agora.evaluation import LOWEST, selection
@@ -237,7 +238,7 @@ class State:
 
 
 def _built(cls: Type[T], content: Any, where: str) -> T:
-    names = {one.name for one in fields(cls)}  # type: ignore[arg-type]
+    names = inspect.signature(cls).parameters
     return _from(lambda: cls(**{name: value for name, value in content.items() if name in names}), where)
 
 

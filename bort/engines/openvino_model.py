@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any, Mapping
+from typing import Any, Mapping, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def import_openvino() -> ModuleType:
     Raises:
         Unavailable: it is not installed, or its library cannot be loaded.
     """
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    sys.modules["openvino_telemetry"] = cast(ModuleType, None)
     try:
         import onnx  # noqa: F401
         import openvino

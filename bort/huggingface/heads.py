@@ -30,10 +30,8 @@ HEAD_LAYER = {"bert": "model.bert.pooler", "roberta": "model.classifier.dense"}
 """The layer before the tanh in transformers' classes."""
 TRAINING_REMARK = (
     "the {kind} head has no tanh, transformers' has one: its weights are scaled by 2^-14 before it and by "
-    "2^14 "
-    "after it, which gives the same outputs. Before training on the folder in transformers, freeze the "
-    "first of "
-    "the two: {layer}.requires_grad_(False); an optimizer's first step would be of its own size")
+    "2^14 after it, which gives the same outputs. Before training on the folder in transformers, freeze the "
+    "first of the two: {layer}.requires_grad_(False); an optimizer's first step would be of its own size")
 
 
 def scaled(makers: Makers, head: Mapping[str, Any], hidden: int, dtype: str) -> Dict[str, Any]:

@@ -265,11 +265,11 @@ def read_labels(config: Mapping[str, Any], num_outputs: int) -> Optional[List[st
     names = config.get("id2label")
     if not isinstance(names, dict) or len(names) != num_outputs:
         return None
-    labels = [names.get(str(index)) for index in range(num_outputs)]
-    if not all(isinstance(label, str) and len(label) <= 200 for label in labels) or labels == [
-            f"LABEL_{index}" for index in range(num_outputs)]:
+    given = [names.get(str(index)) for index in range(num_outputs)]
+    labels = [label for label in given if isinstance(label, str) and len(label) <= 200]
+    if len(labels) < num_outputs or labels == [f"LABEL_{index}" for index in range(num_outputs)]:
         return None
-    return labels  # type: ignore[return-value]
+    return labels
 
 
 def write_config(description: Mapping[str, Any], layout: str, head: Optional[str], dtype: str,

@@ -110,7 +110,8 @@ class SearchFolder:
         """Share the lock with the other processes of this search."""
         with contextlib.suppress(ImportError, OSError):  # without locks, dealing out the work will say so
             import fcntl
-            fcntl.flock(self._presence, fcntl.LOCK_SH)  # type: ignore[arg-type]
+            assert self._presence is not None
+            fcntl.flock(self._presence, fcntl.LOCK_SH)
 
     def _untouched(self) -> bool:
         """Whether there are settings of a run, and nothing that was computed with them."""

@@ -104,7 +104,7 @@ class _Utf8(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._ready and not self._ended:
             # read1 hands on what a pipe has given so far: a line is answered before the next one comes.
-            block = self._stream.read1(_BLOCK)  # type: ignore[attr-defined]
+            block = cast(io.BufferedReader, self._stream).read1(_BLOCK)
             self._ended = not block
             self._ready = self._with_line_ends(self._utf8(block, final=self._ended))
         count = min(len(buffer), len(self._ready))

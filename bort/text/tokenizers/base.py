@@ -240,7 +240,7 @@ def tokens_in_order(ids: Any, where: str) -> List[str]:
                 f"{where}: {token!r} and {tokens[index]!r} share the id {index}; the file is damaged"
             )
         tokens[index] = token
-    return tokens  # type: ignore[return-value]
+    return [token for token in tokens if token is not None]  # as many as there are: all have one
 
 
 def refuse_repeats(tokens: Sequence[str], where: str, first_line: Optional[int] = None) -> None:
@@ -284,8 +284,8 @@ def fixed_specials(
         BortError: naming ``where`` and every special token that is missing.
     """
     known = set(tokens)
-    found = {key: next((name for name in names if name in known), None) for key, names in candidates.items()}
-    missing = [candidates[key][0] for key, name in found.items() if name is None]
+    spellings = {key: [name for name in names if name in known] for key, names in candidates.items()}
+    missing = [candidates[key][0] for key, names in spellings.items() if not names]
     if missing:
         raise BortError(f"{where}: the vocabulary has no {', '.join(map(repr, missing))}")
-    return found  # type: ignore[return-value]
+    return {key: names[0] for key, names in spellings.items()}

@@ -253,14 +253,14 @@ def from_vocab_txt(path: Path) -> Tokenizer:
             path,
             CONFIG_FILE,
         )
-    options = {
+    options: Dict[str, Any] = {
         "lowercase": lowercase,
         "strip_accents": configuration.flag("strip_accents", None),
         "chinese": configuration.flag("tokenize_chinese_chars", True),
     }
     added = _beyond(tokens, configuration)
     if not added:
-        return WordPieceTokenizer(tokens, **options, where=str(path))  # type: ignore[arg-type]
+        return WordPieceTokenizer(tokens, **options, where=str(path))
     content = {
         "model": {
             "type": "WordPiece",
