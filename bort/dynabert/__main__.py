@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 from bort.dynabert.adaptive import extract, extract_network, open_supernet
 from bort.dynabert.grid import Multipliers, grid
@@ -32,7 +32,7 @@ def arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bort.dynabert", description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    raw = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    raw: Dict[str, Any] = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
     one = commands.add_parser("extract", help="write one sub-network as a model folder", **raw)
     one.add_argument("run", help="run folder of run_finetune.py --algorithm dynabert, or its model")
     one.add_argument("output", help="model folder to write")
