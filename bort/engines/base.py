@@ -113,6 +113,7 @@ class Report:
     Attributes:
         difference: the largest from the plain network's outputs, relative to the largest of those.
         refused: engine to the reason for which it was passed over.
+        kept: what is in float32 in an 8-bit engine, because a dev set lost too much by it.
     """
 
     kind: str
@@ -120,15 +121,18 @@ class Report:
     precision: str
     difference: float = 0.0
     refused: Dict[str, str] = field(default_factory=dict)
+    kept: Tuple[str, ...] = ()
 
     def to_dict(self) -> Dict[str, Any]:
         """For a JSON record."""
+        more = {"refused": self.refused, "kept in float32": list(self.kept)}
         return {"engine": self.kind, "version": self.version, "precision": self.precision,
-                "difference": float(f"{self.difference:.2g}"), **({"refused": self.refused} if self.refused
-                                                                 else {})}
+                "difference": float(f"{self.difference:.2g}"),
+                **{name: value for name, value in more.items() if value}}
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.version}, {self.precision}"
+        kept = f" but for {', '.join(self.kept)}" if self.kept else ""
+        return f"{self.kind} {self.version}, {self.precision}{kept}"
 
 
 class Engine:

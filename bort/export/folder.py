@@ -11,15 +11,16 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 from bort.checkpoints import model_folder
-from bort.engines import onnx_graph, openvino, openvino_int8
+from bort.engines import onnx_graph, openvino
 from bort.engines.base import Batch
 from bort.engines.onnxruntime import OnnxRunner
 from bort.engines.openvino_model import import_openvino
 from bort.errors import BortError
-from bort.export.evaluation import MOST_LOST, DevSet
+from bort.export.evaluation import DevSet
+from bort.export.int8 import least_harmful
 from bort.export.onnx_export import check_exact, checked_int8, compare, export
 from bort.files import PathLike, atomic_write
 from bort.huggingface.tokenizer import write_tokenizer
@@ -30,12 +31,6 @@ from bort.text.tokenizers.base import Tokenizer
 FORMATS = ("onnx", "openvino")
 PRECISIONS = ("float32", "bfloat16", "int8")
 FORMAT = "bort-deployment-1"
-SENSITIVE: Tuple[Tuple[str, str], ...] = (
-    ("attention products", r"layer\d+_(scores|context).*"),
-    ("second layers of the feed-forward networks", r"layer\d+_ffn2.*"),
-    ("first and last layer of the network", "layer({last}|0)_.*"))
-"""What 8 bits harm first, and the names of its nodes; left in float32 one after the other until the task's
-metrics hold."""
 EXAMPLE = '''"""{title}, with {package}, tokenizers and numpy: python {name} "A text." ["A second text."]"""
 import json
 import sys
@@ -204,7 +199,7 @@ def _write_openvino(model: Union[Bert, Classifier], fresh: Path, out: Path, sett
     if precision == "int8":
         if not batches:
             raise BortError("int8 in OpenVINO needs calibration data: give --calibration DATA")
-        engine, result["kept"] = _least_harmful(model, batches, part, dev)
+        engine, result["kept"] = least_harmful(model, batches, part, dev)
         result["int8"] = checked_int8(compare(model, engine), out)
     if precision == "bfloat16":
         engine = openvino.make(facts, arrays, part, "bfloat16", ())
@@ -213,25 +208,3 @@ def _write_openvino(model: Union[Bert, Classifier], fresh: Path, out: Path, sett
         result["dev"] = {"model": dev.own, "openvino": dev.metrics(engine)}
     import_openvino().save_model(engine.model, str(fresh / "model.xml"), compress_to_fp16=False)
     return result
-
-
-def _least_harmful(model: Union[Bert, Classifier], batches: Sequence[Batch], part: str,
-                   dev: Optional[DevSet]) -> Tuple[openvino.OpenVinoEngine, List[str]]:
-    """The 8-bit engine, and what stays in float32 in it.
-
-    Raises:
-        BortError: the task's metrics suffer whatever stays.
-    """
-    facts, arrays = onnx_graph.network_of(model), model_folder.parameter_arrays(model)
-    names: List[str] = []
-    patterns: List[str] = []
-    for name, pattern in (("", ""), *SENSITIVE):
-        if pattern:
-            names.append(name)
-            patterns.append(pattern.replace("{last}", str(model.architecture.depth - 1)))
-        quantized = openvino_int8.quantized(facts, arrays, part, batches, patterns)
-        engine = openvino.OpenVinoEngine(quantized, part, facts.vocab_size, facts.max_length, "int8")
-        if dev is None or dev.lost(dev.metrics(engine)) <= MOST_LOST:
-            return engine, names
-    raise BortError(f"8 bits cost more than {100 * MOST_LOST:g} points on the dev set, whatever stays in "
-                    "float32; take --precision bfloat16, or other --calibration data")

@@ -76,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--calibration", metavar="DATA",
                         help="for --precision int8 and auto: a text file or the task's data folder "
                         "(default: the first inputs)")
+    result.add_argument("--evaluate", metavar="DATA",
+                        help="for --precision int8: the task's data folder; layers stay in float32 until its "
+                        "dev set loses at most half a point")
     result.add_argument("--onnx", metavar="FILE", help="for --engine onnx (default: model.onnx in MODEL)")
     return result
 
@@ -107,7 +110,8 @@ def main(argv: Optional[List[str]] = None) -> int:
                           max_length=args.max_length, encoding=args.encoding,
                           labels=stated_labels(args.labels), engine=args.engine,
                           onnx=args.onnx, precision=args.precision, dtype=args.dtype,
-                          calibration=args.calibration, architecture=args.architecture, heads=args.heads)
+                          calibration=args.calibration, evaluate=args.evaluate,
+                          architecture=args.architecture, heads=args.heads)
     columns = args.output is not None and Path(args.output).suffix.lower() == ".tsv"
     with contextlib.ExitStack() as stack:
         records = stack.enter_context(open_records(args.input, predictor.task, args.format))

@@ -7,6 +7,7 @@ network.
 from __future__ import annotations
 
 import itertools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -18,6 +19,8 @@ from bort.engines.base import Batch, Engine
 from bort.engines.calibration import EXAMPLES as CALIBRATION_EXAMPLES
 from bort.engines.calibration import batches_of, calibration_batches
 from bort.errors import BortError
+from bort.export.evaluation import DevSet
+from bort.export.int8 import least_harmful
 from bort.files import PathLike
 from bort.models import Classifier
 from bort.predict.pipeline import Ahead, Batching, Window, scored
@@ -29,6 +32,7 @@ from bort.tasks.encoding import encode_pair
 from bort.tasks.labels import name_outputs, output_order, task_of
 from bort.text.tokenizers.base import Tokenizer
 
+logger = logging.getLogger("bort.predict")
 WINDOW_BATCHES = 64
 QUEUED_WINDOWS = 2
 
@@ -112,14 +116,21 @@ class Predictor:
             network.task_name)
         self._network = network
         calibration: Sequence[Batch] = ()
-        if chosen.calibration is not None:
-            calibration = calibration_batches(chosen.calibration, self.tokenizer, self.max_length,
+        data = chosen.calibration if chosen.calibration is not None else chosen.evaluate
+        if data is not None:
+            calibration = calibration_batches(data, self.tokenizer, self.max_length,
                                               None if isinstance(self.task, PlainTask) else self.task)
         # Without calibration data the first inputs that are given serve.
         waits = chosen.precision in CALIBRATED and not calibration
         self._options = chosen
         self._engine: Optional[Engine] = None
-        if not waits:
+        if chosen.evaluate is not None:
+            if isinstance(self.task, PlainTask):
+                raise BortError("a dev set needs the model's task; name it (--task)")
+            dev = DevSet(network, self.task, chosen.evaluate, self.tokenizer, self.max_length)
+            self._engine, _ = least_harmful(network, calibration, "classifier", dev)
+            logger.warning("%s: %s", self.where, self._engine.report)
+        elif not waits:
             self._engine = open_engine(network, chosen, opened.tokenizer, opened.arrays, opened.folder,
                                        calibration)
 

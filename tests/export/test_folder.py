@@ -14,8 +14,9 @@ import pytest
 import bort
 from bort.backend.mxnet import mx
 from bort.checkpoints.model_folder import save
+from bort.engines import openvino_model
 from bort.errors import BortError, run_command
-from bort.export import command, folder
+from bort.export import command, int8
 from bort.export.folder import FolderOptions, example, export_folder
 from bort.models import Bert, Classifier, initialize
 from tests.export.test_onnx_export import SENTENCES
@@ -151,15 +152,15 @@ def test_sensitive_layers_stay_in_float32_until_the_metrics_hold(tokenizer, monk
             return self.losses.pop(0)
 
     asked = []
-    monkeypatch.setattr(folder.openvino_int8, "quantized", lambda facts, arrays, part, batches, kept:
-                        asked.append(list(kept)) or folder.openvino.read(facts, arrays, part))
+    monkeypatch.setattr(int8.openvino_int8, "quantized", lambda facts, arrays, part, batches, kept:
+                        asked.append(list(kept)) or openvino_model.read(facts, arrays, part))
     model = network(tokenizer)
-    engine, names = folder._least_harmful(model, [], "classifier", Dev())
+    engine, names = int8.least_harmful(model, [], "classifier", Dev())
     assert len(asked) == 3 and asked[0] == [] and len(asked[2]) == 2 and len(names) == 2
-    assert engine.report.precision == "int8"
+    assert engine.report.precision == "int8" and engine.report.to_dict()["kept in float32"] == names
     Dev.losses = [0.1] * 4
     with pytest.raises(BortError, match="8 bits cost more than 0.5 points"):
-        folder._least_harmful(model, [], "classifier", Dev())
+        int8.least_harmful(model, [], "classifier", Dev())
     assert asked[-1][-1] == "layer(1|0)_.*"
 
 

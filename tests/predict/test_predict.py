@@ -289,6 +289,9 @@ def test_models_that_cannot_predict_say_why(make, tokenizer, tmp_path):
         Predictor(make(2), batch_size=0)
     with pytest.raises(BortError, match="engine"):
         Predictor(make(2), engine="torch")
+    for options in ({}, {"precision": "int8", "engine": "mxnet"}):
+        with pytest.raises(BortError, match="dev set is for the precision int8 of the engine openvino"):
+            Predictor(make(2), evaluate="data", **options)
 
 
 def test_streaming_reads_no_more_than_a_few_windows_ahead_and_stops_when_told(make, monkeypatch):
