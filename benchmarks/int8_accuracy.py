@@ -236,14 +236,18 @@ def main(argv: Optional[List[str]] = None) -> int:
     notes: List[str] = []
     flags = sorted(common.cpu_info()["flags"])
     rows: List[Dict[str, Any]] = []
+    from bort.tasks.registry import TASKS
+
     engines = tuple(name for name in args.engines.split(",") if name)
     if not engines or set(engines) - set(ENGINES):
         raise BortError(f"--engines {args.engines}: choose among {', '.join(ENGINES)}")
     for given in [*args.models, *args.model] or [""]:
         name, _, folder = given.rpartition("=")
-        if not folder:
-            raise BortError("--model is missing: TASK=FOLDER, or FOLDER with --task TASK")
+        if not folder or given in args.models and not name:
+            raise BortError(f"{given or 'no model'}: not TASK=FOLDER, or --model FOLDER with --task TASK")
         name = name or args.task or task_of(folder)
+        if name not in TASKS:
+            raise BortError(f"{given}: not TASK=FOLDER with one of {', '.join(TASKS)}")
         subject = subject_of(name, folder, data_of(args.data, name), args.calibration)
         with tempfile.TemporaryDirectory(prefix="bort-int8-") as place:
             rows += rows_of(name, subject, Path(place), flags, notes, engines)
