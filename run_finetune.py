@@ -55,8 +55,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     if (args.algorithm != "plain") != (args.teacher is not None) and not args.predict_only:
         raise BortError(f"--algorithm {args.algorithm} {'needs' if args.teacher is None else 'takes no'} "
                         "--teacher")
-    if args.algorithm == "dynabert" and args.dtype != "float32":
-        raise BortError(f"--dtype {args.dtype}: --algorithm dynabert trains in float32 only; leave it out")
+    if args.algorithm == "dynabert":
+        from bort.dynabert.options import options_of
+        adaptive = options_of(args)  # refused, if at all, before the data is read
     settings, output = settings_of(args), Path(args.output)
     student = StudentOptions(model=args.model, architecture=args.architecture, heads=args.heads,
                              tokenizer=args.tokenizer, dropout=args.dropout, head=args.head,
@@ -72,10 +73,9 @@ def main(argv: Optional[List[str]] = None) -> int:
                          prepared.max_length)
     elif args.algorithm == "dynabert":
         from bort.dynabert.command import DynabertRun, run_dynabert
-        from bort.dynabert.options import options_of
         return run_dynabert(DynabertRun(
             teacher=args.teacher, data=prepared.data, tokenizer=prepared.tokenizer,
-            max_length=prepared.max_length, output=output, options=options_of(args),
+            max_length=prepared.max_length, output=output, options=adaptive,
             reading=asdict(prepared.reading), dropout=args.dropout, resume=args.resume,
             checkpoint_interval=args.checkpoint_interval), settings)
     else:

@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
-from bort.dynabert.grid import DEPTHS, WIDTHS
+from bort.dynabert.grid import DEPTHS, WIDTHS, Multipliers
 from bort.errors import BortError
 
 STAGES = ("width", "depth", "finetune")
+KINDS = ("mlm", "noise", "embedding")
+"""Of the tau-functions: those of ``bort.agora.token_edits``, a package that does not lie under this one."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class AdaptiveOptions:
         for name in ("importance_examples", "sampled"):
             if getattr(self, name) < 0:
                 raise BortError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
+        for pair in itertools.product(self.widths, self.depths):
+            Multipliers(*pair)  # which checks its range
+        if 1 not in self.widths or 1 not in self.depths:
+            raise BortError("--widths and --depths must both contain 1: the full network is the largest of "
+                            "them")
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,13 @@ class DynabertOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.keep_fraction < 1:
             raise BortError(f"--keep-fraction is a share from 0 to below 1, not {self.keep_fraction}")
+        unknown = [kind for kind in self.tau if kind not in KINDS]
+        if unknown or len(set(self.tau)) != len(self.tau):
+            raise BortError(f"--augment {','.join(self.tau)}: name each of {', '.join(KINDS)} at most once")
+        if self.copies < 0 or self.tau_top_k < 1 or not 0 <= self.tau_rate <= 1:
+            raise BortError("--augment-copies must not be negative, --augment-top-k at least 1 and "
+                            f"--augment-rate from 0 to 1, not {self.copies}, {self.tau_top_k} and "
+                            f"{self.tau_rate}")
         if bool(self.tau) != bool(self.copies):
             raise BortError("--augment and --augment-copies go together: name the tau-functions and how many "
                             "copies of every example they make")
@@ -117,7 +132,13 @@ def shares(text: str, option: str) -> Tuple[float, ...]:
 
 
 def options_of(args: argparse.Namespace) -> DynabertOptions:
-    """The command line's values, checked."""
+    """The command line's values.
+
+    Raises:
+        BortError: one is out of range, or this algorithm does not have it.
+    """
+    if args.dtype == "float16":
+        raise BortError("--dtype float16: --algorithm dynabert trains in float32 or bfloat16")
     adaptive = AdaptiveOptions(shares(args.widths, "--widths"), shares(args.depths, "--depths"),
                                () if args.stages == "none" else tuple(args.stages.split(",")),
                                args.importance_examples, args.sampled)

@@ -75,8 +75,6 @@ class AdaptiveTraining:
                  evaluate: Callable[[SubNetwork], Dict[str, float]], settings: Settings,
                  options: AdaptiveOptions, run: RunFolder) -> None:
         self.model, self.teacher, self.data, self.evaluate = model, teacher, data, evaluate
-        if settings.dtype == "float16":
-            raise BortError("--algorithm dynabert trains in float32 or bfloat16, not in float16")
         self.settings, self.options, self.run = settings, options, run
         self.position, self.best = Position(), {}  # type: Position, Dict[str, np.ndarray]
         full = model.architecture

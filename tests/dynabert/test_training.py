@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bort.agora import token_edits
 from bort.checkpoints.model_folder import parameter_arrays
 from bort.dynabert.grid import Multipliers
 from bort.dynabert.losses import LossWeights, Outputs, StepSize, batch_loss
-from bort.dynabert.options import AdaptiveOptions
+from bort.dynabert.options import KINDS, AdaptiveOptions, DynabertOptions
 from bort.dynabert.subnetworks import SubNetwork
 from bort.dynabert.training import AdaptiveTraining
 from bort.errors import BortError
@@ -203,3 +204,13 @@ def test_options_are_checked():
         AdaptiveOptions(stages=("width", "length"))
     with pytest.raises(BortError, match="--sampled"):
         AdaptiveOptions(sampled=-1)
+    for settings, message in (({"widths": (0.5,)}, "must both contain 1"),
+                              ({"depths": (1, 2)}, "a share above")):
+        with pytest.raises(BortError, match=message):
+            AdaptiveOptions(**settings)
+    assert set(KINDS) == set(token_edits.KINDS)
+    for settings, message in (({"tau": ("none",), "copies": 1}, "--augment none: name each"),
+                              ({"copies": -1}, "--augment-copies"), ({"tau": ("mlm",)}, "go together"),
+                              ({"tau": ("mlm",), "copies": 1, "tau_rate": 2.0}, "--augment-rate")):
+        with pytest.raises(BortError, match=message):
+            DynabertOptions(AdaptiveOptions(), **settings)

@@ -64,7 +64,7 @@ def test_bad_input_is_exit_code_2_and_saves_nothing_over(workplace, capsys):
         (("--seeds", "1,1"), "twice"),
         (("--algorithm", "distill"), "needs --teacher"),
         (("--teacher", "x"), "takes no --teacher"),
-        (("--algorithm", "dynabert", "--teacher", "x", "--dtype", "float16"), "trains in float32 only"),
+        (("--algorithm", "dynabert", "--teacher", "x", "--dtype", "float16"), "float32 or bfloat16"),
         (("--max-length", "999"), "--max-length"),
         (("--lr", "0"), "rate"),
         (("--epochs", "0"), "--epochs"),
