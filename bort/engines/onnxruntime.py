@@ -192,7 +192,7 @@ class OnnxRunner(OnnxRuntimeEngine):
         for name, value in wanted.items():
             if self.settings.get(name) != value:
                 what = "was made from other parameters than" if name == "parameters" else \
-                    f"has the {name} {shown(self.settings.get(name))} instead of {shown(value)} of"
+                    f"has {name} {shown(self.settings.get(name))} instead of {shown(value)}, unlike"
                 raise BortError(f"{self.path}: {what} this model; export it again: python -m bort.export "
                                 f"MODEL {self.path}")
 

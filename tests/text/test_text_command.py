@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
@@ -85,3 +86,25 @@ def test_command_line_mistakes_end_with_2_and_one_line(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
     assert not (tmp_path / "o" / "index.json").exists()
+
+
+@pytest.mark.parametrize("content, message", [
+    ("", "there is nothing in it"),
+    ("a b", "left out were documents with too few words (1)"),
+    ("." * 5000, "left out were lines that are not text (1), documents with too few words (1)")])
+def test_what_was_left_out_is_said_in_words(tokenizer_folder, tmp_path, capsys, content, message):
+    (tmp_path / "text.txt").write_text(content)
+    given = ["prepare", "--input", str(tmp_path / "text.txt"), "--tokenizer", str(tokenizer_folder),
+             "--quiet", "--output", str(tmp_path / "o"), "--min-words", "9"]
+    assert run_command(main, given) == 2
+    assert capsys.readouterr().err == f"error: no text found in {tmp_path / 'text.txt'}: {message}\n"
+
+
+def test_a_split_not_asked_for_is_not_missed(corpus, tokenizer_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest has its own there, a command's process none
+    given = ["prepare", "--input", str(corpus), "--tokenizer", str(tokenizer_folder), "--quiet",
+             "--workers", "1"]
+    assert run_command(main, [*given, "--output", str(tmp_path / "one"), "--split", "1,0,0"]) == 0
+    assert capsys.readouterr().err == ""
+    assert run_command(main, [*given, "--output", str(tmp_path / "two"), "--split", "1,0,1e-9"]) == 0
+    assert "WARNING: the valid split is empty" in capsys.readouterr().err

@@ -35,7 +35,7 @@ from bort.text.shards.dataset import (
     token_dtype,
 )
 from bort.text.shards.plan import PrepareOptions, check_options, claim, make_plan
-from bort.text.shards.report import make_report, read_report, sum_counts
+from bort.text.shards.report import dropped_in_words, make_report, read_report, sum_counts
 from bort.text.shards.workers import WorkerPool
 from bort.text.tokenizers.base import SETTINGS_FILE
 from bort.text.tokenizers.loading import load_tokenizer
@@ -89,7 +89,8 @@ def _prepare_locked(options: PrepareOptions, sources: Sequence[Source], passed: 
         counts = sum_counts(spills, reading)
         if not counts["sentences"]:
             raise BortError(
-                f"no text found in {', '.join(map(str, options.inputs))} (left out: {counts['dropped']})"
+                f"no text found in {', '.join(map(str, options.inputs))}: "
+                + dropped_in_words(counts["dropped"])
             )
         results = _pack(options, settings, spills, work, pool)
     index = _index(plan, settings, results)

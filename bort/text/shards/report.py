@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 from bort.errors import BortError
 from bort.json_files import read_json
@@ -20,6 +20,12 @@ _REASONS = {
     "rows": "rows without text",
     "pages": "wiki pages that are no articles",
 }
+
+
+def dropped_in_words(dropped: Mapping[str, int]) -> str:
+    """What was left out, for a message."""
+    reasons = [f"{_REASONS.get(name, name)} ({number:,})" for name, number in dropped.items() if number]
+    return f"left out were {', '.join(reasons)}" if reasons else "there is nothing in it"
 
 
 def sum_counts(spills: Sequence[Path], reading: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
