@@ -9,6 +9,8 @@ r"""Pre-train a member of the family, alone or distilled from a teacher (section
         --warm-start runs/teacher/model --output runs/kd      # little text: from the teacher's weights
     horovodrun -np 8 python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large \
         --batch-size 32 --total-batch-size 1024 --output runs/bort
+    python run_pretrain.py --architecture bort --data SHARDS --teacher roberta-large --dtype bfloat16 \
+        --precision bfloat16 --output runs/bort    # on a CPU with AMX or AVX512-BF16: less time
     python run_pretrain.py ... --resume        # the same command again: goes on from the last checkpoint
 
     # A model without an MLM head becomes a teacher: first the head alone, then all of it.
