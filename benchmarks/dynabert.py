@@ -31,6 +31,7 @@ from benchmarks.harness.data import HELP
 from benchmarks.harness.dynabert_runs import FOLDERS, Bench, Plan, TaskSettings
 from benchmarks.harness.dynabert_tables import (
     Cost,
+    aims,
     cost,
     dev_score,
     metric_of,
@@ -294,8 +295,10 @@ def main(argv: Optional[List[str]] = None) -> int:
             bench.described(),
             f"{bench.task}: the adaptive training took "
             f"{result.cost.adaptive / 1e15:.2f} PFLOP, {result.cost.adaptive / result.cost.alone:.2f} "
-            "times those of training every sub-network alone for as many steps.",
+            "times those of training every sub-network alone for as many steps (aim: 0.5).",
         ]
+        measured_aims = aims(result.rows)
+        notes += [f"{bench.task}: {measured_aims}."] if measured_aims else []
         if args.trials:
             timed = bench.timed(seeds[0], args.trials)["subnetworks"]
             for row, measured in zip(result.rows, timed):

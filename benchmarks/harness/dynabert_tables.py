@@ -104,6 +104,20 @@ def percent(values: Sequence[Optional[float]]) -> Optional[float]:
     return round(100 * statistics.median(known), 2) if known else None
 
 
+def aims(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How far a task's table is from the aims of the adaptive network, as far as it was measured."""
+    parts, teacher = [], rows[0].get("cut")
+    for name, width, least in (("full size", 1, -0.5), ("half width", 0.5, -2.0)):
+        found = [row["ours"] for row in rows if (row["width"], row["depth"]) == (width, 1)]
+        if teacher is not None and found:
+            parts.append(f"{name} {found[0] - teacher:+.2f} points from the teacher (aim: {least:g} at most)")
+    for kind, others, aim in (("cut", rows[1:], "all"), ("alone", rows, "most")):
+        compared = [row["ours"] > row[kind] for row in others if row.get(kind) is not None]
+        if compared:
+            parts.append(f"{sum(compared)} of {len(compared)} above {kind} (aim: {aim})")
+    return "; ".join(parts)
+
+
 def plot(path: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
     """Score over FLOPs, a panel for each table: ours with its Pareto front as a line, cut, alone, and the
     teacher's score; False where matplotlib is not installed."""

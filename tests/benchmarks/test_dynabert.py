@@ -70,6 +70,19 @@ def test_the_pareto_front_and_steps():
     assert dynabert_tables.percent([None, 0.5, 0.25]) == 37.5 and dynabert_tables.percent([None]) is None
 
 
+def test_the_aims_in_words():
+    rows = [
+        {"width": 1, "depth": 1, "ours": 88.0, "cut": 88.6, "alone": 87.0},
+        {"width": 0.5, "depth": 1, "ours": 86.7, "cut": 80.0, "alone": 86.7},
+        {"width": 0.5, "depth": 0.5, "ours": 50.0, "cut": 51.0, "alone": None},
+    ]
+    assert dynabert_tables.aims(rows) == (
+        "full size -0.60 points from the teacher (aim: -0.5 at most); half width -1.90 points from the "
+        "teacher (aim: -2 at most); 1 of 2 above cut (aim: all); 1 of 2 above alone (aim: most)"
+    )
+    assert dynabert_tables.aims([{"width": 1, "depth": 1, "ours": 88.0}]) == ""
+
+
 @pytest.fixture(scope="module")
 def prepared(vocabulary, tmp_path_factory):  # noqa: F811
     """Data and a teacher."""
