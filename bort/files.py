@@ -98,8 +98,9 @@ def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO]:
     crash leaves either the old content or the new one. An error inside the block removes the temporary file.
 
     Raises:
-        BortError: the folder cannot be written to, or the disk is full.
+        BortError: the folder cannot be written to, the disk is full, or ``path`` is a device or a FIFO.
     """
+    require_replaceable(path)
     path = Path(path)
     binary = "b" in mode
     try:
@@ -125,6 +126,21 @@ def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO]:
     except BaseException:
         _remove_quietly(name)
         raise
+
+
+def require_replaceable(path: PathLike) -> None:
+    """Refuse to put a file in the place of something else: who may write to /dev would lose a device.
+
+    Raises:
+        BortError: ``path`` is a device, a FIFO or a socket, or a link to one, or a link like /dev/stdout.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # not there, or cannot be: the writer will say so
+        return
+    regular = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    if not regular or (os.path.islink(path) and os.path.dirname(os.path.abspath(path)) == "/dev"):
+        raise BortError(f"{path}: is not a regular file, and writing would put one in its place; name a file")
 
 
 def _remove_quietly(name: PathLike) -> None:

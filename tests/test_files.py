@@ -219,6 +219,23 @@ def test_what_is_logged_is_one_line_with_its_level_in_every_command(capsys, monk
     assert run_command(main) == 0 and capsys.readouterr().err == "" and logging.root.handlers == [kept]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_nothing_but_files_is_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(tmp_path / "fifo")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("fifo", "link", "null"):
+        before = os.lstat(tmp_path / name)
+        with pytest.raises(BortError, match=f"{name}: is not a regular file.*name a file"):
+            write_json(tmp_path / name, 1)
+        assert os.lstat(tmp_path / name) == before
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "link", "null"]
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "to-file").symlink_to(tmp_path / "target")
+    write_json(tmp_path / "to-file", 1)  # a link is replaced, what it leads to is somebody's own
+    assert (tmp_path / "target").read_text() == "old" and read_json(tmp_path / "to-file") == 1
+
+
 @pytest.mark.parametrize("given", ["log", "warning"])
 def test_a_notice_stands_below_no_half_drawn_bar(monkeypatch, given):
     monkeypatch.setattr(logging.root, "handlers", [])

@@ -151,7 +151,7 @@ class OnnxRunner(OnnxRuntimeEngine):
 
     def __init__(self, path: PathLike, threads: Optional[int] = None) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
+        if not self.path.exists():
             raise BortError(f"{path}: no such file; export it first: python -m bort.export MODEL {path}")
         session = open_session(path, str(path), threads)
         stored = dict(session.get_modelmeta().custom_metadata_map)

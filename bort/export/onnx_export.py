@@ -19,7 +19,7 @@ from bort.engines import onnx_graph, onnx_quantize
 from bort.engines.base import Batch, Engine
 from bort.engines.onnxruntime import FORMAT, OnnxRunner, parameters_digest
 from bort.errors import BortError
-from bort.files import PathLike
+from bort.files import PathLike, require_replaceable
 from bort.models import Bert, Classifier
 from bort.text.tokenizers.loading import Tokenizer, find_tokenizer_files, load_tokenizer
 
@@ -95,6 +95,7 @@ def export(model: Union[Bert, Classifier], path: PathLike, part: Optional[str] =
     except ImportError as error:
         raise BortError("the export needs onnx and onnxruntime: pip install onnx onnxruntime "
                         f"[{error}]") from error
+    require_replaceable(path)
     path = Path(path)
     part = part or ("classifier" if isinstance(model, Classifier) else "encoder")
     stored = dict(settings or {})
