@@ -9,8 +9,8 @@ with and without 8-bit attention products, by bfloat16 where this machine has it
 formats (8 bits by NNCF), and by the ONNX files that
 ``python -m bort.export`` writes: float32, int8 dynamic and int8 static. Ranges of activations are learned
 from training examples. "Labels as before" counts the examples that get the label they got in float32: the
-metric alone could stay the same by luck. Where OpenVINO's 8 bits lose more than half a point, layers stay in
-float32 one group after the other, as for ``python -m bort.export --precision int8 --evaluate``, and each such
+metric alone could stay the same by luck. Where OpenVINO's 8 bits lose more than half a point, layers are left
+out one group after the other, as for ``python -m bort.export --precision int8 --evaluate``, and each such
 form has its row. Processors without VNNI add pairs of 8-bit products in 16 bits,
 which can overflow; ``--reduce-range`` (7-bit weights) is measured there too.
 """
@@ -212,10 +212,10 @@ def keep_layers(
     from bort.export.int8 import attempts
 
     for names, engine in attempts(subject.model, subject.calibration, "classifier"):
-        if names and measure(f"{OPENVINO_INT8}, in float32: {', '.join(names)}", engine) <= MOST_LOST:
-            notes.append(f"{name}: OpenVINO's 8 bits hold with {', '.join(names)} in float32.")
+        if names and measure(f"{OPENVINO_INT8}, not in 8 bits: {', '.join(names)}", engine) <= MOST_LOST:
+            notes.append(f"{name}: OpenVINO's 8 bits hold without {', '.join(names)}.")
             return
-    notes.append(f"{name}: OpenVINO's 8 bits lose more than {MOST_LOST} points whatever stays in float32.")
+    notes.append(f"{name}: OpenVINO's 8 bits lose more than {MOST_LOST} points whatever is left out.")
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -191,7 +191,7 @@ DESCRIPTIONS = {
     "onnx": "bort.export in ONNX Runtime, float32",
     "onnx-int8": "bort.export --int8 dynamic in ONNX Runtime",
     "openvino": "this project's engine openvino, float32",
-    "openvino-int8": "the same, int8 by NNCF, the rest in bfloat16 with AMX and else in float32",
+    "openvino-int8": "the same, int8 by NNCF, the rest in bfloat16 where the CPU has it",
     "openvino-bf16": "the same in bfloat16",
     "gluonnlp": "stock gluonnlp BERTModel, hybridized, in MXNet's default environment",
     "gluonnlp-tuned": "the same with this project's OpenMP settings",

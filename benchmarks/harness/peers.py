@@ -102,12 +102,13 @@ def quantize_openvino(source: Path, path: Path, feeds: Feeds) -> None:
 
 def openvino_network(path: Path, precision: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """OpenVINO on a file of :func:`convert_openvino`, called with ``input_ids`` and ``attention_mask``."""
-    from bort.engines.cpu import cpu_flags
+    from bort.engines.cpu import BFLOAT16_FLAGS, cpu_flags
     from bort.engines.openvino_model import import_openvino
 
     if precision == "bfloat16":
         check_bfloat16()
-    low = precision == "bfloat16" or (precision == "int8" and "amx_bf16" in cpu_flags())
+    # as OpenVINO chooses by itself beside 8 bits
+    low = precision == "bfloat16" or (precision == "int8" and cpu_flags().intersection(BFLOAT16_FLAGS))
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads(),

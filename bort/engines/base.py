@@ -113,7 +113,7 @@ class Report:
     Attributes:
         difference: the largest from the plain network's outputs, relative to the largest of those.
         refused: engine to the reason for which it was passed over.
-        kept: what is in float32 in an 8-bit engine, because a dev set lost too much by it.
+        kept: what is not in 8 bits in an 8-bit engine, because a dev set lost too much by it.
     """
 
     kind: str
@@ -125,7 +125,7 @@ class Report:
 
     def to_dict(self) -> Dict[str, Any]:
         """For a JSON record."""
-        more = {"refused": self.refused, "kept in float32": list(self.kept)}
+        more = {"refused": self.refused, "not in 8 bits": list(self.kept)}
         return {"engine": self.kind, "version": self.version, "precision": self.precision,
                 "difference": float(f"{self.difference:.2g}"),
                 **{name: value for name, value in more.items() if value}}

@@ -157,7 +157,7 @@ def test_sensitive_layers_stay_in_float32_until_the_metrics_hold(tokenizer, monk
     model = network(tokenizer)
     engine, names = int8.least_harmful(model, [], "classifier", Dev())
     assert len(asked) == 3 and asked[0] == [] and len(asked[2]) == 2 and len(names) == 2
-    assert engine.report.precision == "int8" and engine.report.to_dict()["kept in float32"] == names
+    assert engine.report.precision == "int8" and engine.report.to_dict()["not in 8 bits"] == names
     Dev.losses = [0.1] * 4
     with pytest.raises(BortError, match="8 bits cost more than 0.5 points"):
         int8.least_harmful(model, [], "classifier", Dev())
