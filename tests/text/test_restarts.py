@@ -14,6 +14,7 @@ import pytest
 
 from bort.errors import BortError
 from bort.text.shards.dataset import ShardDataset
+from bort.text.shards.plan import PrepareOptions
 from bort.text.shards.prepare import prepare
 from bort.text.shards.workers import WorkerPool
 from tests.text.shard_files import content, options
@@ -133,3 +134,16 @@ def test_errors_of_workers_reach_the_user(tmp_path, tokenizer_folder, corpus):
     for workers in (1, 2):
         with pytest.raises(BortError, match="spill-000000-000000: not a file of this program"):
             prepare(options(corpus, tokenizer_folder, output, workers=workers))
+
+
+def test_a_folder_in_which_nothing_was_made_takes_other_options(tmp_path, tokenizer_folder):
+    (tmp_path / "text.txt").write_text("Letters of an alphabet are many.\n\nMore of them, too.\n")
+    given = {"inputs": [tmp_path / "text.txt"], "output": tmp_path / "out", "workers": 1, "progress": False,
+             "split": "1,0,0"}
+    with pytest.raises(BortError, match="ask for more"):
+        prepare(PrepareOptions(**given, vocab_size=16))
+    with pytest.raises(BortError, match="no text found"):
+        prepare(PrepareOptions(**given, tokenizer=tokenizer_folder, min_words=50))
+    assert prepare(PrepareOptions(**given, tokenizer=tokenizer_folder))["splits"]["train"]["sequences"]
+    with pytest.raises(BortError, match="another preparation"):
+        prepare(PrepareOptions(**given, tokenizer=tokenizer_folder, min_words=2))

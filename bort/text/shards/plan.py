@@ -15,6 +15,7 @@ from bort.text.shards.dataset import FORMAT_VERSION, split_ratios
 from bort.text.tokenizers.loading import find_default_tokenizer, load_tokenizer
 
 PLAN_FILE = "plan.json"
+WORK_FOLDER = "work"
 SHUFFLES = ("documents", "sentences", "none")
 PRESETS: Dict[str, Dict[str, str]] = {"paper": {"shuffle": "sentences", "split": "8,1,1"}}
 """Options by name. "paper": the sentences of all corpora together, shuffled and split 8-1-1."""
@@ -118,9 +119,21 @@ def make_plan(options: PrepareOptions, sources: Sequence[Source]) -> Tuple[Dict[
     }, path
 
 
+def _untouched(output: Path) -> bool:
+    """Whether there is a plan and nothing that was made by it."""
+    work = output / WORK_FOLDER
+    return {path.name for path in output.iterdir()} <= {".lock", PLAN_FILE, WORK_FOLDER} and not (
+        work.is_dir() and any(work.iterdir())
+    )
+
+
 def claim(output: Path, plan: Dict[str, Any]) -> None:
-    """Write the plan into a new folder; in one that has a plan, check that it is the same."""
+    """Write the plan into a new folder, or one where an earlier plan came to nothing; in one that holds more,
+    check that its plan is the same."""
     file = output / PLAN_FILE
+    if file.is_file() and _untouched(output):
+        write_json(file, plan)
+        return
     if not file.is_file():
         others = [
             path.name for path in output.iterdir() if path.name != ".lock" and not path.name.endswith(".tmp")

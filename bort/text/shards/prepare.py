@@ -34,13 +34,11 @@ from bort.text.shards.dataset import (
     split_ratios,
     token_dtype,
 )
-from bort.text.shards.plan import PrepareOptions, check_options, claim, make_plan
+from bort.text.shards.plan import WORK_FOLDER, PrepareOptions, check_options, claim, make_plan
 from bort.text.shards.report import dropped_in_words, make_report, read_report, sum_counts
 from bort.text.shards.workers import WorkerPool
 from bort.text.tokenizers.base import SETTINGS_FILE
 from bort.text.tokenizers.loading import load_tokenizer
-
-WORK_FOLDER = "work"
 
 
 def prepare(options: PrepareOptions) -> Dict[str, Any]:
@@ -88,6 +86,8 @@ def _prepare_locked(options: PrepareOptions, sources: Sequence[Source], passed: 
         scattered = time.monotonic()
         counts = sum_counts(spills, reading)
         if not counts["sentences"]:
+            for place in (work, output / TOKENIZER_FOLDER):  # so that the folder takes other options
+                shutil.rmtree(place, ignore_errors=True)
             raise BortError(
                 f"no text found in {', '.join(map(str, options.inputs))}: "
                 + dropped_in_words(counts["dropped"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional
 
@@ -157,9 +158,13 @@ def train_sentencepiece(
             sentence_iterator=iter(sample), model_writer=model, **settings
         )
     except (RuntimeError, OSError) as error:
-        raise BortError(
-            f"SentencePiece cannot make {vocab_size} ids from this text: {str(error)[-300:].strip()}"
-        ) from error
+        needed = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
+        why = (
+            f"its characters alone take {needed.group(1)}; ask for more (--vocab-size)"
+            if needed
+            else " ".join(str(error)[-300:].split())
+        )
+        raise BortError(f"SentencePiece cannot make {vocab_size} ids from this text: {why}") from error
     return SentencePieceTokenizer(model.getvalue(), "the trained vocabulary")
 
 
