@@ -20,7 +20,7 @@ EXTRAS = {
     "corpora": ["mwparserfromhell>=0.6"],
     "tensorboard": ["tensorboardX>=2.6"],
     "lint": ["ruff>=0.12,<0.18", "mypy>=1.14,<2.5"],
-    "bench": ["torch>=2.0", "transformers>=4.40"],
+    "bench": ["torch>=2.0", "transformers>=4.40", "ctranslate2>=4.4"],
 }
 EXTRAS["test"] = ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6"] + [
     requirement

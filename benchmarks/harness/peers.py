@@ -38,6 +38,8 @@ def in_precision(torch: Any, model: Any, precision: str) -> Any:
 
 def pytorch(dtype: str) -> Callable[[Path], Run]:
     def load(folder: Path) -> Run:
+        if dtype == "bfloat16":
+            check_bfloat16()  # before anything is loaded
         torch, model = torch_model(folder)
         model = in_precision(torch, model, dtype)
 
@@ -56,6 +58,8 @@ def pytorch_compiled(dtype: str) -> Callable[[Path], Run]:
     """``torch.compile``, which needs a C++ compiler; shapes are compiled as they come."""
 
     def load(folder: Path) -> Run:
+        if dtype == "bfloat16":
+            check_bfloat16()  # before anything is loaded
         torch, model = torch_model(folder)
         compiled = torch.compile(in_precision(torch, model, dtype))
 

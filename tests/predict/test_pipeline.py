@@ -127,3 +127,17 @@ def test_an_error_comes_after_what_was_read_before_it_and_the_thread_ends():
     with Ahead(iter(int, 1), 1):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
+
+
+def test_an_interruption_in_the_middle_ends_stream_and_thread():
+    class Interrupted(Sums):
+        def compute(self, token_ids, valid_length):
+            if len(self.shapes) == 5:
+                raise KeyboardInterrupt
+            return super().compute(token_ids, valid_length)
+
+    before, found = threading.active_count(), []
+    with pytest.raises(KeyboardInterrupt), Ahead(iter(windows([8] * 20)), 2) as items:
+        for window, _ in scored(iter(items), Interrupted(ahead=0), Batching(4, 0, 64)):
+            found.append(window)
+    assert len(found) == 2 and threading.active_count() == before
