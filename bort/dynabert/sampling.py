@@ -1,11 +1,11 @@
 """Which sub-networks a step trains, and a count of what every one of them has computed.
 
 As published, every step trains all sub-networks of its stage. The sandwich rule of slimmable networks (Yu and
-Huang, arXiv 1903.05134) trains the largest, the smallest and N others drawn at random: those
-between the two improve with them, as they share their parameters. Its gradients are summed as they are: to
-keep the expected sum of all, those of the N of M drawn ones would have to be multiplied by M / N (10 for one
-of ten), and the noise of one of them, in place of the largest's pull to the teacher, would then fill the norm
-to which the sum is clipped. So the two ends weigh more than as published, and each other network less.
+Huang, arXiv 1903.05134) trains the largest, the smallest and N others drawn at random, of which the two are
+bounds: those between share their parameters and improve with them. The gradients are summed as they are. To
+keep the expected sum of all, those of the N drawn out of M would have to be multiplied by M / N, ten for one
+of ten; that one's noise would then fill the norm to which the sum is clipped, and the largest network, which
+begins at its teacher, would lose what holds it there. So the two ends weigh more than as published.
 """
 from __future__ import annotations
 
