@@ -22,6 +22,7 @@ from benchmarks.harness.training_steps import (
 
 LEAST_ROUNDS = 3
 STEPS = "benchmarks.harness.training_steps"
+Answers = Dict[str, List[float]]
 
 
 class Rounds(NamedTuple):
@@ -32,11 +33,20 @@ class Rounds(NamedTuple):
     seconds: float
 
 
-def compare(name: str, distil: bool, engines: Sequence[str], rounds: Rounds) -> List[Dict[str, Any]]:
-    """Steps of every engine in turns, each in a process of its own that is stopped meanwhile; rows for the
-    table."""
-    part, rows = PARTS[name], []
-    answers: List[Dict[str, Any]] = []
+def groups(engines: Sequence[str], distil: bool) -> List[List[str]]:
+    """Engines that take turns. With a teacher of RoBERTa-large's size each holds 4 to 6 GiB, so that those
+    whose student is in bfloat16 come after the others: 20 GiB are enough."""
+    if not distil:
+        return [list(engines)]
+    low = (OURS_BFLOAT16, TORCH_BFLOAT16)
+    split = [[one for one in engines if one not in low], [one for one in engines if one in low]]
+    return [group for group in split if group]
+
+
+def take_turns(name: str, distil: bool, engines: Sequence[str], rounds: Rounds) -> Dict[str, Answers]:
+    """``{"seconds": [...], "processor": [...]}`` of the steps of every engine that can run here; each is a
+    process of its own that is stopped meanwhile."""
+    found: Dict[str, Answers] = {}
     with contextlib.ExitStack() as stack:
         running: Dict[str, workers.Worker] = {}
         for engine in engines:
@@ -48,14 +58,27 @@ def compare(name: str, distil: bool, engines: Sequence[str], rounds: Rounds) -> 
                 print(f"{engine}: left out: {reason}", flush=True)
                 worker.close()
             else:
-                running[engine] = worker
+                running[engine], found[engine] = worker, {"seconds": [], "processor": []}
                 worker.ask(steps=2)
-        end = time.perf_counter() + rounds.seconds
-        while len(answers) < rounds.most and (len(answers) < LEAST_ROUNDS or time.perf_counter() < end):
-            answers.append({engine: worker.ask(steps=1) for engine, worker in running.items()})
+        end, done = time.perf_counter() + rounds.seconds, 0
+        while running and done < rounds.most and (done < LEAST_ROUNDS or time.perf_counter() < end):
+            for engine, worker in running.items():
+                answer = worker.ask(steps=1)
+                for kind, values in found[engine].items():
+                    values += answer[kind]
+            done += 1
+    return found
+
+
+def compare(name: str, distil: bool, engines: Sequence[str], rounds: Rounds) -> List[Dict[str, Any]]:
+    """Rows for the table: steps of every engine, in turns (:func:`groups`)."""
+    part, rows = PARTS[name], []
+    found: Dict[str, Answers] = {}
+    together = groups(engines, distil)
+    for group in together:
+        found.update(take_turns(name, distil, group, Rounds(rounds.most, rounds.seconds / len(together))))
     seconds, processor = (
-        {engine: [answer[engine][kind][0] for answer in answers] for engine in running}
-        for kind in ("seconds", "processor")
+        {engine: answers[kind] for engine, answers in found.items()} for kind in ("seconds", "processor")
     )
     for engine, values in seconds.items():
         middle = float(np.median(values))

@@ -59,3 +59,37 @@ def test_without_bfloat16_ours_and_pytorch_are_left_out(monkeypatch):
         with pytest.raises(shapes.Unavailable, match="bfloat16 needs a CPU with"):
             training_steps.answer(engine, {"make": "small", "distil": True}, {})
     assert set(OF_OURS) < set(training_steps.ENGINES)
+
+
+def test_engines_take_turns_for_as_long_as_they_may(monkeypatch):
+    class Worker:
+        def __init__(self, engine, *rest, **variables):
+            self.engine = engine
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            asked.append((self.engine, "closed"))
+
+        close = __exit__
+
+        def ask(self, **command):
+            asked.append((self.engine, *command))
+            if "make" in command:
+                return {"left_out": "none here"} if self.engine == TORCH_BFLOAT16 else {}
+            return {"seconds": [2.0 if self.engine == TORCH else 1.0], "processor": [3.0]}
+
+    asked = []
+    monkeypatch.setattr(training_rounds.workers, "Worker", Worker)
+    engines = [OURS, OURS_BFLOAT16, TORCH, TORCH_BFLOAT16]
+    rounds = training_rounds.Rounds(most=5, seconds=0.0)
+    rows = training_rounds.compare("small", True, engines, rounds)
+    assert [row["engine"] for row in rows] == [OURS, TORCH, OURS_BFLOAT16]
+    assert {row["trials"] for row in rows} == {training_rounds.LEAST_ROUNDS}
+    assert rows[1][f"{OURS} is faster by"] == rows[1][f"{OURS_BFLOAT16} is faster by"] == 2
+    assert rows[0]["tokens/s"] == 16 * 128 and rows[1]["CPU ms"] == 3000
+    last = asked.index((TORCH, "closed"))
+    assert (OURS_BFLOAT16, "make", "distil") not in asked[:last], "for want of memory"
+    assert len(training_rounds.take_turns("small", False, [OURS], training_rounds.Rounds(5, 60.0))[OURS][
+        "seconds"]) == 5
