@@ -14,7 +14,7 @@ import numpy as np
 from bort.engines import onnx_graph, openvino_int8
 from bort.engines.base import POSITION_INPUTS, Batch, Engine, Report, Unavailable, check_batch
 from bort.engines.cpu import BFLOAT16_FLAGS, INT8_FLAGS, cpu_flags, openmp_threads
-from bort.engines.openvino_model import import_openvino, read
+from bort.engines.openvino_model import import_openvino, read, shared_core
 
 KIND = "openvino"
 WAITING_REQUESTS = 2
@@ -57,7 +57,6 @@ class OpenVinoEngine(Engine):
         self._throughput: Any = None
 
     def _compile(self, hint: str) -> Any:
-        openvino = import_openvino()
         # Left to itself, OpenVINO computes in bfloat16 where the processor can.
         # Beside 8-bit products, what is not in 8 bits (attention's sums, activations) takes 4 to 10 % of the
         # time more in float32.
@@ -69,7 +68,7 @@ class OpenVinoEngine(Engine):
                                     "ENABLE_CPU_PINNING": False}
         if self._threads:
             settings["INFERENCE_NUM_THREADS"] = self._threads
-        return openvino.Core().compile_model(self.model, "CPU", settings)
+        return shared_core().compile_model(self.model, "CPU", settings)
 
     def _feed(self, batch: Sequence[Optional[np.ndarray]]) -> Dict[str, np.ndarray]:
         arrays = tuple(np.asarray(array) for array in batch if array is not None)

@@ -22,7 +22,7 @@ from bort.engines import onnx_graph
 from bort.engines.base import Batch, Unavailable
 from bort.engines.cpu import EXACT_INT8_FLAGS, cpu_flags
 from bort.engines.onnxruntime import parameters_digest
-from bort.engines.openvino_model import import_openvino, read
+from bort.engines.openvino_model import import_openvino, read, shared_core
 
 logger = logging.getLogger("bort.engines")
 MAX_CACHE_BYTES = 4 << 30
@@ -122,7 +122,7 @@ def _read(folder: Path) -> Any:
     if not file.is_file():
         return None
     try:
-        model = import_openvino().Core().read_model(str(file))
+        model = shared_core().read_model(str(file))
         os.utime(folder)
         return model
     except (RuntimeError, OSError) as error:

@@ -1,6 +1,7 @@
 """The package ``openvino``, and a network as its model."""
 from __future__ import annotations
 
+import functools
 import sys
 from types import ModuleType
 from typing import Any, Mapping, cast
@@ -29,13 +30,28 @@ def import_openvino() -> ModuleType:
     return openvino
 
 
+@functools.lru_cache(maxsize=None)
+def shared_core() -> Any:
+    """The one ``openvino.Core`` of this process, which lasts as long as it.
+
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signal handlers (``sigaltstack``), and
+    takes it away with its core. Where several cores go in another order than the reverse of their making, the
+    thread is left with a stack that is no longer mapped, and the next Ctrl-C or SIGTERM ends the process with
+    a segmentation fault in place of the checkpoint.
+
+    Raises:
+        Unavailable: as :func:`import_openvino`.
+    """
+    return import_openvino().Core()
+
+
 def read(facts: onnx_graph.Network, arrays: Mapping[str, np.ndarray], part: str, precision: str = "float32"
          ) -> Any:
     """The ``openvino.Model`` of a network's part, which shares memory with ``arrays`` where it can, in the
     form that is fastest in ``precision``."""
     openvino = import_openvino()
     graph, weights = onnx_graph.split_weights(facts, arrays, part, precision == "float32")
-    model = openvino.Core().read_model(graph.SerializeToString())
+    model = shared_core().read_model(graph.SerializeToString())
     for parameter in list(model.get_parameters()):
         name = parameter.get_friendly_name()
         if name in weights:

@@ -44,7 +44,12 @@ REAL = "BORT_TEST_REAL_SIGNALS"
 
 def send(number):
     """A real signal in a process of its own; else what Python would call for it, since a test's process, a
-    worker of pytest-xdist, is not to die with it."""
+    worker of pytest-xdist, is not to die with it.
+
+    Workers did, after tests of engines: cores of OpenVINO that went in the order of their making left the
+    main thread with a signal stack that was no longer mapped (``bort.engines.openvino_model.shared_core``).
+    What makes cores of its own (NNCF, the example of an exported folder) may still leave one.
+    """
     if os.environ.get(REAL):
         signal.raise_signal(number)
         return
