@@ -30,13 +30,14 @@ from bort.errors import BortError, run_command
 ARCHITECTURES = ("bort", "a2", "a3", "bert-base", "roberta-large")
 ENGINES_OF_TABLE_1 = (
     "mxnet",
+    "mxnet-int8",
     "openvino",
-    "openvino-int8",
     "onnx",
     "gluonnlp",
     "gluonnlp-tuned",
     "pytorch",
     "onnxruntime-hf",
+    "openvino-hf",
 )
 FLOAT32_TOLERANCE = 1e-4
 CORRELATION = 0.99

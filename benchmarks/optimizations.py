@@ -1,17 +1,18 @@
 """What each step of the fast inference form gains: the same network, one step more in every line.
 
-    python -m benchmarks.optimizations  # Bort; about 4 minutes on 2 quiet cores
+    python -m benchmarks.optimizations  # Bort; about 6 minutes on 2 quiet cores
     python -m benchmarks.optimizations --shapes 1x128 --trials 20
     python -m benchmarks.optimizations --architecture 2,4,64,128 --vocab-size 500 --shapes 2x16 --trials 3
 
 All variants take turns in one process, with the same weights and inputs; every output is held against the
-plain network's before anything is timed. The last lines have a process of their own for each setting of
-OpenMP.
+plain network's before anything is timed. The lines of OpenMP's settings, and OpenVINO's, have processes of
+their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -138,20 +139,17 @@ def classifier_rows(model: Any, length: int, trials: int) -> List[Dict[str, Any]
     ]
 
 
+def _command(args: argparse.Namespace, shape: Shape, worker: str) -> List[str]:
+    return common.module_command(
+        "benchmarks.optimizations",
+        *("--worker", worker, "--architecture", args.architecture, "--vocab-size", str(args.vocab_size)),
+        *("--shapes", f"{shape[0]}x{shape[1]}", "--trials", str(args.trials)),
+    )
+
+
 def policy_rows(args: argparse.Namespace, shape: Shape) -> List[Dict[str, Any]]:
     """The compiled network in a process for each OpenMP policy, twice in turns."""
-    command = common.module_command(
-        "benchmarks.optimizations",
-        "--worker",
-        "--architecture",
-        args.architecture,
-        "--vocab-size",
-        str(args.vocab_size),
-        "--shapes",
-        f"{shape[0]}x{shape[1]}",
-        "--trials",
-        str(args.trials),
-    )
+    command = _command(args, shape, "threads")
     found: Dict[str, List[float]] = {name: [] for name in POLICIES}
     for _ in range(2):
         for name, policy in POLICIES.items():
@@ -162,8 +160,58 @@ def policy_rows(args: argparse.Namespace, shape: Shape) -> List[Dict[str, Any]]:
     ]
 
 
+def openvino_calls(model: Any, shape: Shape) -> Dict[str, Callable[[], np.ndarray]]:
+    """What each step of our graph for OpenVINO gains, as functions that give hidden states (B, T, H)."""
+    from bort.checkpoints.model_folder import parameter_arrays
+    from bort.engines import onnx_graph
+    from bort.engines.openvino import OpenVinoEngine
+    from bort.engines.openvino_model import import_openvino, read
+
+    facts, arrays = onnx_graph.network_of(model), parameter_arrays(model)
+    file = onnx_graph.build(facts, arrays, "encoder", {}).SerializeToString()
+    apart, clipped = (read(facts, arrays, "encoder", precision) for precision in ("int8", "float32"))
+    fixed = clipped.clone()
+    fixed.reshape({"token_ids": list(shape), "valid_length": [shape[0]]})
+    forms = {
+        "the ONNX file that bort.export writes": (import_openvino().Core().read_model(file), "float32"),
+        "Q, K and V three products, K turned in two steps": (apart, "float32"),
+        "... a Clip after products that nothing follows (as shipped)": (clipped, "float32"),
+        "... compiled for this shape alone": (fixed, "float32"),
+        "bfloat16: the first form": (import_openvino().Core().read_model(file), "bfloat16"),
+        "bfloat16: three products (as shipped)": (apart, "bfloat16"),
+    }
+    ids, valid = shapes.make_batch((*shape, False), model.vocab_size)
+
+    def called(form: Any, precision: str) -> Callable[[], np.ndarray]:
+        engine = OpenVinoEngine(form, "encoder", model.vocab_size, model.max_length, precision)
+        return lambda: engine(ids, valid)
+
+    bfloat16 = set(shapes.BFLOAT16_FLAGS).intersection(common.cpu_info()["flags"])
+    return {name: called(*form) for name, form in forms.items() if form[1] == "float32" or bfloat16}
+
+
+def openvino_rows(args: argparse.Namespace, shape: Shape) -> List[Dict[str, Any]]:
+    """The steps in a process without MXNet's threads at work; none where OpenVINO is not installed."""
+    if not all(map(importlib.util.find_spec, ("openvino", "onnx"))):
+        return []
+    command = _command(args, shape, "openvino")
+    seconds = common.run_workers([command], dict(os.environ))[0]
+    return [
+        {f"OpenVINO, {shape[0]} x {shape[1]}": name, **common.summarize(values)}
+        for name, values in seconds.items()
+    ]
+
+
 def worker(args: argparse.Namespace) -> None:
-    """The seconds of the compiled network, for :func:`policy_rows`."""
+    """The seconds of the compiled network, for :func:`policy_rows`, or of OpenVINO's forms."""
+    if args.worker == "openvino":
+        calls = openvino_calls(network(args.architecture, args.vocab_size), args.shapes[0])
+        expected = next(iter(calls.values()))()
+        for name, call in calls.items():
+            if not name.startswith("bfloat16"):
+                check(name, call(), expected)
+        common.print_result(common.interleaved(calls, args.trials))
+        return
     from bort.engines.mxnet_compiled import compile_for_inference
 
     compiled = compile_for_inference(network(args.architecture, args.vocab_size))
@@ -216,7 +264,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     )
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--folder", type=Path, help="where to record instead of benchmarks/results")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=("threads", "openvino"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
         worker(args)
@@ -233,6 +281,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         "Classifiers": classifier_rows(model, args.shapes[0][1], args.trials),
         "Threads": policy_rows(args, args.shapes[0]),
     }
+    for shape in args.shapes:
+        tables[f"OpenVINO, {shape[0]} x {shape[1]}"] = openvino_rows(args, shape)
+    tables = {heading: rows for heading, rows in tables.items() if rows}
     print(
         records.record(
             "optimizations",

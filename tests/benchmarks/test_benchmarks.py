@@ -153,6 +153,8 @@ def test_optimizations_in_miniature(tmp_path):
     tables = json.loads((tmp_path / "optimizations.json").read_text())["rows"]
     assert len(tables["Hidden states"]) == 8 and tables["Hidden states"][0]["2 x 16, times"] == 1
     assert all(row["1 x 8, ms"] > 0 for row in tables["Hidden states"])
+    if "OpenVINO, 2 x 16" in tables:
+        assert [row["trials"] for row in tables["OpenVINO, 2 x 16"]][:4] == [2, 2, 2, 2]
     assert len(tables["Classifiers"]) == 4 and [row["trials"] for row in tables["Threads"]] == [4, 4]
     states = np.random.default_rng(0).standard_normal((2, 3, 4))
     assert optimizations.check("int8", states + 1e-2, states) == pytest.approx(1e-2)
