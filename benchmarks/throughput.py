@@ -247,8 +247,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             "Medians of steps in turns, each engine in a process of its own "
             "that is stopped meanwhile; masking, clipping and optimizer "
             "included. CPU ms is processor time of a step over all threads, "
-            "spinning ones included. In distillation the engines whose student is in bfloat16 take "
-            "turns after the others, for want of memory.",
+            "spinning ones included. In distillation the engines whose student is in bfloat16, and "
+            "PyTorch as it comes, take turns after the others, for want of memory.",
             "bfloat16: ours multiplies in it (linear layers, vocabulary), PyTorch's student runs under "
             "torch.autocast and its teacher is cast; weights, LayerNorm, softmax, losses and optimizer of "
             "the students are float32 in both. The teacher of ours computes in OpenVINO where that is "
