@@ -2,7 +2,7 @@
 
 OpenVINO reads the graph without its weights and takes these where they lie in memory, so that a network of
 300 MB is ready within some tenths of a second and nothing is written. Only the 8-bit form, whose making takes
-long, is kept in a folder (:mod:`bort.engines.int8_cache`).
+long, is kept in a folder (:mod:`bort.engines.openvino_int8`).
 """
 from __future__ import annotations
 
