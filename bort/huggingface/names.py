@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, Architecture
 from bort.errors import BortError
-from bort.json_files import shorten
+from bort.json_files import shown
 
 LAYOUTS = ("bert", "roberta")
 
@@ -184,9 +184,10 @@ def read_config(config: Any, where: str) -> Dict[str, Any]:
         raise BortError(f"{where}: not a JSON object")
     layout = config.get("model_type")
     if layout not in LAYOUTS:
-        raise BortError(f"{where}: model_type is {shorten(layout, 80)!r}; supported are "
-                        + " and ".join(LAYOUTS)
-                        + ("; add the one it is" if layout is None else ""))
+        supported = "supported are " + " and ".join(LAYOUTS)
+        if layout is None:
+            raise BortError(f"{where}: model_type is missing; {supported}; add the one it is")
+        raise BortError(f"{where}: model_type is {shown(layout, 80)}; {supported}")
     _refuse_unsupported(config, layout, where)
     sizes = [_whole(config, key, where) for key in
              ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")]
@@ -237,7 +238,7 @@ def _refuse_unsupported(config: Mapping[str, Any], layout: str, where: str) -> N
     for key, default, allowed, why in required:
         value = config.get(key, default)
         if not any(type(value) is type(known) and value == known for known in allowed):
-            raise BortError(f"{where}: {key} is {shorten(value, 80)!r}, which is not supported: {why}")
+            raise BortError(f"{where}: {key} is {shown(value, 80)}, which is not supported: {why}")
     if "embedding_size" in config and config["embedding_size"] != config.get("hidden_size"):
         raise BortError(f"{where}: embedding_size is {str(config['embedding_size'])[:80]}, not hidden_size: "
                         "a factorized embedding is not supported")
@@ -248,14 +249,14 @@ def _whole(config: Mapping[str, Any], key: str, where: str, default: Optional[in
     value = config.get(key)
     value = default if value is None else value
     if type(value) is not int or not lowest <= value < 1 << 28:
-        raise BortError(f"{where}: {key} is {shorten(value, 80)!r}, not a whole number of at least {lowest}")
+        raise BortError(f"{where}: {key} is {shown(value, 80)}, not a whole number of at least {lowest}")
     return value
 
 
 def _fraction(config: Mapping[str, Any], key: str, where: str, default: float) -> float:
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise BortError(f"{where}: {key} is {shorten(value, 80)!r}, not a number from 0 to 1")
+        raise BortError(f"{where}: {key} is {shown(value, 80)}, not a number from 0 to 1")
     return float(value)
 
 

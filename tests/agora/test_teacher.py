@@ -59,7 +59,7 @@ def test_a_teacher_whose_scores_are_not_finite_is_refused(monkeypatch):
         socrates.of_rows([np.array([0, 7, 2], np.int32)])
 
 
-def test_a_weak_teacher_is_warned_of_on_the_evaluation_set_and_on_dev(capsys):
+def test_a_weak_teacher_is_warned_of_on_the_evaluation_set_and_on_dev(caplog):
     """Right on all of E, which it may have been trained on, and on half of the dev set: both are said."""
     evaluation = evaluation_of(Points([[0]] * 4, np.array([0, 1, 1, 0]), []))
     right = np.array([[2, 0], [0, 1], [0, 3], [1, 0]], float)
@@ -67,12 +67,13 @@ def test_a_weak_teacher_is_warned_of_on_the_evaluation_set_and_on_dev(capsys):
                           tokens=SimpleNamespace(labels=np.array([0, 1, 0, 1])))
     report = report_on("T", evaluation, right, dev, right)
     assert (report.accuracy, report.dev_accuracy, report.dev) == (1.0, 0.5, {"accuracy": 0.5})
-    assert "right on 50.0% of the dev set only" in capsys.readouterr().out
+    assert "right on 50.0% of the dev set only" in caplog.text
     assert report.goal(evaluation) == Goal(1.0, 1.0, 0.5, teacher_is_solvable=False)
     report = report_on("T", evaluation, -right, None, None)
-    assert "right on 0.0% of the evaluation set only" in capsys.readouterr().out
+    assert "right on 0.0% of the evaluation set only" in caplog.text
+    caplog.clear()
     report = report_on("T", evaluation, right, None, None)
-    assert capsys.readouterr().out == "" and report.goal(evaluation).teacher_is_solvable
+    assert caplog.text == "" and report.goal(evaluation).teacher_is_solvable
     assert TeacherReport("T").goal(evaluation) is None
 
 

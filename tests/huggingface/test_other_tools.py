@@ -49,7 +49,7 @@ def test_tinyberts_own_parts_are_left_out_on_request(exported, tmp_path):
     import_folder(exported, tmp_path / "a", body_only=True)
     assert equal(bort.load(tmp_path / "a"), trained(), "encoder.")
     retensor(exported, lambda tensors: {name.replace("bert.", ""): array for name, array in tensors.items()})
-    with pytest.raises(BortError, match="model_type is 'None'; supported are bert and roberta; add"):
+    with pytest.raises(BortError, match="model_type is missing; supported are bert and roberta; add"):
         import_folder(exported, tmp_path / "b", body_only=True)
 
 
