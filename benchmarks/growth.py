@@ -72,10 +72,12 @@ def chart(tables: Dict[str, List[Row]], title: str, path: Path) -> Optional[str]
     figure, places = pyplot.subplots(2, len(tables), figsize=(7 * len(tables), 8.5), squeeze=False)
     for column, (heading, rows) in enumerate(tables.items()):
         along = "batch" if len({row["batch"] for row in rows}) > 1 else "length"
-        for engine in dict.fromkeys(row["engine"] for row in rows):
+        colours = pyplot.get_cmap("tab20")
+        for place, engine in enumerate(dict.fromkeys(row["engine"] for row in rows)):
             mine = [row for row in rows if row["engine"] == engine]
             ours = engine in engines.OURS
-            style: Dict[str, Any] = {"marker": "o", "markersize": 3.5, "label": engine}
+            style: Dict[str, Any] = {"marker": "o", "markersize": 3.5, "color": colours(place)}
+            style["label"] = engine
             style.update({"linewidth": 2.4} if ours else {"linewidth": 1.2, "linestyle": "--"})
             for axes, measure in zip(places[:, column], ("tokens/s", "peak MiB")):
                 axes.plot([row[along] for row in mine], [row[measure] for row in mine], **style)
@@ -88,8 +90,9 @@ def chart(tables: Dict[str, List[Row]], title: str, path: Path) -> Optional[str]
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
         places[0, column].set_title(f"{title}: {heading}")
-    places[0, 0].legend(fontsize=8)
-    figure.tight_layout()
+    lines, labels = places[0, 0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0, 0.88, 1))
+    figure.legend(lines, labels, fontsize=8, loc="center right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(str(path), dpi=110)
     pyplot.close(figure)
