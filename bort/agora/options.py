@@ -62,6 +62,7 @@ class ModelOptions:
     head: Optional[str] = None
     dropout: Optional[float] = None
     encoding: str = "paper"
+    labels: Optional[str] = None
     limit: int = 0
     seed: int = 0
 

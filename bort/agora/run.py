@@ -30,6 +30,7 @@ from bort.finetuning.sources import choose_tokenizer, classifier_for, contents, 
 from bort.finetuning.task_data import TaskData
 from bort.finetuning.teacher import open_teacher
 from bort.masked_lm.teacher import require_mlm_head
+from bort.tasks.labels import stated_labels
 from bort.text.tokenizers.loading import Tokenizer
 from bort.training.console import say, warn
 from bort.training.run_folder import RunFolder, on_root
@@ -324,6 +325,7 @@ def described(shared: Shared, base: Settings, plan: Plan, sets: Sets) -> Dict[st
             name: getattr(models, name)
             for name in ("teacher", "model", "encoding", "head", "dropout", "limit")
         },
+        **({} if models.labels is None else {"labels": stated_labels(models.labels)}),
         "tau": tau.shown,
         "tau_model": tau.model,
         "tau_rate": tau.rate,

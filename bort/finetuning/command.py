@@ -74,6 +74,8 @@ def arguments(documentation: str, argv: Optional[List[str]]) -> argparse.Namespa
     args = parser.parse_args(argv)
     if args.algorithm == "dynabert":
         args.model = args.model or args.teacher
+        if args.labels is not None:
+            raise BortError("--labels: is of --model; dynabert's --teacher has to name its classes itself")
     if args.model is None:
         parser.error("the following arguments are required: --model")
     args.given = [name for name in (*DEFAULTS, "batch_size") if getattr(args, name) is not None]

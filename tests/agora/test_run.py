@@ -159,6 +159,8 @@ def test_a_resumed_run_notices_what_was_exchanged(teacher, capsys):
                         str(place / "tau"))
     assert run_command(run_finetune.main, arguments) == 0
     assert run_command(run_finetune.main, [*arguments, "--resume"]) == 0
+    assert run_command(run_finetune.main, [*arguments, "--resume", "--labels", "bad,good"]) == 2
+    assert "labels was" in capsys.readouterr().err
     tokenizer = bort.load_tokenizer(place / "bort")
     for folder in ("bort", "teacher/model", "tau"):
         kept = place / "kept"

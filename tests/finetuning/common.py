@@ -45,41 +45,19 @@ def train(model, data, run=None, **settings):
 
 
 def run(folder, *extra, output="run", code=0):
-    command = [
-        "--task",
-        "SST-2",
-        "--data-dir",
-        str(folder / "SST-2"),
-        "--model",
-        str(folder / "bort"),
-        "--output",
-        str(folder / output),
-        "--lr",
-        "5e-3",
-        "--batch-size",
-        "8",
-        *extra,
-    ]
+    command = [*_options(folder, output), "--batch-size", "8", *extra]
     assert run_command(run_finetune.main, command) == code
     results = folder / output / "results.json"
     return json.loads(results.read_text()) if results.exists() else None
 
 
 def command_line(folder, output, *extra):
+    return [sys.executable, str(ROOT / "run_finetune.py"), *_options(folder, output), "--epochs", "3", *extra]
+
+
+def _options(folder, output):
+    """Arguments that every run on the folder's task has."""
     return [
-        sys.executable,
-        str(ROOT / "run_finetune.py"),
-        "--task",
-        "SST-2",
-        "--data-dir",
-        str(folder / "SST-2"),
-        "--model",
-        str(folder / "bort"),
-        "--output",
-        str(folder / output),
-        "--lr",
-        "5e-3",
-        "--epochs",
-        "3",
-        *extra,
+        *("--task", "SST-2", "--data-dir", str(folder / "SST-2"), "--model", str(folder / "bort")),
+        *("--output", str(folder / output), "--lr", "5e-3"),
     ]

@@ -65,6 +65,7 @@ def test_bad_input_is_exit_code_2_and_saves_nothing_over(workplace, capsys):
         (("--algorithm", "distill"), "needs --teacher"),
         (("--teacher", "x"), "takes no --teacher"),
         (("--algorithm", "dynabert", "--teacher", "x", "--dtype", "float16"), "float32 or bfloat16"),
+        (("--algorithm", "dynabert", "--teacher", "x", "--labels", "a,b"), "has to name its classes"),
         (("--max-length", "999"), "--max-length"),
         (("--lr", "0"), "rate"),
         (("--epochs", "0"), "--epochs"),
