@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.harness import common, engines, latency_report, records, shapes
 from benchmarks.harness.latency_report import show_shape
 from benchmarks.harness.shapes import Shape
-from benchmarks.harness.workers import Worker
+from benchmarks.harness.workers import Worker, peaks
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, parse
 from bort.errors import BortError, run_command
 
@@ -200,17 +200,6 @@ def _rounds(
             mib[engine, shape] = max(mib.get((engine, shape), 0.0), answer["mib"])
         done += batch
     return seconds
-
-
-def peaks(workers: Mapping[str, Any], size: int) -> Dict[str, Tuple[float, str]]:
-    """The best rate of a matrix product in any engine: number format to operations per second, and the
-    engine."""
-    best: Dict[str, Tuple[float, str]] = {}
-    for engine, worker in workers.items():
-        rate, kind = worker.ask(peak=size).get("rate"), shapes.number_format(engine)
-        if rate and rate > best.get(kind, (0.0, ""))[0]:
-            best[kind] = (rate, engine)
-    return best
 
 
 def _plan(args: argparse.Namespace) -> List[Planned]:

@@ -17,42 +17,21 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from benchmarks.harness import common, records, streams
 from benchmarks.harness.data import add_data_option, task_folder, vocabulary
-from benchmarks.harness.latency_report import CLASSES, accuracy_class
-from benchmarks.harness.workers import Worker
+from benchmarks.harness.shapes import number_format
+from benchmarks.harness.stream_report import Streamed, check, compared, floor, rows
+from benchmarks.harness.workers import Worker, peaks
 from bort.architecture import parse
 from bort.errors import BortError, run_command
 
-TOLERANCE = 1e-4
-"""Of probabilities, between float32 engines ..."""
-OTHERWISE_TOKENISED = 1e-3
-"""... but for this share of the sentences: two SentencePiece segmentations of one score are a matter of
-taste."""
-CORRELATION = 0.95
-"""With float32's probabilities, that other number formats must reach."""
 CHECKED = streams.CHECKED
-PEERS = (
-    ("loop", 2.0, ("onnxruntime", "openvino", "pytorch")),
-    ("pipeline", 4.0, ("pipeline",)),
-)
-"""Peers of a stream, how many times faster ours is to be, and what their names begin with."""
-
-
-class Streamed(NamedTuple):
-    """One engine: seconds of every slice, seconds to load, MiB after loading and at most, predictions."""
-
-    seconds: List[float]
-    load_seconds: float
-    loaded_mib: float
-    peak_mib: float
-    probabilities: np.ndarray
-
-
+PRODUCTS = ("mxnet", "mxnet-bf16", "onnx", "onnx-int8")
+"""Engines whose products of square matrices tell the processor's rates."""
 class Plan(NamedTuple):
     """How many sentences at most, in how many turns, in how many minutes (None: all of them), on how many
     cores."""
@@ -82,30 +61,6 @@ def sentences(data: Optional[Path], count: int, seed: int = 0) -> List[str]:
     if len(found) < count:
         raise BortError(f"--sentences {count}: there are {len(found)}")
     return [found[index] for index in np.random.default_rng(seed).permutation(count)]
-
-
-def check(engine: str, found: np.ndarray, expected: np.ndarray) -> Dict[str, float]:
-    """How far ``engine`` is from the first one: ``{"largest difference", "equal labels %"}``.
-
-    Raises:
-        BortError: too far to be the same model.
-    """
-    if found.shape != expected.shape:
-        raise BortError(f"{engine} is wrong: {len(found)} predictions for {len(expected)} sentences")
-    differences = np.abs(found - expected)
-    # A sentence on the border, whose two labels are equally probable, is nobody's mistake.
-    equal = float((((found > 0.5) == (expected > 0.5)) | (np.abs(expected - 0.5) < TOLERANCE)).mean())
-    float32 = not engine.endswith(("int8", "bf16"))
-    if float32:
-        right = (differences <= TOLERANCE).mean() >= 1 - OTHERWISE_TOKENISED
-    else:
-        right = np.corrcoef(found, expected)[0, 1] >= CORRELATION
-    if not right:
-        raise BortError(
-            f"{engine} is wrong: its probabilities are off by up to {differences.max():.3g}, "
-            f"{equal:.1%} of its labels are the same"
-        )
-    return {"largest difference": float(f"{differences.max():.2g}"), "equal labels %": round(100 * equal, 2)}
 
 
 def run(
@@ -174,61 +129,18 @@ def run(
     return result
 
 
-def rows(result: Mapping[str, Streamed]) -> List[Dict[str, Any]]:
-    """One row an engine."""
-    first = next(iter(result.values()))
-    table = []
-    for engine, streamed in result.items():
-        rate = len(streamed.probabilities) / sum(streamed.seconds)
-        ours = len(first.probabilities) / sum(first.seconds)
-        table.append(
-            {
-                "engine": engine,
-                "what": streams.DESCRIPTIONS[engine],
-                "samples/s": round(rate, 1),
-                f"{next(iter(result))} is faster by": round(ours / rate, 2),
-                "peak MiB": round(streamed.peak_mib),
-                "MiB after loading": round(streamed.loaded_mib),
-                "seconds to load": round(streamed.load_seconds, 1),
-                **check(engine, streamed.probabilities, first.probabilities),
-            }
-        )
-    return table
-
-
-def compared(table: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
-    """Our fastest stream beside the fastest loop and pipeline of the same accuracy."""
-
-    theirs = [engine for engine in streams.ENGINES if engine not in streams.OURS]
-
-    def fastest(kind: str, chosen: Sequence[str]) -> Optional[Dict[str, Any]]:
-        found = [
-            row for row in table if row["engine"] in chosen and accuracy_class(row["engine"]) == kind
-        ]
-        return max(found, key=lambda row: float(row["samples/s"]), default=None)
-
-    result = []
-    for kind in CLASSES:
-        ours = fastest(kind, streams.OURS)
-        for what, wanted, prefixes in PEERS:
-            # The pipeline has no reduced precision of its own: it is what its users have.
-            peer_kind = "float32" if what == "pipeline" else kind
-            peer = fastest(peer_kind, [engine for engine in theirs if engine.startswith(prefixes)])
-            if ours and peer:
-                ratio = ours["samples/s"] / peer["samples/s"]
-                result.append(
-                    {
-                        "accuracy": kind,
-                        "ours": ours["engine"],
-                        "samples/s": ours["samples/s"],
-                        "best loop or pipeline": peer["engine"],
-                        "its samples/s": peer["samples/s"],
-                        "ours is faster by": round(ratio, 2),
-                        "wanted": wanted,
-                        "met": ratio >= wanted,
-                    }
-                )
-    return result
+def _peaks(chosen: List[str], threads: int, size: int) -> Dict[str, Tuple[float, str]]:
+    """In the number formats of ``chosen``, of matrices of that size."""
+    formats = {number_format(engine) for engine in chosen}
+    workers: Dict[str, Worker] = {}
+    try:
+        for engine in PRODUCTS:
+            if number_format(engine) in formats:
+                workers[engine] = Worker(engine, threads)
+        return peaks(workers, size)
+    finally:
+        for worker in workers.values():
+            worker.close()
 
 
 def _tokenizer(args: argparse.Namespace) -> Optional[str]:
@@ -258,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--slices", type=int, default=5, help="turns that every engine takes (default: 5)")
     parser.add_argument("--threads", type=int, default=common.usable_cores(), help="default: all cores")
+    parser.add_argument("--peak-size", type=int, default=2048, help="of the matrices that measure the floor")
     parser.add_argument("--results", type=Path, default=common.RESULTS, help="folder to write to")
     parser.add_argument("--name", default="streaming", help="of the result's files")
     return parser
@@ -272,9 +185,10 @@ def main(argv: Optional[List[str]] = None) -> int:
         raise BortError(
             f"--engines: {', '.join(unknown) or 'none'} unknown; there are {', '.join(streams.ENGINES)}"
         )
-    if min(args.sentences, args.slices) < 1 or not 1 <= args.threads <= common.usable_cores():
+    if min(args.sentences, args.slices, args.peak_size) < 1 or not 1 <= args.threads <= common.usable_cores():
         raise BortError(
-            "--sentences and --slices must be positive, --threads at most the cores of this process"
+            "--sentences, --slices and --peak-size must be positive, --threads at most the cores of this "
+            "process"
         )
     parse(args.architecture)
     load, notes = common.load_average(), []
@@ -292,6 +206,7 @@ def main(argv: Optional[List[str]] = None) -> int:
                     tokenizer=_tokenizer(args),
                     vocab_size=args.vocab_size,
                 )["network"]
+            rates, flops = _peaks(chosen, args.threads, args.peak_size), np.load(folder / streams.FLOPS)
             for engine in chosen:
                 workers[engine] = Worker(engine, args.threads, streams.__name__)
             plan = Plan(len(texts), args.slices, args.minutes, args.threads)
@@ -312,9 +227,14 @@ def main(argv: Optional[List[str]] = None) -> int:
         "slices": args.slices,
     }
     table = rows(result)
+    tables = {
+        "Engines": table,
+        "Ours beside the best of the same accuracy": compared(table),
+        "The floor: what products alone would allow": floor(table, rates, flops[: settings["sentences"]]),
+    }
     path = records.record(
         args.name,
-        {"Engines": table, "Ours beside the best of the same accuracy": compared(table)},
+        tables,
         settings,
         notes,
         "Many requests: a stream of sentences",

@@ -24,6 +24,8 @@ from bort.errors import BortError
 
 CHECKED = 256
 """Sentences on which the engines are compared before anything is timed."""
+FLOPS = "flops.npy"
+"""What :func:`prepare` leaves beside the models: operations of every sentence."""
 Classify = Callable[[Iterator[str]], Iterator[float]]
 Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Logits (B, 2) of ``input_ids`` and ``attention_mask``, both (B, T) int64."""
@@ -240,7 +242,20 @@ def prepare(
         name = f"{architecture} {bert.architecture.display}, random weights, {found.kind} tokenizer"
     model_folder.save(network, folder / "model", found)
     export_folder(folder / "model", folder / "huggingface")
+    np.save(folder / FLOPS, least_flops(network, found, texts))
     return f"{name}, V = {found.vocab_size:,}"
+
+
+def least_flops(model: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
+    """Operations (N,) float64 that a label needs at least: no padding, and of the last layer only the keys
+    and values of all tokens; only products are counted, 2mn of a token for an m x n matrix."""
+    shape = model.bort.architecture
+    lengths = np.array([len(ids) for ids in tokenizer.encode_batch(list(texts))], dtype=np.float64)
+    lengths = np.minimum(lengths + 2, model.max_length)  # two special tokens
+    square, feed_forward = 2 * shape.hidden * shape.attention_units, 4 * shape.hidden * shape.intermediate
+    layer = lengths * (4 * square + feed_forward) + 4 * shape.attention_units * lengths**2
+    last = 2 * square * (lengths + 1) + feed_forward + 4 * shape.attention_units * lengths
+    return (shape.depth - 1) * layer + last
 
 
 def _spread(model: Any, tokenizer: Any, texts: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -228,6 +228,17 @@ def peak(engine: str, size: int, seconds: float = 1.5) -> Optional[float]:
         call()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+def peaks(workers: Mapping[str, Any], size: int) -> Dict[str, Tuple[float, str]]:
+    """The best rate of a matrix product in any engine: number format to operations per second, and the
+    engine."""
+    best: Dict[str, Tuple[float, str]] = {}
+    for engine, worker in workers.items():
+        rate, kind = worker.ask(peak=size).get("rate"), shapes.number_format(engine)
+        if rate and rate > best.get(kind, (0.0, ""))[0]:
+            best[kind] = (rate, engine)
+    return best
 
 
 def _mxnet_product(dtype: str, left: np.ndarray, right: np.ndarray) -> Callable[[], Any]:

@@ -13,8 +13,10 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from benchmarks import latency, optimizations, preparation, streaming
-from benchmarks.harness import agora_rows, common, engines, shapes, streams, workers
+from benchmarks.harness import agora_rows, common, engines, shapes, stream_report, streams, workers
+from bort.architecture import Architecture
 from bort.errors import BortError
+from bort.models import Bert, Classifier
 
 SHAPE = (2, 8, True)
 VOCAB = 50
@@ -71,9 +73,9 @@ def test_emulated_bfloat16_is_left_out(monkeypatch, tmp_path):
 
 def test_a_wrong_stream_is_refused():
     expected = np.linspace(0.01, 0.99, 200)
-    assert streaming.check("onnx", expected + 1e-6, expected)["equal labels %"] == 100
+    assert stream_report.check("onnx", expected + 1e-6, expected)["equal labels %"] == 100
     noisy = expected + np.random.default_rng(0).normal(0, 0.02, 200)
-    assert streaming.check("onnx-int8", noisy, expected)["largest difference"] > 0.01
+    assert stream_report.check("onnx-int8", noisy, expected)["largest difference"] > 0.01
     for engine, found in (
         ("onnx", noisy),
         ("onnx-int8", 1 - expected),
@@ -82,13 +84,13 @@ def test_a_wrong_stream_is_refused():
         ("mxnet-bf16", expected * np.nan),
     ):
         with pytest.raises(BortError, match=f"{engine} is wrong"):
-            streaming.check(engine, found, expected)
+            stream_report.check(engine, found, expected)
 
 
 def test_streams_are_held_against_the_best_of_the_same_accuracy():
     rates = {"openvino": 30, "openvino-int8": 90, "openvino-32": 10, "pytorch-32": 16, "pipeline-32": 5}
     rates["onnxruntime-32-int8"] = 40
-    rows = streaming.compared([{"engine": engine, "samples/s": rate} for engine, rate in rates.items()])
+    rows = stream_report.compared([{"engine": engine, "samples/s": rate} for engine, rate in rates.items()])
     found = [tuple(row.values()) for row in rows]
     assert {(row[0], row[3]): row[-3::2] for row in found} == {
         ("float32", "pytorch-32"): (1.88, False),
@@ -213,6 +215,8 @@ def test_streaming_in_miniature(tmp_path):
                 str(tmp_path),
                 "--slices",
                 "2",
+                "--peak-size",
+                "64",
                 "--threads",
                 "1",
                 "--results",
@@ -226,10 +230,27 @@ def test_streaming_in_miniature(tmp_path):
     assert [row["engine"] for row in rows] == ["mxnet", "onnx"]
     assert all(row["equal labels %"] == 100 and row["samples/s"] > 0 for row in rows)
     assert record["settings"]["sentences"] == 40
+    floor = record["rows"]["The floor: what products alone would allow"]
+    assert {row["number format"] for row in floor} == {"float32"}
+    assert all(0 <= row["% of that"] < 100 for row in floor)
     for arguments, message in ((["--engines", "none"], "unknown"), (["--slices", "0"], "positive")):
         with pytest.raises(BortError, match=message):
             streaming.main(arguments)
     assert set(streams.DESCRIPTIONS) == set(streams.ENGINES)
+
+
+def test_the_least_work_of_a_label_is_that_of_its_matrices():
+    class Letters:
+        def encode_batch(self, texts):
+            return [list(text) for text in texts]
+
+    model = Classifier(Bert(Architecture(2, 1, 4, 8), 10, max_length=6), 2)
+    found = streams.least_flops(model, Letters(), ["ab", "a" * 50])
+    whole = 2 * (4 * 16 + 2 * 32)  # of a token: four square matrices, and two of the feed-forward network
+    first = 4 * whole + 2 * 2 * 16 * 4  # 4 tokens, and their products with each other
+    last = 4 * 2 * 2 * 16 + (2 * 2 * 16 + 2 * 64) + 2 * 2 * 4 * 4
+    assert found[0] == first + last
+    assert found[1] == 6 * whole + 4 * 4 * 36 + 6 * 64 + 192 + 4 * 4 * 6  # cut to the longest
 
 
 def test_the_rows_of_a_task():
