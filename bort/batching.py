@@ -9,6 +9,9 @@ import numpy as np
 LENGTH_MULTIPLE = 8
 """Batches are padded to a multiple of this, so that few shapes are compiled and vector units are filled."""
 
+BATCH_OVERHEAD = 20
+"""Tokens whose computation takes as long as what each batch costs besides its tokens, roughly."""
+
 
 def padded_length(longest: int, max_length: int, multiple: int = LENGTH_MULTIPLE) -> int:
     """``longest`` rounded up to ``multiple``, but beyond ``max_length`` only if it is itself."""
@@ -50,6 +53,35 @@ def token_groups(lengths: np.ndarray, order: np.ndarray, max_tokens: int, parts:
         count = parts * (count if most is None else min(most, count))
         yield order[start:start + count]
         start += count
+
+
+def cheapest_groups(lengths: np.ndarray, max_tokens: int, most: int, overhead: int = BATCH_OVERHEAD
+                    ) -> List[np.ndarray]:
+    """Groups of similar length with the least padding that few batches allow, longest first: of all ways to
+    cut the sorted lengths into groups the one with the fewest padded tokens plus ``overhead`` for each group
+    (by dynamic programming, in O(N ``most``)).
+
+    Sizes are whatever comes out, so this suits engines that take any shape alike.
+
+    Args:
+        lengths: (N,), as batches pad them.
+        max_tokens: padded tokens of a group, or one sequence.
+        most: sequences of a group.
+    """
+    order = np.argsort(lengths, kind="stable")
+    widths = np.maximum(1, np.asarray(lengths, dtype=np.int64)[order])
+    cost, start = np.zeros(len(widths) + 1, dtype=np.int64), np.zeros(len(widths) + 1, dtype=np.int64)
+    sizes = np.arange(most, 0, -1)
+    for end, width in enumerate(widths.tolist(), 1):
+        largest = min(most, end, max(1, max_tokens // width))
+        costs = cost[end - largest:end] + width * sizes[most - largest:]
+        chosen = int(costs.argmin())
+        cost[end], start[end] = costs[chosen] + overhead, end - largest + chosen
+    groups, end = [], len(widths)
+    while end:
+        groups.append(order[start[end]:end])
+        end = int(start[end])
+    return groups
 
 
 def shuffled_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator,

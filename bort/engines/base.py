@@ -145,9 +145,11 @@ class Engine:
         max_length: the longest sequence it takes.
         length_multiple: what lengths of batches are best rounded up to: a new length costs some
             milliseconds, or a graph that is compiled for it.
+        any_batch: whether it takes batches of any number of sequences alike; few numbers suit others best.
     """
 
     length_multiple = LENGTH_MULTIPLE
+    any_batch = False
     part: str
     report: Report
     num_outputs: int

@@ -82,6 +82,7 @@ class OnnxRuntimeEngine(Engine):
     """
 
     length_multiple = 1
+    any_batch = True
 
     def __init__(self, session: Any, part: str, vocab_size: int, max_length: int, precision: str = "float32",
                  where: str = "the network") -> None:

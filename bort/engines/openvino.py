@@ -44,7 +44,8 @@ class OpenVinoEngine(Engine):
         threads: 0 leaves the number to OpenVINO.
     """
 
-    length_multiple = 2
+    length_multiple = 1
+    any_batch = True
 
     def __init__(self, model: Any, part: str, vocab_size: int, max_length: int, precision: str = "float32",
                  threads: int = 0) -> None:

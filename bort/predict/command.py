@@ -59,8 +59,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--output", metavar="FILE",
                         help="where to write, columns if it ends in .tsv (default: stdout)")
     result.add_argument("--strict", action="store_true", help="stop at the first line that cannot be read")
-    result.add_argument("--batch-size", type=int, default=32, metavar="N",
-                        help="sequences per batch (default: 32)")
+    result.add_argument("--batch-size", type=int, default=128, metavar="N",
+                        help="sequences per batch at most (default: 128); long ones come in smaller batches")
     result.add_argument("--max-length", type=int, metavar="N",
                         help="cut longer inputs (default: as fine-tuned)")
     result.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")

@@ -15,7 +15,7 @@ from typing import Any, Deque, Generic, Iterable, Iterator, List, NamedTuple, Op
 
 import numpy as np
 
-from bort.batching import LENGTH_MULTIPLE, pad_batch, token_groups
+from bort.batching import LENGTH_MULTIPLE, cheapest_groups, pad_batch, token_groups
 from bort.engines.base import Batch, Engine
 from bort.predict.records import Record
 
@@ -111,9 +111,14 @@ class Batching(NamedTuple):
 class _Running:
     """A window of which outputs are still missing; ``groups`` are indices of its sequences, one a batch."""
 
-    def __init__(self, window: Window, batching: Batching, longest_first: bool) -> None:
+    def __init__(self, window: Window, batching: Batching, engine: Engine, longest_first: bool) -> None:
         lengths = np.array([len(sequence) for sequence in window.sequences], dtype=np.int64)
-        groups = list(token_groups(lengths, np.arange(len(lengths)), MAX_TOKENS, most=batching.batch_size))
+        if engine.any_batch:
+            padded = np.array([_padded(length, engine.length_multiple) for length in lengths.tolist()])
+            groups = cheapest_groups(padded, MAX_TOKENS, batching.batch_size)
+        else:
+            groups = list(token_groups(lengths, np.arange(len(lengths)), MAX_TOKENS,
+                                       most=batching.batch_size))
         self.window, self.groups = window, groups if longest_first else groups[::-1]
         self.outputs: List[np.ndarray] = []
 
@@ -142,6 +147,11 @@ def _rounding(longest: int, finest: int) -> int:
     return max(finest, min(LENGTH_MULTIPLE, 1 << max(0, longest.bit_length() - 5)))
 
 
+def _padded(length: int, finest: int) -> int:
+    multiple = _rounding(length, finest)
+    return -(-length // multiple) * multiple
+
+
 def scored(windows: Iterable[Window], engine: Engine, batching: Batching
            ) -> Iterator[Tuple[Window, np.ndarray]]:
     """Every window with the engine's outputs (N, C) for its N sequences, in the order of both.
@@ -162,7 +172,7 @@ def scored(windows: Iterable[Window], engine: Engine, batching: Batching
                 return
             # In turns, so that a window begins with the shapes that the last one ended with.
             longest_first = not longest_first
-            running.append(_Running(window, batching, longest_first))
+            running.append(_Running(window, batching, engine, longest_first))
             yield from running[-1].batches(batching, engine.length_multiple)
 
     def complete() -> Iterator[Tuple[Window, np.ndarray]]:

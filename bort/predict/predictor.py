@@ -33,7 +33,8 @@ from bort.tasks.labels import name_outputs, output_order, task_of
 from bort.text.tokenizers.base import Tokenizer
 
 logger = logging.getLogger("bort.predict")
-WINDOW_BATCHES = 64
+WINDOW, WINDOW_BATCHES = 2048, 16
+"""A window holds so many records or so many full batches, whichever is more."""
 QUEUED_WINDOWS = 2
 
 
@@ -42,7 +43,7 @@ class Options(EngineOptions):
     """How a :class:`Predictor` reads its inputs, beside the engine's options.
 
     Attributes:
-        batch_size: sequences per batch.
+        batch_size: sequences per batch at most; long ones come in smaller batches.
         max_length: longer inputs are cut, as the task says; by default the length that the model was
             fine-tuned with.
         encoding: "paper" or "released", the task's input format; by default the one that the model was
@@ -54,7 +55,7 @@ class Options(EngineOptions):
         BortError: a value is none of those, or two do not go together.
     """
 
-    batch_size: int = 32
+    batch_size: int = 128
     max_length: Optional[int] = None
     encoding: Optional[str] = None
     labels: Optional[Sequence[str]] = None
@@ -152,7 +153,7 @@ class Predictor:
 
         A record that is an error gives ``{"line", "error"}``, or ends the stream when ``strict``.
         """
-        size = self.batch_size * WINDOW_BATCHES
+        size = max(WINDOW, self.batch_size * WINDOW_BATCHES)
         with Ahead((self._window(some) for some in in_windows(records, size)), QUEUED_WINDOWS) as windows:
             for window in windows:
                 for done, outputs in self._outputs(itertools.chain([window], windows.at_hand())):

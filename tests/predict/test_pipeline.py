@@ -70,6 +70,18 @@ def test_batches_are_of_like_length_and_bounded(monkeypatch):
     assert all(rows <= 8 and rows * length <= 128 + length for rows, length in engine.shapes)
 
 
+def test_an_engine_that_takes_any_batch_gets_hardly_any_padding(monkeypatch):
+    monkeypatch.setattr(pipeline, "MAX_TOKENS", 128)
+    engine, given = Sums(), windows([200, 30])
+    engine.any_batch = True
+    found = run(given, engine, batch_size=8)
+    for window, outputs in found:
+        assert outputs[:, 0].tolist() == [sequence.sum() for sequence in window.sequences]
+    tokens = sum(len(sequence) for window in given for sequence in window.sequences)
+    assert sum(rows * length for rows, length in engine.shapes) < 1.03 * tokens
+    assert all(rows <= 8 and rows * length <= 128 for rows, length in engine.shapes)
+
+
 def test_the_next_window_follows_without_a_pause_while_one_is_at_hand():
     engine = Sums(ahead=2)
     run(windows([8, 8, 8]), engine)

@@ -295,6 +295,7 @@ def test_models_that_cannot_predict_say_why(make, tokenizer, tmp_path):
 
 
 def test_streaming_reads_no_more_than_a_few_windows_ahead_and_stops_when_told(make, monkeypatch):
+    monkeypatch.setattr("bort.predict.predictor.WINDOW", 0)
     monkeypatch.setattr("bort.predict.predictor.WINDOW_BATCHES", 2)
     predictor = Predictor(make(2), batch_size=2)
     read = []
@@ -316,6 +317,7 @@ def test_streaming_reads_no_more_than_a_few_windows_ahead_and_stops_when_told(ma
 
 
 def test_memory_does_not_grow_with_the_input(make, monkeypatch):
+    monkeypatch.setattr("bort.predict.predictor.WINDOW", 0)
     monkeypatch.setattr("bort.predict.predictor.WINDOW_BATCHES", 4)
     predictor = Predictor(make(2), batch_size=8)
     text = " ".join(WORDS[:10])

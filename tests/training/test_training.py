@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bort.backend import distributed, numpy_views
 from bort.backend.mxnet import autograd, gluon, mx, nd
-from bort.batching import pad_batch, share, shuffled_batches, token_groups
+from bort.batching import cheapest_groups, pad_batch, share, shuffled_batches, token_groups
 from bort.errors import BortError
 from bort.finetuning import losses
 from bort.training.figures import plot_curves
@@ -269,3 +269,25 @@ def test_horovod_asks_seldom_unless_told_otherwise(monkeypatch, told, long_steps
         distributed.expect_long_steps()
     seldom = distributed.LONG_STEP_CYCLE_MILLISECONDS if long_steps else distributed.CYCLE_MILLISECONDS
     assert distributed.size() == 1 and seen == [told or seldom]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 12), max_size=9), st.integers(1, 30), st.integers(1, 5), st.integers(0, 9))
+def test_no_other_cut_of_sorted_lengths_is_cheaper(lengths, max_tokens, most, overhead):
+    groups = cheapest_groups(np.array(lengths, dtype=int), max_tokens, most, overhead)
+    assert sorted(np.concatenate(groups).tolist() if groups else []) == list(range(len(lengths)))
+    parts = [[lengths[index] for index in group] for group in groups]
+    assert all(len(part) == 1 or len(part) <= most and len(part) * max(part) <= max_tokens for part in parts)
+
+    def cheapest(rest):
+        """Over all ways to cut."""
+        if not rest:
+            return 0
+        sizes = range(1, min(most, len(rest)) + 1)
+        return min(
+            size * rest[size - 1] + overhead + cheapest(rest[size:])
+            for size in sizes
+            if size == 1 or size * rest[size - 1] <= max_tokens
+        )
+
+    assert sum(len(part) * max(part) + overhead for part in parts) == cheapest(sorted(lengths))
