@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.harness import common, engines, latency_report, records, shapes
 from benchmarks.harness.latency_report import show_shape
 from benchmarks.harness.shapes import Shape
-from benchmarks.harness.workers import Worker, peaks
+from benchmarks.harness.workers import Ended, Worker, opened, peaks
 from bort.architecture import PRESETS, ROBERTA_VOCAB_SIZE, parse
 from bort.errors import BortError, run_command
 
@@ -42,6 +42,9 @@ ENGINES_OF_TABLE_1 = (
 FLOAT32_TOLERANCE = 1e-4
 CORRELATION = 0.99
 LEAST_TRIALS = 3
+MEMORY_OF_AN_ENGINE, MEMORY_SHARE = 2.5, 0.6
+"""Networks' weights in float32 that an engine's process holds at most, copies in its own order and its
+file among them, and the share of the machine's memory that the engines measured together may have."""
 SHORT = 0.5
 """Seconds: calls below get one more uncounted call whenever their process goes on, whose caches are cold by
 then."""
@@ -202,6 +205,17 @@ def _rounds(
     return seconds
 
 
+def _groups(plan: Planned) -> List[Planned]:
+    """The plan's engines, as many at a time as memory holds networks of."""
+    memory = common.memory_gib()
+    if memory is None:
+        return [plan]
+    each = MEMORY_OF_AN_ENGINE * 4 * parse(plan.architecture).parameters(plan.vocab_size)["total"]
+    count = max(2, int(memory * 2**30 * MEMORY_SHARE / each))
+    starts = range(0, len(plan.engines), count)
+    return [plan._replace(engines=plan.engines[start : start + count]) for start in starts]
+
+
 def _plan(args: argparse.Namespace) -> List[Planned]:
     """The first architecture gets every shape and engine; the others, by default, Table 1's one sample and
     the engines that a table of ratios needs, since the largest takes ten times as long."""
@@ -294,21 +308,22 @@ def main(argv: Optional[List[str]] = None) -> int:
     name = records.file_name(args.name, args.results)
     if args.minutes is not None:
         args.budget = 60 * args.minutes / sum(len(each.shapes) * len(each.engines) for each in plan)
-    wanted = list(dict.fromkeys(engine for planned in plan for engine in planned.engines))
-    workers: Dict[str, Worker] = {}
     results: List[Measured] = []
-    try:
-        for engine in wanted:
-            workers[engine] = Worker(engine, args.threads)
+    with opened(plan[0].engines, args.threads) as workers:
         rates = peaks(workers, args.peak_size)
-        for planned in plan:
-            with tempfile.TemporaryDirectory(prefix="bort-latency-") as folder:
-                results += measure(
-                    workers, planned, args.trials, args.budget, args.threads, notes, Path(folder)
-                )
-    finally:
-        for worker in workers.values():
-            worker.close()
+    for planned in plan:
+        try:
+            for group in _groups(planned):
+                with opened(group.engines, args.threads) as workers, tempfile.TemporaryDirectory(
+                    prefix="bort-latency-"
+                ) as folder:
+                    results += measure(
+                        workers, group, args.trials, args.budget, args.threads, notes, Path(folder)
+                    )
+        except Ended as error:  # what was measured before is not lost
+            if not results:
+                raise
+            notes.append(f"{planned.name} left out, or a part of it: {error}".rstrip(": "))
     measured = {result.engine for result in results}
     notes += [f"{engine}: {text}" for engine, text in engines.DESCRIPTIONS.items() if engine in measured]
     notes.append(
@@ -324,8 +339,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         "matrix products, an upper bound; 'of the work' is how many times more operations the other "
         "network has, which no engine that computes both equally well can exceed."
     )
+    seen = {result.architecture for result in results}
     report = latency_report.Report(
-        results, {planned.name: parse(planned.architecture) for planned in plan}, rates
+        results, {each.name: parse(each.architecture) for each in plan if each.name in seen}, rates
     )
     image = report.chart(args.results / f"{name}.png")
     settings = {

@@ -25,7 +25,7 @@ from benchmarks.harness import common, records, streams
 from benchmarks.harness.data import add_data_option, task_folder, vocabulary
 from benchmarks.harness.shapes import number_format
 from benchmarks.harness.stream_report import Streamed, check, compared, floor, rows
-from benchmarks.harness.workers import Worker, peaks
+from benchmarks.harness.workers import Worker, opened, peaks
 from bort.architecture import parse
 from bort.errors import BortError, run_command
 
@@ -132,15 +132,8 @@ def run(
 def _peaks(chosen: List[str], threads: int, size: int) -> Dict[str, Tuple[float, str]]:
     """In the number formats of ``chosen``, of matrices of that size."""
     formats = {number_format(engine) for engine in chosen}
-    workers: Dict[str, Worker] = {}
-    try:
-        for engine in PRODUCTS:
-            if number_format(engine) in formats:
-                workers[engine] = Worker(engine, threads)
+    with opened([engine for engine in PRODUCTS if number_format(engine) in formats], threads) as workers:
         return peaks(workers, size)
-    finally:
-        for worker in workers.values():
-            worker.close()
 
 
 def _tokenizer(args: argparse.Namespace) -> Optional[str]:
@@ -193,27 +186,21 @@ def main(argv: Optional[List[str]] = None) -> int:
     parse(args.architecture)
     load, notes = common.load_average(), []
     texts = sentences(args.data, args.sentences)
-    workers: Dict[str, Worker] = {}
-    try:
-        with tempfile.TemporaryDirectory(prefix="bort-streaming-") as name:
-            folder = Path(name)
-            (folder / "sentences.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-            with Worker("prepare", args.threads, streams.__name__) as maker:
-                network = maker.ask(
-                    prepare=str(folder),
-                    architecture=args.architecture,
-                    model=args.model,
-                    tokenizer=_tokenizer(args),
-                    vocab_size=args.vocab_size,
-                )["network"]
-            rates, flops = _peaks(chosen, args.threads, args.peak_size), np.load(folder / streams.FLOPS)
-            for engine in chosen:
-                workers[engine] = Worker(engine, args.threads, streams.__name__)
+    with tempfile.TemporaryDirectory(prefix="bort-streaming-") as name:
+        folder = Path(name)
+        (folder / "sentences.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+        with Worker("prepare", args.threads, streams.__name__) as maker:
+            network = maker.ask(
+                prepare=str(folder),
+                architecture=args.architecture,
+                model=args.model,
+                tokenizer=_tokenizer(args),
+                vocab_size=args.vocab_size,
+            )["network"]
+        rates, flops = _peaks(chosen, args.threads, args.peak_size), np.load(folder / streams.FLOPS)
+        with opened(chosen, args.threads, streams.__name__) as workers:
             plan = Plan(len(texts), args.slices, args.minutes, args.threads)
             result = run(workers, folder, plan, notes)
-    finally:
-        for worker in workers.values():
-            worker.close()
     notes.append(
         f"Before its time was taken, every engine had classified the first {CHECKED} sentences: "
         "that is where int8 learned the ranges of activations."

@@ -86,18 +86,22 @@ def load_average() -> Optional[List[float]]:
     return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
+def memory_gib() -> Optional[float]:
+    """The machine's memory; None where the system does not say."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
 def machine() -> Dict[str, Any]:
     """CPU, cores, memory (GiB), the instructions that matter, system, thread settings and the load right
     now."""
     info = cpu_info()
-    try:
-        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (ValueError, OSError, AttributeError):
-        memory = None
     return {
         "cpu": info["model"],
         "cores": usable_cores(),
-        "memory_gib": memory,
+        "memory_gib": memory_gib(),
         "instructions": [flag for flag in CPU_FLAGS if flag in info["flags"]],
         "system": platform.platform(),
         "python": platform.python_version(),

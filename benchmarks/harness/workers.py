@@ -21,14 +21,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from benchmarks.harness import common, engines, peers, shapes
 from bort.errors import BortError
 
+
+class Ended(BortError):
+    """An engine's process is gone, as when it was killed for want of memory."""
+
+
 Answers = Callable[[str, Dict[str, Any], Dict[str, Any]], Dict[str, Any]]
+MODULE = "benchmarks.harness.workers"
 ANSWER = "ENGINE-ANSWER "
 OUR_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -70,7 +76,7 @@ class Worker:
     """
 
     def __init__(
-        self, engine: str, threads: int, module: str = "benchmarks.harness.workers", **variables: str
+        self, engine: str, threads: int, module: str = MODULE, **variables: str
     ) -> None:
         self.engine = engine
         self._stderr = tempfile.TemporaryFile(mode="w+")
@@ -97,6 +103,7 @@ class Worker:
 
         Raises:
             BortError: it should have worked and did not.
+            Ended: its process is gone.
         """
         self._process.send_signal(signal.SIGCONT)
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -112,7 +119,7 @@ class Worker:
                 return answer
         status = self._process.wait()
         self._stderr.seek(0)
-        raise BortError(f"engine {self.engine} ended with status {status}: {self._stderr.read()[-800:]}")
+        raise Ended(f"engine {self.engine} ended with status {status}: {self._stderr.read()[-800:]}")
 
     def close(self) -> None:
         """End the process."""
@@ -121,6 +128,21 @@ class Worker:
             self._process.kill()
         self._process.communicate()
         self._stderr.close()
+
+
+@contextlib.contextmanager
+def opened(
+    names: Sequence[str], threads: int, module: str = MODULE
+) -> Iterator[Dict[str, Worker]]:
+    """A process for each engine, which ends with the block."""
+    workers: Dict[str, Worker] = {}
+    try:
+        for engine in names:
+            workers[engine] = Worker(engine, threads, module)
+        yield workers
+    finally:
+        for worker in workers.values():
+            worker.close()
 
 
 def serve(engine: str, answers: Answers, ours: bool) -> int:

@@ -195,6 +195,37 @@ def test_preparation_in_miniature(tmp_path, monkeypatch):
     assert all(row["peak MB, main process"] > 0 for row in rows)
 
 
+def test_engines_are_measured_in_groups_that_memory_holds(monkeypatch):
+    planned = latency.Planned("large", "24,16,1024,4096", 50265, [SHAPE], tuple("abcdefg"))
+    monkeypatch.setattr(common, "memory_gib", lambda: 24.0)
+    groups = latency._groups(planned)
+    assert [name for group in groups for name in group.engines] == list("abcdefg")
+    assert {len(group.engines) for group in groups[:-1]} == {4}  # of 24 GiB 14.4, of 355 million 3.3 each
+    small = planned._replace(architecture="4,8,1024,768")
+    assert latency._groups(small) == [small]
+    monkeypatch.setattr(common, "memory_gib", lambda: None)
+    assert latency._groups(planned) == [planned]
+
+
+def test_an_engine_that_is_killed_loses_nothing_that_was_measured(tmp_path, monkeypatch):
+    measure = latency.measure
+
+    def killed(opened, plan, *others):
+        if plan.name == "1,2,16,8":
+            raise workers.Ended("engine onnx ended with status -9: ")
+        return measure(opened, plan, *others)
+
+    monkeypatch.setattr(latency, "measure", killed)
+    arguments = ["--architectures", "1,2,8,8,1,2,16,8", "--vocab-size", "50", "--lengths", "8"]
+    arguments += ["--threads", "1", "--engines", "mxnet", "--batch-sizes", "1", "--trials", "3"]
+    arguments += ["--peak-size", "64"]
+    assert latency.main([*arguments, "--results", str(tmp_path), "--name", "one"]) == 0
+    (path,) = tmp_path.glob("one*.json")
+    record = json.loads(path.read_text())
+    assert any("1,2,16,8 left out" in note and "status -9" in note for note in record["notes"])
+    assert any("mxnet" in row for rows in record["rows"].values() for row in rows)
+
+
 def test_streaming_in_miniature(tmp_path):
     words = "the a film story was is fine dull slow great and of one".split()
     rng = np.random.default_rng(0)
