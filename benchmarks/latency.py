@@ -41,7 +41,9 @@ ENGINES_OF_TABLE_1 = (
 )
 FLOAT32_TOLERANCE = 1e-4
 CORRELATION = 0.99
-LEAST_TRIALS = 3
+LEAST_TRIALS, LEAST_SHORT_TRIALS = 3, 9
+"""Of every shape, and of one of which all engines together compute a batch in :data:`SHORT_ROUND` seconds."""
+SHORT_ROUND = 10.0
 MEMORY_OF_AN_ENGINE, MEMORY_SHARE = 2.5, 0.6
 """Networks' weights in float32 that an engine's process holds at most, copies in its own order and its
 file among them, and the share of the machine's memory that the engines measured together may have."""
@@ -113,7 +115,8 @@ def measure(
             file=sys.stderr,
             flush=True,
         )
-        count = max(LEAST_TRIALS, min(trials, int(budget / max(first.values()))))
+        least = LEAST_SHORT_TRIALS if sum(first.values()) < SHORT_ROUND else LEAST_TRIALS
+        count = max(min(least, trials), LEAST_TRIALS, min(trials, int(budget / max(first.values()))))
         seconds = _rounds(workers, ready, shape, count, first, {} if mib is None else mib)
         results += [
             Measured(plan.name, shape, engine, seconds[engine], differences[engine], correlations[engine])
