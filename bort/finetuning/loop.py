@@ -185,7 +185,8 @@ def fine_tune(
     if settings.dtype == "float16":
         model.cast(settings.dtype)
     parameters = model._collect_params_with_prefix()
-    accumulate_gradients(model)
+    adds = settings.accumulate > 1
+    accumulate_gradients(model, adds)
     if ranks:
         distributed.broadcast_parameters(parameters)
     optimizer = BertAdam(parameters, settings.weight_decay, settings.clip)
@@ -201,6 +202,7 @@ def fine_tune(
         seed=settings.seed,
         dtype=settings.dtype,
         ranks=ranks,
+        accumulates=adds,
         advice=f"use a smaller --lr (it is {settings.lr:g}) or a longer --warmup",
     )
     update = TrainingStep(optimizer, rate, step_options, ["loss"], state)
@@ -255,15 +257,16 @@ def fine_tune(
     return Outcome(state.best_epoch, metrics, best, state.history, state.skipped)
 
 
-def accumulate_gradients(model: Classifier) -> None:
-    """Have gradients added up, for micro-batches or sub-networks. The MLM head takes no part in
-    classification and gets none: MXNet would refuse to read a stale one."""
+def accumulate_gradients(model: Classifier, adds: bool = True) -> None:
+    """Have gradients added up, for micro-batches or sub-networks; or, without ``adds``, written by a step's
+    one backward pass, which is faster. The MLM head takes no part in classification and gets none: MXNet
+    would refuse to read a stale one."""
     for name, parameter in model.bort.decoder._collect_params_with_prefix().items():
         if name != "3.weight":
             parameter.grad_req = "null"
     for parameter in model._collect_params_with_prefix().values():
         if parameter.grad_req != "null":
-            parameter.grad_req = "add"
+            parameter.grad_req = "add" if adds else "write"
 
 
 def _backward(

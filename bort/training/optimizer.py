@@ -23,6 +23,17 @@ def _decays(name: str) -> bool:
     return not name.endswith(("gamma", "beta", "bias"))
 
 
+def set_to_zero(arrays: List[Any], views: HostViews) -> None:
+    """In the arrays' own memory where it can be had, as MXNet takes ten times as long."""
+    nd.waitall()
+    for array in arrays:
+        view = views.flat(array)
+        if view is None:
+            array[:] = 0
+        else:
+            view.fill(0)
+
+
 class BertAdam:
     """Adam as the release trains with: no bias correction, epsilon 1e-6, decoupled weight decay.
 
@@ -74,8 +85,7 @@ class BertAdam:
 
     def zero_gradients(self) -> None:
         """Start accumulating anew."""
-        for gradient in self.gradients():
-            gradient[:] = 0
+        set_to_zero(self.gradients(), self._views)
 
     def gradient_norm(self, scale: float = 1.0) -> float:
         """Euclidean norm of all gradients together, times ``scale``; not finite when any of them is not."""
@@ -183,6 +193,7 @@ class Sgd:
             {id(parameter): parameter for parameter in parameters}.values()
         )
         self.clip = clip
+        self._views = HostViews()
 
     def gradients(self) -> List[Any]:
         """The gradient arrays, in the order of :attr:`parameters`."""
@@ -190,8 +201,7 @@ class Sgd:
 
     def zero_gradients(self) -> None:
         """Start accumulating anew."""
-        for gradient in self.gradients():
-            gradient[:] = 0
+        set_to_zero(self.gradients(), self._views)
 
     def step(self, rate: float, scale: float = 1.0) -> float:
         """As :meth:`BertAdam.step`."""
