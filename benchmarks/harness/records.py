@@ -31,7 +31,7 @@ from bort.json_files import read_json, write_json
 
 Row = Mapping[str, Any]
 Tables = Mapping[str, Sequence[Row]]
-PER_CPU = ("latency", "growth", "streaming", "optimizations", "int8_accuracy", "throughput",
+PER_CPU = ("latency", "latency-paper", "growth", "streaming", "optimizations", "int8_accuracy", "throughput",
            "precision")
 """Records that every kind of CPU has a page of its own for."""
 _PATH = re.compile(r"(?<![\w./~…-])(?:~|\.\.)?(?:/[\w.+-]+)+/?")
