@@ -159,12 +159,12 @@ def read_jsonl(path: PathLike, fields: Mapping[str, Any] = {}, remedy: str = "",
 
 def _check_fields(row: Any, fields: Mapping[str, Any], where: str) -> None:
     if fields and not isinstance(row, dict):
-        raise BortError(f"{where}: not an object, but {shorten(row, 40)!r}")
+        raise BortError(f"{where}: not an object, but {shown(row, 40)}")
     for name, types in fields.items():
         if name not in row:
             raise BortError(f"{where}: has no {name!r}")
         if not isinstance(row[name], types):
-            raise BortError(f"{where}: its {name!r} is {shorten(row[name], 40)!r}")
+            raise BortError(f"{where}: its {name!r} is {shown(row[name], 40)}")
 
 
 def shorten(value: Any, limit: int = 60) -> str:

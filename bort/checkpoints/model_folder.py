@@ -52,7 +52,7 @@ from bort.checkpoints.locate import (
 from bort.checkpoints.params_file import write_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, sha256_file
-from bort.json_files import shorten, shown, write_json
+from bort.json_files import shown, write_json
 from bort.models import Bert, Classifier, initialize
 
 Model = Union[Bert, Classifier]
@@ -101,17 +101,17 @@ def _embedding_options(config: Mapping[str, Any], vocab_size: int) -> Dict[str, 
     types, separator = config.get("token_types", 0), config.get("separator_id")
     pooler = config.get("pooler", False)
     if type(types) is not int or not 0 <= types <= MAX_TOKEN_TYPES:
-        raise BortError(f"token_types is {shorten(types, 80)!r}")
+        raise BortError(f"token_types is {shown(types, 80)}")
     if separator is not None and (type(separator) is not int or not 0 <= separator < vocab_size):
-        raise BortError(f"separator_id is {shorten(separator, 80)!r}, not a token id below {vocab_size}")
+        raise BortError(f"separator_id is {shown(separator, 80)}, not a token id below {vocab_size}")
     if type(pooler) is not bool:
-        raise BortError(f"pooler is {shorten(pooler, 80)!r}")
+        raise BortError(f"pooler is {shown(pooler, 80)}")
     return {"token_types": types, "separator_id": separator, "pooler": pooler}
 
 
 def _check_head(head: Any) -> None:
     if not isinstance(head, Mapping):
-        raise BortError(f"head is {shorten(head, 80)!r}")
+        raise BortError(f"head is {shown(head, 80)}")
     labels, dropout = head.get("labels"), head.get("dropout", 0.1)
     wrong = [key for key in ("kind", "task", "encoding") if not isinstance(head.get(key, ""),
                                                                            (str, type(None)))]
@@ -121,7 +121,7 @@ def _check_head(head: Any) -> None:
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         wrong.append("dropout")
     for key in wrong:
-        raise BortError(f"the head's {key} is {shorten(head.get(key), 80)!r}")
+        raise BortError(f"the head's {key} is {shown(head.get(key), 80)}")
 
 
 def expected_shapes(model: Model) -> Dict[str, Tuple[int, ...]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Iterable, Iterator, List, Optional, Tuple, Union
 
 from bort.errors import BortError
-from bort.json_files import shorten
+from bort.json_files import shown
 from bort.predict.records import PlainTask, Record, example_split, text_names
 from bort.tasks.base import Task
 from bort.tasks.race import RaceTask, passage_files, read_passage
@@ -102,7 +102,7 @@ def _value(text: str, form: str) -> Any:
         return text
     value = parse_record(text)
     if not isinstance(value, dict):
-        raise BadRow(f"expected a JSON object, found {shorten(value)!r}")
+        raise BadRow(f"expected a JSON object, found {shown(value)}")
     return value
 
 
@@ -150,7 +150,7 @@ def passage_records(folders: Iterable[Any], task: RaceTask) -> Iterator[Record]:
         try:
             record = read_passage(path)
             if not isinstance(record, dict):
-                raise BadRow(f"expected a JSON object, found {shorten(record)!r}")
+                raise BadRow(f"expected a JSON object, found {shown(record)}")
             yield Record(number, example_split(task, record, os.path.basename(folder) + name))
         except BadRow as error:
             yield Record(number, None, f"{name}: {error}")

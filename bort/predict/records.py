@@ -5,7 +5,7 @@ import sys
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from bort.errors import BortError
-from bort.json_files import shorten
+from bort.json_files import shorten, shown
 from bort.tasks.base import Example, Split, Task
 from bort.tasks.jsonl import JsonlTask, is_idx
 from bort.tasks.race import RaceTask
@@ -68,7 +68,7 @@ def example_split(task: Task, texts: Texts, idx: Any) -> Split:
         raise BadRow(f"expected {' or '.join(sorted({_texts(len(choice)) for choice in names}))}, found "
                      f"{_texts(len(segments))}")
     if not all(isinstance(segment, str) for segment in segments):
-        raise BadRow(f"expected texts, found {shorten(segments)!r}")
+        raise BadRow(f"expected texts, found {shown(segments)}")
     segments = tuple(task.segment(segment) for segment in segments)
     if not any(map(str.strip, segments)):
         raise BadRow("expected some text, found none")

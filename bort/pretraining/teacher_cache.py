@@ -30,7 +30,7 @@ from bort.backend.mxnet import nd
 from bort.checkpoints.params_file import read_ndarrays
 from bort.errors import BortError
 from bort.files import PathLike, lock_file, sha256_file
-from bort.json_files import read_sealed, shorten, write_sealed
+from bort.json_files import read_sealed, shown, write_sealed
 from bort.masked_lm.batches import MaskedLMBatch
 from bort.masked_lm.losses import Teacher
 from bort.masked_lm.teacher import LiveTeacher, expected_positions, fit_vocabulary
@@ -235,7 +235,7 @@ def _problem_of_index(index: Mapping[str, Any], key: str) -> str:
         ("passes", facts.get("passes")),
     ):
         if type(value) is not int or not 1 <= value < 1 << 31:
-            return f"its {name} is {shorten(value, 40)!r}"
+            return f"its {name} is {shown(value, 40)}"
     if facts["top_k"] > index["vocab_size"]:
         return "its top_k is above its vocab_size"
     if not isinstance(blocks, dict) or not all(map(is_record, blocks.values())):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
-from bort.json_files import shorten
+from bort.json_files import shown
 from bort.tasks.base import Example, Label, Split, Task
 from bort.tasks.reading import BadRow, column_positions, numbered_lines, read_rows, whole_number
 from bort.tasks.submission import Tsv
@@ -74,11 +74,11 @@ class TsvTask(Task):
             except ValueError:
                 value = math.nan
             if not 0.0 <= value <= 5.0:
-                raise BadRow(f"expected a score from 0 to 5 in {self.label_column}, found {shorten(text)!r}")
+                raise BadRow(f"expected a score from 0 to 5 in {self.label_column}, found {shown(text)}")
             return value
         if text not in self.labels:
             raise BadRow(f"expected {' or '.join(self.labels)} in {self.label_column}, found "
-                         f"{shorten(text)!r}")
+                         f"{shown(text)}")
         return self.labels.index(text)
 
 

@@ -21,10 +21,10 @@ def is_idx(value: Any) -> bool:
 def take(record: Any, key: str, kind: type, what: str) -> Any:
     """``record[key]`` if it is exactly of that JSON type. Raises BadRow naming what was expected."""
     if not isinstance(record, dict):
-        raise BadRow(f"expected a JSON object, found {shorten(record)!r}")
+        raise BadRow(f"expected a JSON object, found {shown(record)}")
     value = record.get(key)
     if type(value) is not kind:
-        found = f"found {shorten(value)!r}" if key in record else "there is none"
+        found = f"found {shown(value)}" if key in record else "there is none"
         raise BadRow(f"expected {what} in {key!r}, {found}")
     return value
 
@@ -60,12 +60,12 @@ class IdxReader:
     def take(self, record: Any, otherwise: Any) -> Any:
         """The record's idx; ``otherwise`` where there is none and none is needed."""
         if not isinstance(record, dict):
-            raise BadRow(f"expected a JSON object, found {shorten(record)!r}")
+            raise BadRow(f"expected a JSON object, found {shown(record)}")
         if "idx" not in record and not self.required:
             return otherwise
         idx = record.get("idx")
         if not is_idx(idx):
-            raise BadRow(f"expected a number or a text in 'idx', found {shorten(idx)!r}")
+            raise BadRow(f"expected a number or a text in 'idx', found {shown(idx)}")
         if self.required and idx in self.seen:
             raise BadRow(f"expected every idx once, found {shorten(idx)} again")
         self.seen.add(idx)
@@ -110,6 +110,6 @@ class JsonlTask(Task):
         for index, known in enumerate(values):
             if type(value) is type(known) and value == known:
                 return index
-        found = f"found {shorten(value)!r}" if "label" in record else "there is none"
+        found = f"found {shown(value)}" if "label" in record else "there is none"
         wanted = [shown(known) for known in values]
         raise BadRow(f"expected {' or '.join(wanted)} in 'label', {found}")

@@ -23,7 +23,7 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files import PathLike
-from bort.json_files import shorten
+from bort.json_files import shorten, shown
 from bort.tasks.base import Task
 from bort.tasks.registry import get_task
 
@@ -121,7 +121,7 @@ def stated_labels(text: Optional[str]) -> Optional[List[str]]:
         return None
     labels = [name.strip() for name in text.split(",")]
     if not all(labels) or len(set(map(_plain, labels))) != len(labels):
-        raise BortError(f"--labels {shorten(text, 60)!r}: is not a list of different names like A,B,C")
+        raise BortError(f"--labels {shown(text, 60)}: is not a list of different names like A,B,C")
     return labels
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files import PathLike, read_bytes
-from bort.json_files import shorten
+from bort.json_files import shown
 from bort.tasks.base import Example, Prediction, Split, Task, balanced_indices
 from bort.tasks.glue import FALSE_TRUE_SYNONYMS
 from bort.tasks.grouped import GroupedTask
@@ -47,7 +47,7 @@ class RaceLines(Kind):
         answers = take_list(record, "answers")
         if any(answer not in LETTERS for answer in answers if isinstance(answer, str)) or not all(
                 isinstance(answer, str) for answer in answers):
-            raise BadRow(f"expected answers from A to D, found {shorten(answers)!r}")
+            raise BadRow(f"expected answers from A to D, found {shown(answers)}")
         return take_text(record, "id"), answers
 
     def differs(self, value: Any, official: Any) -> str:
@@ -106,7 +106,7 @@ class RaceTask(Task):
                     examples = self.passage(record, f"{folder.name}{os.path.basename(path)}", split)
                     identity = examples[0].group[0] if examples else None
                     if identity in seen:
-                        raise BadRow(f"expected an id that no other passage has, found {shorten(identity)!r}")
+                        raise BadRow(f"expected an id that no other passage has, found {shown(identity)}")
                 except BadRow as error:
                     counter.bad_row(path, error)
                     continue
@@ -137,16 +137,16 @@ class RaceTask(Task):
             raise BadRow(f"expected as many options and answers as questions, found {len(questions)} "
                          f"questions, {len(options)} options and {len(answers)} answers")
         if len(identity) > 200:
-            raise BadRow(f"expected an id of at most 200 characters, found {shorten(identity)!r}")
+            raise BadRow(f"expected an id of at most 200 characters, found {shown(identity)}")
         examples: List[Example] = []
         for number, (question, choices, answer) in enumerate(zip(questions, options, answers)):
             if not isinstance(question, str):
-                raise BadRow(f"expected questions that are texts, found {shorten(question)!r}")
+                raise BadRow(f"expected questions that are texts, found {shown(question)}")
             if not isinstance(choices, list) or len(choices) != len(LETTERS) or not all(
                     isinstance(choice, str) for choice in choices):
-                raise BadRow(f"expected four options that are texts, found {shorten(choices)!r}")
+                raise BadRow(f"expected four options that are texts, found {shown(choices)}")
             if answer is not None and (not isinstance(answer, str) or answer not in LETTERS):
-                raise BadRow(f"expected an answer from A to D, found {shorten(answer)!r}")
+                raise BadRow(f"expected an answer from A to D, found {shown(answer)}")
             right = None if answer is None else LETTERS.index(answer)
             texts = [self.segment(choice) for choice in choices]
             examples.extend(self.question_examples((identity, number), article, self.segment(question), texts,

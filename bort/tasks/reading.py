@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, 
 
 from bort.errors import BortError
 from bort.files import open_regular
-from bort.json_files import shorten
+from bort.json_files import shorten, shown
 from bort.text import reading as text_reading
 from bort.text.reading import MAX_LINE_BYTES
 
@@ -182,7 +182,7 @@ def whole_number(cell: str) -> int:
     """The index that a cell spells. Raises BadRow when it spells none."""
     text = cell.strip()
     if not (text.isascii() and text.isdigit() and len(text) <= MAX_INDEX_DIGITS):
-        raise BadRow(f"expected a number as the index, found {shorten(text)!r}")
+        raise BadRow(f"expected a number as the index, found {shown(text)}")
     return int(text)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 from bort.errors import BortError
 from bort.files import PathLike, atomic_write
-from bort.json_files import shorten
+from bort.json_files import shorten, shown
 from bort.tasks.reading import MAX_ROWS, BadRow, numbered_lines, parse_record
 
 MAX_PROBLEMS = 10
@@ -57,12 +57,12 @@ class Tsv(Kind):
         cells = line.split("\t")
         if number == 1:
             if cells != ["index", "prediction"]:
-                raise BadRow(f"expected the header 'index<TAB>prediction', found {shorten(line)!r}")
+                raise BadRow(f"expected the header 'index<TAB>prediction', found {shown(line)}")
             return None, None
         if len(cells) != 2 or not cells[0].isascii() or not cells[0].isdigit() or len(cells[0]) > 12:
-            raise BadRow(f"expected an index, a tab and a prediction, found {shorten(line)!r}")
+            raise BadRow(f"expected an index, a tab and a prediction, found {shown(line)}")
         if self.values is not None and cells[1] not in self.values:
-            raise BadRow(f"expected {' or '.join(self.values)}, found {shorten(cells[1])!r}")
+            raise BadRow(f"expected {' or '.join(self.values)}, found {shown(cells[1])}")
         if self.values is None:
             _score(cells[1])
         return int(cells[0]), cells[1]
@@ -74,7 +74,7 @@ def _score(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 <= value <= 5.0:
-        raise BadRow(f"expected a number from 0 to 5, found {shorten(text)!r}")
+        raise BadRow(f"expected a number from 0 to 5, found {shown(text)}")
     return value
 
 
@@ -88,16 +88,16 @@ class JsonLines(Kind):
     def parse(self, number: int, line: str) -> Tuple[Any, Any]:
         record = parse_record(line)
         if not isinstance(record, dict) or set(record) != {"idx", "label"}:
-            raise BadRow(f'expected {{"idx": ..., "label": ...}}, found {shorten(line)!r}')
+            raise BadRow(f'expected {{"idx": ..., "label": ...}}, found {shown(line)}')
         if type(record["idx"]) not in (int, str):
-            raise BadRow(f"expected an idx that is a number or a string, found {shorten(record['idx'])!r}")
+            raise BadRow(f"expected an idx that is a number or a string, found {shown(record['idx'])}")
         self.check_value(record["label"])
         return record["idx"], record["label"]
 
     def check_value(self, value: Any) -> None:
         if self.values is None:
             if not isinstance(value, str):
-                raise BadRow(f"expected a text as the label, found {shorten(value)!r}")
+                raise BadRow(f"expected a text as the label, found {shown(value)}")
         elif not any(type(value) is type(known) and value == known for known in self.values):
             raise BadRow(f"expected the label {' or '.join(json.dumps(known) for known in self.values)}, "
                          f"found {shorten(json.dumps(value))}")

@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from bort.json_files import shorten
+from bort.json_files import shown
 from bort.tasks import metrics as metric_functions
 from bort.tasks.base import Example, Split
 from bort.tasks.glue import ENTAILMENT, ENTAILMENT_SYNONYMS, FALSE_TRUE_SYNONYMS, MNLI_SYNONYMS
@@ -114,7 +114,7 @@ class WinogradTask(PairTask):
             try:
                 spans.append(locate_span(text, span, index))
             except ValueError as error:
-                raise BadRow(f"expected span{number} {shorten(span)!r} in the text, found {error}") from error
+                raise BadRow(f"expected span{number} {shown(span)} in the text, found {error}") from error
         segments = (mark(text, spans).strip(),)
         return [Example(idx, segments, self.take_label(record, split))]
 
@@ -123,7 +123,7 @@ def copa_parts(record: Record, strip: bool = True) -> Tuple[str, str, List[str]]
     """Premise, connective and both choices of a record."""
     question = record.get("question")
     if not isinstance(question, str) or question not in CONNECTIVES:
-        raise BadRow(f"expected 'cause' or 'effect' in 'question', found {shorten(question)!r}")
+        raise BadRow(f"expected 'cause' or 'effect' in 'question', found {shown(question)}")
     return (take_text(record, "premise", strip), CONNECTIVES[question],
             [take_text(record, f"choice{number}", strip) for number in "12"])
 

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from bort.json_files import shorten
+from bort.json_files import shorten, shown
 from bort.tasks import metrics as metric_functions
 from bort.tasks.base import Example, Prediction, Split, Task, balanced_indices
 from bort.tasks.glue import FALSE_TRUE_SYNONYMS
@@ -62,7 +62,7 @@ class MultiRcLines(Kind):
 def _required_idx(record: Any) -> Any:
     idx = record.get("idx") if isinstance(record, dict) else None
     if not is_idx(idx):
-        raise BadRow(f"expected an idx that is a number or a string, found {shorten(idx)!r}")
+        raise BadRow(f"expected an idx that is a number or a string, found {shown(idx)}")
     return idx
 
 
@@ -152,7 +152,7 @@ class ReCoRDTask(GroupedTask, JsonlTask):
         for number, query in enumerate(queries):
             asked = take_text(query, "query")
             if PLACEHOLDER not in asked:
-                raise BadRow(f"expected {PLACEHOLDER} in 'query', found {shorten(asked)!r}")
+                raise BadRow(f"expected {PLACEHOLDER} in 'query', found {shown(asked)}")
             longest = max(map(len, entities))
             _bound(len(queries) * len(entities) * (len(asked) + asked.count(PLACEHOLDER) * longest))
             query_idx = _idx_or(query, number, split)

@@ -32,7 +32,7 @@ from bort.backend import distributed
 from bort.backend.mxnet import mx
 from bort.engines import mxnet_compiled
 from bort.errors import BortError
-from bort.json_files import shorten
+from bort.json_files import shown
 from bort.training.schedules import Schedule
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -156,7 +156,7 @@ class StepState:
                 or isinstance(value, bool) != isinstance(default, bool)
                 or not isinstance(value, (int, float) if isinstance(default, float) else type(default))
             ):
-                raise BortError(f"{name!r} is {shorten(value, 40)!r}")
+                raise BortError(f"{name!r} is {shown(value, 40)}")
             setattr(made, name, value)
         return made
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files import PathLike, atomic_write, sha256_file
-from bort.json_files import read_json, shorten
+from bort.json_files import read_json, shown
 from bort.text.shards.packing import OFFSETS
 
 FORMAT_VERSION = 1
@@ -97,7 +97,7 @@ def read_index(path: PathLike) -> Dict[str, Any]:
 
 def _number(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise ValueError(f"{shorten(value, 40)!r} is not a number of this kind")
+        raise ValueError(f"{shown(value, 40)} is not a number of this kind")
     return value
 
 
@@ -108,7 +108,7 @@ def _is_digest(value: Any) -> bool:
 def _check_entry(shard: Dict[str, Any]) -> None:
     name = shard["name"]
     if not isinstance(name, str) or not name or "\0" in name or Path(name).name != name:
-        raise ValueError(f"shard {shorten(name, 40)!r}")
+        raise ValueError(f"shard {shown(name, 40)}")
     if not 0 < _number(shard["sequences"]) <= _number(shard["tokens"]):
         raise ValueError(f"shard {name!r}")
     if not _is_digest(shard["sha256"]) or not _is_digest(shard["offsets_sha256"]):

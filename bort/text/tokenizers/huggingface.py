@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from bort.errors import BortError
-from bort.json_files import read_json, shorten, shown
+from bort.json_files import read_json, shown
 from bort.text.tokenizers.base import Tokenizer, read_lines, tokens_in_order
 from bort.text.tokenizers.bpe import BytePairTokenizer, read_merges
 from bort.text.tokenizers.tokenizer_json import from_content
@@ -124,7 +124,7 @@ def _added_tokens(folder: Path, settings: Mapping[str, Any], path: Path) -> List
     entries: Dict[int, Dict[str, Any]] = {}
     for key, value in listed.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10 and _spelling(value)):
-            raise BortError(f"{path}: added_tokens_decoder has {shorten(key, 40)!r}, not an id with a token")
+            raise BortError(f"{path}: added_tokens_decoder has {shown(key, 40)}, not an id with a token")
         entries[int(key)] = dict(value) if isinstance(value, dict) else {"content": value}
     for token, index in _object(folder / "added_tokens.json").items():
         if isinstance(index, bool) or not isinstance(index, int):

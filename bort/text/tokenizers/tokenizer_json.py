@@ -16,7 +16,7 @@ import tokenizers
 
 from bort.errors import BortError
 from bort.files import atomic_write
-from bort.json_files import shorten, shown
+from bort.json_files import shown
 from bort.text.tokenizers.base import Tokenizer, fixed_specials, tokens_in_order
 from bort.text.tokenizers.bpe import BytePairTokenizer, starts_word_in_bytes
 from bort.text.tokenizers.wordpiece import MARKERS, WordPieceTokenizer
@@ -226,7 +226,7 @@ def _merges(model: Mapping[str, Any], where: str) -> List[Tuple[str, str]]:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise BortError(
-                f"{where}: model.merges, entry {number}: {shorten(merge)!r} is not a pair of tokens"
+                f"{where}: model.merges, entry {number}: {shown(merge)} is not a pair of tokens"
             )
         merges.append((pair[0], pair[1]))
     return merges
