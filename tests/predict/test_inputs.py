@@ -143,7 +143,7 @@ def test_race_takes_its_own_files_and_folders(make, tmp_path, capsys):
     rows = [json.loads(line) for line in output.out.splitlines()]
     assert [row["line"] for row in rows] == [1, 2, 3, 4, 5]
     assert rows[3]["error"] == "99.txt: expected questions, found none"
-    assert rows[4]["error"] == "bad.txt: expected a JSON object, found '[]'"
+    assert rows[4]["error"] == "bad.txt: expected a JSON object, found []"
     assert "high:5: bad.txt: expected a JSON object" in output.err
     single = sorted(high.glob("[0-9].txt"))[0]
     assert run_command(command.main, [str(folder), "--task", "RACE-H", "--input", str(single)]) == 0

@@ -237,10 +237,10 @@ def test_json_rows_that_are_not_as_expected(tmp_path, caplog):
         split = read_one("BoolQ", tmp_path)
     assert (split.rows, split.bad_rows) == (20, 5)
     for expected in ("train.jsonl:21: expected a JSON object",
-                     "train.jsonl:22: expected a JSON object, found '[1]'",
+                     "train.jsonl:22: expected a JSON object, found [1]",
                      "train.jsonl:23: expected a text in 'passage', there is none",
-                     "train.jsonl:24: expected a text in 'question', found '3'",
-                     "train.jsonl:25: expected false or true in 'label', found '1'"):
+                     "train.jsonl:24: expected a text in 'question', found 3",
+                     "train.jsonl:25: expected false or true in 'label', found 1"):
         assert expected in caplog.text
 
 
