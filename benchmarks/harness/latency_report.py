@@ -282,12 +282,12 @@ class Report:
             places = [place + number * width for place, row in enumerate(rows) if row.get(column)]
             values = [row[column] for row in rows if row.get(column)]
             bars = axes.bar(places, values, width, label=column, color="black" if column == "paper" else None)
-            axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=1)
+            axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=2, rotation=90)
         axes.set_xticks(
             [place + 0.4 - width / 2 for place in range(len(rows))], [row["architecture"] for row in rows]
         )
         axes.set_yscale("log")
         axes.set_ylabel("log scale")
-        axes.margins(y=0.1)
+        axes.margins(y=0.15)
         axes.set_title(f"Times slower than {self.first}, same engine, {show_shape(self.shape)}")
         axes.legend(fontsize=8, loc="upper left")
