@@ -38,6 +38,10 @@ def serve(site: Site) -> Iterator[Site]:
         def log_message(self, *_: Any) -> None:
             pass
 
+        def end_headers(self) -> None:
+            self.send_header("Connection", "close")  # or a client might use it again while it is being closed
+            super().end_headers()
+
         def do_GET(self) -> None:
             self.close_connection = True
             site.requests.append((self.path, self.headers.get("Range")))
