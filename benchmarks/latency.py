@@ -45,8 +45,8 @@ LEAST_TRIALS, LEAST_SHORT_TRIALS = 3, 9
 """Of every shape, and of one of which all engines together compute a batch in :data:`SHORT_ROUND` seconds."""
 SHORT_ROUND = 10.0
 MEMORY_OF_AN_ENGINE, MEMORY_SHARE = 2.5, 0.6
-"""Networks' weights in float32 that an engine's process holds at most, copies in its own order and its
-file among them, and the share of the machine's memory that the engines measured together may have."""
+"""How many times a network's float32 weights an engine's process is taken to hold (copies in its own order
+and its file among them), and the share of the machine's memory that engines measured together may have."""
 SHORT = 0.5
 """Seconds: calls below get one more uncounted call whenever their process goes on, whose caches are cold by
 then."""

@@ -131,9 +131,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def opened(
-    names: Sequence[str], threads: int, module: str = MODULE
-) -> Iterator[Dict[str, Worker]]:
+def opened(names: Sequence[str], threads: int, module: str = MODULE) -> Iterator[Dict[str, Worker]]:
     """A process for each engine, which ends with the block."""
     workers: Dict[str, Worker] = {}
     try:

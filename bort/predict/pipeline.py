@@ -15,7 +15,7 @@ from typing import Any, Deque, Generic, Iterable, Iterator, List, NamedTuple, Op
 
 import numpy as np
 
-from bort.batching import LENGTH_MULTIPLE, cheapest_groups, pad_batch, token_groups
+from bort.batching import LENGTH_MULTIPLE, cheapest_groups, pad_batch, padded_length, token_groups
 from bort.engines.base import Batch, Engine
 from bort.predict.records import Record
 
@@ -114,7 +114,9 @@ class _Running:
     def __init__(self, window: Window, batching: Batching, engine: Engine, longest_first: bool) -> None:
         lengths = np.array([len(sequence) for sequence in window.sequences], dtype=np.int64)
         if engine.any_batch:
-            padded = np.array([_padded(length, engine.length_multiple) for length in lengths.tolist()])
+            finest = engine.length_multiple
+            padded = np.array([padded_length(length, batching.max_length, _rounding(length, finest))
+                               for length in lengths.tolist()])
             groups = cheapest_groups(padded, MAX_TOKENS, batching.batch_size)
         else:
             groups = list(token_groups(lengths, np.arange(len(lengths)), MAX_TOKENS,
@@ -145,11 +147,6 @@ def _rounding(longest: int, finest: int) -> int:
     """What to round the length ``longest`` of a batch up to a multiple of: a 16th to a 32nd of it, between
     ``finest`` and ``LENGTH_MULTIPLE``, so that there is little padding in few shapes."""
     return max(finest, min(LENGTH_MULTIPLE, 1 << max(0, longest.bit_length() - 5)))
-
-
-def _padded(length: int, finest: int) -> int:
-    multiple = _rounding(length, finest)
-    return -(-length // multiple) * multiple
 
 
 def scored(windows: Iterable[Window], engine: Engine, batching: Batching

@@ -24,7 +24,7 @@ def _decays(name: str) -> bool:
 
 
 def set_to_zero(arrays: List[Any], views: HostViews) -> None:
-    """In the arrays' own memory where it can be had, as MXNet takes ten times as long."""
+    """In the arrays' own memory where it can be had, as MXNet takes several times as long."""
     nd.waitall()
     for array in arrays:
         view = views.flat(array)
